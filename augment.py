@@ -1,0 +1,230 @@
+"""Train a found cell from scratch (sec. 3.2 of arXiv 1806.09055), or evaluate a trained one.
+
+    python augment.py --genotype searchs/NAME --quick     minutes on a laptop
+    python augment.py --genotype DARTS_V2 --dataset cifar10    the paper's setting
+    python augment.py --evaluate augments/NAME
+
+Everything is recorded in augments/NAME.
+"""
+
+import os
+import time
+from datetime import timedelta
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import genotypes as gt
+import plot_train_val
+import preproc
+import run_folder
+import utils
+from config import AugmentConfig
+from models.augment_cnn import AugmentCNN
+from models.ops import OPS
+
+
+def main(argv=None):
+    # config
+    cfg = AugmentConfig(argv)
+    if cfg.evaluate:
+        return evaluate(cfg, argv)
+    with utils.usage_errors("augment.py"):
+        if cfg.resume:
+            saved = run_folder.read_flags(os.path.join("augments", cfg.name))
+            cfg = AugmentConfig(argv, saved)
+        genotype = gt.load(cfg.genotype, OPS)
+        cfg.name = cfg.name or run_folder.free_name("augments", subject(cfg))
+        cfg.genotype = gt.to_str(genotype)  # a resumed run does not depend on the file
+        device = utils.pick_device(cfg.device, cfg.gpus)
+        utils.prepare_device(device)
+        utils.seed_everything(cfg.seed)
+
+        # data
+        cutout_length = cfg.cutout_length
+        if cutout_length is None:
+            cutout_length = min(preproc.spec(cfg.dataset).size) // 2
+        data = preproc.augment_data(
+            cfg.dataset, cfg.data_path, cfg.batch_size, cfg.workers,
+            pin_memory=device.type == "cuda", cutout_length=cutout_length,
+        )  # fmt: skip
+
+        # model
+        net = build(data.spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
+        net.to(device)
+
+        # optimizer (App. A.2)
+        optim = torch.optim.SGD(
+            net.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, cfg.epochs)
+
+        run = run_folder.RunFolder(
+            "augments", cfg.name, cfg.flags(), utils.device_name(device), cfg.resume, cfg.overwrite
+        )
+        parts = {"model": net, "optim": optim, "scheduler": scheduler}
+        best, last, first_epoch = {"epoch": 0, "top1": -1.0}, None, 1
+        if cfg.resume:
+            state = run.restore(parts)
+            best, first_epoch = state["best"], state["epoch"] + 1
+            last = {"epoch": state["epoch"], "top1": state["top1"]}
+
+    with utils.run_errors("augment.py"), run:
+        n_steps = len(data.train)
+        run.open_tensorboard(cfg.flags(), (first_epoch - 1) * n_steps)
+        announce(run, cfg, net, data, device, cutout_length)
+        run.bar(cfg.epochs * n_steps, (first_epoch - 1) * n_steps)
+
+        # epochs
+        for epoch in range(first_epoch, cfg.epochs + 1):
+            start = time.time()
+            lr = optim.param_groups[0]["lr"]
+            # grows linearly, from 0 in the first epoch
+            net.drop_path_prob(cfg.drop_path_prob * (epoch - 1) / cfg.epochs)
+            trained = train(data.train, net, optim, epoch, cfg, run, device)
+            scheduler.step()
+            run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
+            held = validate(data.held, net, device)
+            run.metrics("val", epoch, epoch * n_steps, **held)
+
+            last = {"epoch": epoch, "top1": held["top1"]}
+            is_best = held["top1"] > best["top1"]
+            best = last if is_best else best
+            run.save(
+                parts, epoch, is_best, best=best, top1=held["top1"],
+                genotype=cfg.genotype, flags=cfg.flags(),
+            )  # fmt: skip
+            seconds = time.time() - start
+            run.info(
+                f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 "
+                f"{trained['top1']:.2%}  test loss {held['loss']:.4f} top1 {held['top1']:.2%}  "
+                f"best {best['top1']:.2%} (epoch {best['epoch']})  {seconds:.0f} s, "
+                f"{timedelta(seconds=round(seconds * (cfg.epochs - epoch)))} left"
+            )
+        report(run, cfg, net, data.spec, last, best)
+    return run.path
+
+
+def train(loader, net, optim, epoch, cfg, run, device):
+    """One pass over the training set. The loss that is reported is that of the main classifier."""
+    meter = utils.Meter(device)
+    n_steps = len(loader)
+    net.train()
+    for step, batch in enumerate(loader, start=1):
+        X, y = utils.to_device(batch, device)  # (N, C_in, H, W), (N,)
+        optim.zero_grad()
+        logits, aux_logits = net(X)  # (N, n_classes) each
+        main_loss = loss = F.cross_entropy(logits, y)
+        if aux_logits is not None:
+            loss = loss + cfg.aux_weight * F.cross_entropy(aux_logits, y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
+        optim.step()
+
+        meter.add(main_loss, logits, y)
+        global_step = (epoch - 1) * n_steps + step
+        if global_step == 1 or global_step % cfg.print_freq == 0:  # the only wait for the device
+            run.step(epoch, step, n_steps, global_step, meter.means())
+        run.advance()
+    return meter.result()
+
+
+def validate(loader, net, device):
+    """Loss and accuracy on `loader`, in evaluation mode."""
+    net.eval()
+    return utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device)
+
+
+def evaluate(cfg, argv):
+    """--evaluate: the network of a saved file, rebuilt from the file alone, on the test split."""
+    with utils.usage_errors("augment.py"):
+        path = cfg.evaluate
+        if os.path.isdir(path):
+            path = os.path.join(path, run_folder.BEST)
+        state = utils.load_checkpoint(path)
+        if "optim" not in state:
+            raise ValueError(f"{path} is a supernet; train its genotype first")
+        flags = state["flags"]
+        wanted = ("dataset", "data_path", "batch_size", "init_channels", "layers", "aux_weight")
+        cfg = AugmentConfig(argv, {key: flags[key] for key in wanted})
+        device = utils.pick_device(cfg.device, cfg.gpus)
+        spec, loader = preproc.held_data(
+            cfg.dataset, cfg.data_path, cfg.batch_size, cfg.workers, device.type == "cuda"
+        )
+        genotype = gt.from_str(state["genotype"], OPS)
+        net = build(spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
+        net.load_state_dict(state["model"])
+        net.to(device)
+    with utils.run_errors("augment.py"):
+        held = validate(loader, net, device)
+    print(
+        f"{path}, epoch {state['epoch']}, {cfg.dataset} test split: top1 {held['top1']:.2%} "
+        f"top5 {held['top5']:.2%} loss {held['loss']:.4f} "
+        f"(training logged top1 {state['top1']:.2%})"
+    )
+    return held
+
+
+def build(spec, C, n_layers, auxiliary, genotype):
+    """The final network for a data set."""
+    return AugmentCNN(spec.size, spec.C_in, C, len(spec.classes), n_layers, auxiliary, genotype)
+
+
+def subject(cfg):
+    """What a run without --name is called after: its search, published cell, or data set."""
+    if os.path.isdir(cfg.genotype):
+        return os.path.basename(os.path.abspath(cfg.genotype))
+    return cfg.genotype if cfg.genotype in gt.PUBLISHED else cfg.dataset
+
+
+# --- what the run says --------------------------------------------------------------------------
+
+
+def sizes(net, spec):
+    """Parameters with and without the auxiliary head, and multiply-adds, in words."""
+    H, W = spec.size
+    madds = utils.multiply_adds(net, spec.C_in, spec.size)
+    return (
+        f"{utils.param_size(net):.3f} M params ({utils.count_params(net, auxiliary=False):,}; with "
+        f"the auxiliary head {utils.count_params(net):,}), {madds / 1e6:.1f} M multiply-adds for "
+        f"an image of {H}x{W}"
+    )
+
+
+def announce(run, cfg, net, data, device, cutout_length):
+    """The first lines: what is trained, on what."""
+    run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
+    run.info(
+        f"{data.spec.name}: {len(data.train.dataset)} training images, "
+        f"{len(data.held.dataset)} test images, batch {cfg.batch_size}, lr {cfg.lr}, "
+        f"cutout {cutout_length}"
+    )
+    run.info(f"genotype: {cfg.genotype}")
+    run.info(f"network: {cfg.layers} cells, {cfg.init_channels} channels, {sizes(net, data.spec)}")
+    if cfg.batch_size != 96 and cfg.lr == 0.025 and not cfg.quick:
+        run.warn(
+            f"batch {cfg.batch_size} with the learning rate of batch 96; the linear rule suggests "
+            f"--lr {0.025 * cfg.batch_size / 96:g}"
+        )
+
+
+def report(run, cfg, net, spec, last, best):
+    """The last lines: both accuracies and everything one needs to quote them."""
+    try:
+        plot_train_val.plot_run(run.path)
+    except Exception as error:  # a picture never costs a result
+        run.warn(f"no curves: {error}")
+    versions = ", ".join(f"{name} {version}" for name, version in run_folder.versions().items())
+    run.info(
+        f"test accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
+        f"test accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} (picked on the "
+        f"test split, so it flatters; quote the last)\n"
+        f"{sizes(net, spec)}\n"
+        f"seed {cfg.seed}; {versions}\n"
+        f"evaluate it again with\n{utils.command('augment.py', '--evaluate', run.path)}"
+    )
+
+
+if __name__ == "__main__":
+    main()

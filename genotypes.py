@@ -1,0 +1,435 @@
+"""What a search finds: the genotype, the candidate ops, and the way from alpha to a genotype.
+
+Words (sec. 2.1, 2.2 and 2.4 of arXiv 1806.09055):
+
+* node    a feature map inside a cell. Nodes 0 and 1 are the outputs of the two cells before,
+          c_{k-2} and c_{k-1}; the cell computes nodes 2, 3, ...
+* edge    (op, j): the op reads node j.
+* gene    one list of kept edges per computed node, in order: gene[0] belongs to node 2.
+* concat  the nodes whose maps are concatenated to the cell's output.
+
+This file knows nothing of torch: a genotype is plain data.
+"""
+
+import ast
+import difflib
+import json
+import math
+import os
+import random
+from collections import Counter, namedtuple
+
+# The candidate ops of every edge, one column of alpha each. Edit this list to change the search
+# space: a new block is one line in OPS (models/ops.py) and one name here. The order is free;
+# "none" (no connection, sec. 2.2) is recognised by its name and may be left out.
+PRIMITIVES = [
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "none",
+]
+
+# Named lists for --primitives NAME.
+PRESETS = {
+    # the eight ops of the paper (sec. 3.1.1)
+    "darts": [
+        "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3",
+        "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "none",
+    ],
+    # the blocks of EfficientNet
+    "efficient": ["sep_conv_3x3", "mb_conv_3x3", "fused_mb_conv_3x3", "none"],
+    # every op that comes with this repository; large and slow, meant for looking around
+    "all": [
+        "max_pool_3x3", "avg_pool_3x3", "skip_connect",
+        "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7",
+        "dil_conv_3x3", "dil_conv_5x5", "conv_7x1_1x7",
+        "ds_conv_3x3", "mb_conv_3x3", "mb_conv_5x5", "mb_conv_3x3_e6", "mb_conv_5x5_e6",
+        "fused_mb_conv_3x3", "none",
+    ],
+}  # fmt: skip
+
+
+class AnyOp:
+    """A set that holds every name: for readers, such as the drawing, that build nothing."""
+
+    def __contains__(self, name):
+        return True
+
+
+def known_ops():
+    """The op names this file lists: PRIMITIVES and all presets. OPS may hold more."""
+    return sorted(set(PRIMITIVES).union(*PRESETS.values()))
+
+
+# --- the genotype -----------------------------------------------------------------------------
+
+
+class Genotype(namedtuple("Genotype", "normal normal_concat reduce reduce_concat")):
+    """Both genes of a network with their concat lists.
+
+    `normal` and `reduce` may be given nested, [[(op, node), (op, node)], ...] with one list per
+    node, or flat as the official code prints them, [(op, node), (op, node), ...] with two edges
+    per node. Lists, tuples and ranges are taken everywhere. What is stored is always nested lists
+    of (str, int) and concat lists of int, so equal cells compare equal however they were written.
+
+    Raises ValueError that names the wrong part. Op names are not checked here, since OPS is where
+    they are known; `from_str`, `from_json` and `load` check them.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, normal, normal_concat, reduce, reduce_concat):
+        normal, reduce = _gene(normal, "normal"), _gene(reduce, "reduce")
+        return super().__new__(
+            cls,
+            normal, _concat(normal_concat, "normal_concat", len(normal)),
+            reduce, _concat(reduce_concat, "reduce_concat", len(reduce)),
+        )  # fmt: skip
+
+
+def _is_edge(item):
+    return isinstance(item, (list, tuple)) and len(item) > 0 and isinstance(item[0], str)
+
+
+def _gene(value, field):
+    """Check one gene and return it nested: [[(op, node), ...] per node]."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"{field}: expected a list with the edges of each node, got {value!r}")
+    if all(_is_edge(item) for item in value):  # the flat form: two edges per node
+        if len(value) % 2:
+            raise ValueError(
+                f"{field}: the flat form has two edges per node, got {len(value)} edges"
+            )
+        value = [value[i : i + 2] for i in range(0, len(value), 2)]
+    return [_edges(edges, field, node) for node, edges in enumerate(value, start=2)]
+
+
+def _edges(edges, field, node):
+    """Check the edges that enter `node` and return them as [(op, input node), ...]."""
+    where = f"{field}, node {node}"
+    if not isinstance(edges, (list, tuple)) or not edges:
+        raise ValueError(f"{where}: expected a list of (op, node) edges, got {edges!r}")
+    checked = []
+    for edge in edges:
+        if not isinstance(edge, (list, tuple)) or len(edge) != 2:
+            raise ValueError(f"{where}: an edge is (op, node), got {edge!r}")
+        op, j = edge
+        if not isinstance(op, str):
+            raise ValueError(f"{where}: the op of an edge is a name, got {op!r}")
+        if op == "none":
+            raise ValueError(f"{where}: 'none' is no connection and cannot be kept")
+        if not isinstance(j, int) or isinstance(j, bool):
+            raise ValueError(f"{where}: the input of {op} is a node number, got {j!r}")
+        if not 0 <= j < node:
+            raise ValueError(f"{where}: the input of {op} is one of 0..{node - 1}, got {j}")
+        checked.append((op, j))
+    return checked
+
+
+def _concat(value, field, n_nodes):
+    """Check a concat list against the nodes that the cell computes: 2 .. n_nodes + 1."""
+    last = n_nodes + 1
+    if not isinstance(value, (list, tuple, range)) or not len(value):
+        raise ValueError(f"{field}: expected a list of nodes from 2 to {last}, got {value!r}")
+    for j in value:  # a huge range stops at its first wrong node
+        if not isinstance(j, int) or isinstance(j, bool) or not 2 <= j <= last:
+            raise ValueError(f"{field}: expected nodes from 2 to {last}, got {j!r}")
+    if len(set(value)) != len(value):
+        raise ValueError(f"{field}: a node is listed twice in {list(value)}")
+    return list(value)
+
+
+# --- from alpha to a genotype (sec. 2.4) --------------------------------------------------------
+
+
+def softmax(row):
+    """Softmax of a list of floats: the mixing weights of one edge (Eq. 2)."""
+    top = max(row)
+    exp = [math.exp(a - top) for a in row]
+    return [e / sum(exp) for e in exp]
+
+
+def as_lists(weights):
+    """Alpha as nested lists of floats; tensors and arrays are taken as well."""
+    return [rows.tolist() if hasattr(rows, "tolist") else list(rows) for rows in weights]
+
+
+def parse(weights, k=2, primitives=None):
+    """Alpha of one cell type -> gene: keep the k strongest edges of each node (sec. 2.4).
+
+    weights     alpha before softmax, one table per node: weights[i] has shape (i + 2, n_ops), the
+                row is the edge's input node, the columns are `primitives`. Tensors, arrays, lists.
+    k           edges kept per node; a node with fewer edges keeps them all.
+    primitives  names of the columns (default: PRIMITIVES).
+
+    Every edge stands for its strongest op other than "none", and its strength is that one op's
+    softmax weight. "none" takes part in the softmax, so an edge with a large "none" is weak, and
+    rows with different offsets compare fairly. On equal strength the lower input node and the
+    earlier op win. The kept edges come in the order of their input nodes.
+    """
+    primitives = list(PRIMITIVES if primitives is None else primitives)
+    real = [column for column, name in enumerate(primitives) if name != "none"]
+    if not real:
+        raise ValueError(f"primitives need an op besides 'none', got {primitives}")
+    if k < 1:
+        raise ValueError(f"k, the edges kept per node, must be 1 or more, got {k}")
+    gene = []
+    for rows in as_lists(weights):
+        strongest = []  # (strength, input node, op), one per edge
+        for j, row in enumerate(rows):
+            if len(row) != len(primitives):
+                raise ValueError(
+                    f"alpha has {len(row)} columns for {len(primitives)} primitives {primitives}"
+                )
+            mixing = softmax(row)
+            best = max(real, key=mixing.__getitem__)
+            strongest.append((mixing[best], j, primitives[best]))
+        kept = sorted(strongest, key=lambda edge: -edge[0])[:k]  # stable: ties keep their order
+        gene.append([(op, j) for _, j, op in sorted(kept, key=lambda edge: edge[1])])
+    return gene
+
+
+def mean_entropy(weights):
+    """Mean entropy, in nats, of the mixing weights of all edges: ln(n_ops) when undecided, 0 when
+    every edge has chosen."""
+    edges = [softmax(row) for rows in as_lists(weights) for row in rows]
+    return sum(-p * math.log(p) for edge in edges for p in edge if p > 0) / len(edges)
+
+
+def count_ops(gene):
+    """How often each op is kept: {"sep_conv_3x3": 5, "skip_connect": 3}, most frequent first."""
+    return dict(Counter(op for edges in gene for op, _ in edges).most_common())
+
+
+def random_genotype(seed, primitives=None, n_nodes=4, k=2):
+    """A genotype drawn uniformly from the search space, the baseline of sec. 3.
+
+    Every node reads k distinct nodes (all of them where fewer exist), every kept edge carries an
+    op drawn from `primitives` without "none". One seed always gives one genotype.
+    """
+    rng = random.Random(seed)
+    ops = [name for name in (PRIMITIVES if primitives is None else primitives) if name != "none"]
+
+    def gene():
+        inputs = [sorted(rng.sample(range(n), min(k, n))) for n in range(2, n_nodes + 2)]
+        return [[(rng.choice(ops), j) for j in nodes] for nodes in inputs]
+
+    concat = range(2, n_nodes + 2)
+    return Genotype(gene(), concat, gene(), concat)
+
+
+# --- reading and writing ------------------------------------------------------------------------
+
+
+def check_ops(genotype, ops=None):
+    """Return `genotype`; raise ValueError if it names an op outside `ops` (default: known_ops)."""
+    ops = known_ops() if ops is None else ops
+    for field in ("normal", "reduce"):
+        for node, edges in enumerate(getattr(genotype, field), start=2):
+            for op, _ in edges:
+                if op not in ops:
+                    raise ValueError(
+                        f"{field}, node {node}: unknown op {op!r}; known: {', '.join(sorted(ops))}"
+                    )
+    return genotype
+
+
+def to_str(genotype):
+    """The text form, which `from_str` reads back."""
+    return repr(genotype)
+
+
+def from_str(text, ops=None):
+    """Text -> Genotype. The text is read as data and never run.
+
+    Takes the nested form of pt.darts and the flat form of the official code, with fields by name
+    or in order; concat lists as list, tuple or range(2, 6). `ops` holds the known op names
+    (default: those of this file). Raises ValueError that names the wrong part.
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "msg", None) or error
+        raise ValueError(f"not a genotype: {shorten(text)!r} ({reason})") from None
+    if not (isinstance(call, ast.Call) and getattr(call.func, "id", None) == "Genotype"):
+        raise ValueError(f"not a genotype: expected Genotype(...), got {shorten(text)!r}")
+
+    fields = {}
+    if len(call.args) > len(Genotype._fields):
+        raise ValueError(f"Genotype has four fields {Genotype._fields}, got {len(call.args)}")
+    given = list(zip(Genotype._fields, call.args, strict=False))
+    for name, value in given + [(keyword.arg, keyword.value) for keyword in call.keywords]:
+        if name not in Genotype._fields:
+            raise ValueError(f"Genotype has no field {name!r}; its fields: {Genotype._fields}")
+        if name in fields:
+            raise ValueError(f"{name}: given twice")
+        fields[name] = _literal(value, name)
+    missing = [name for name in Genotype._fields if name not in fields]
+    if missing:
+        raise ValueError(f"Genotype lacks {', '.join(missing)}")
+    return check_ops(Genotype(**fields), ops)
+
+
+def _literal(tree, field):
+    """A literal, or a call range(...) of whole numbers."""
+    try:
+        if isinstance(tree, ast.Call) and getattr(tree.func, "id", None) == "range":
+            if tree.keywords:
+                raise ValueError
+            return range(*(ast.literal_eval(arg) for arg in tree.args))
+        return ast.literal_eval(tree)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        source = shorten(ast.unparse(tree))
+        raise ValueError(f"{field}: expected a list of literals, got {source}") from None
+
+
+def shorten(text, limit=60):
+    """`text` in at most `limit` characters, for messages."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def to_json(genotype, **about):
+    """Genotype -> JSON text. `about` (epoch, score, data set, ...) is kept beside it."""
+    record = {**about, "genotype": to_str(genotype), **genotype._asdict()}
+    return json.dumps(record, indent=1)
+
+
+def from_json(text, ops=None):
+    """JSON text of `to_json` -> Genotype. Raises ValueError that names the wrong part."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a genotype in JSON is an object, got {shorten(text)!r}")
+    missing = [name for name in Genotype._fields if name not in record]
+    if missing:
+        raise ValueError(f"the JSON object lacks {', '.join(missing)}")
+    return check_ops(Genotype(**{name: record[name] for name in Genotype._fields}), ops)
+
+
+def load(source, ops=None):
+    """Find a genotype: a run folder, a file (JSON or text), a published name, or the text form.
+
+    Raises ValueError for what cannot be read as a genotype, OSError for what cannot be opened.
+    """
+    source = str(source).strip()
+    if source in PUBLISHED:
+        return check_ops(PUBLISHED[source], ops)
+    if source.startswith("Genotype"):
+        return from_str(source, ops)
+    path = source
+    if os.path.isdir(path):
+        path = os.path.join(source, "genotype.json")
+        if not os.path.isfile(path):
+            raise ValueError(f"{source}: no genotype.json in it; has its first epoch finished?")
+    if os.path.isfile(path):
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read().strip()
+            return from_json(text, ops) if text.startswith("{") else from_str(text, ops)
+        except ValueError as error:  # also: not UTF-8
+            raise ValueError(f"{path}: {error}") from None
+    near = difflib.get_close_matches(source.upper(), PUBLISHED, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(
+        f"no genotype {shorten(source)!r}: neither a run folder, a file, the text Genotype(...), "
+        f"nor a published name ({', '.join(PUBLISHED)}){hint}"
+    )
+
+
+def describe(genotype, n_layers=None):
+    """A genotype in words, one line per node; with `n_layers`, also how the cells are stacked."""
+
+    def name(j):
+        return ("c_{k-2}", "c_{k-1}")[j] if j < 2 else f"node {j - 2}"
+
+    def cell(title, gene, concat):
+        yield f"{title} cell"
+        for i, edges in enumerate(gene):
+            yield f"  node {i} = " + " + ".join(f"{op}({name(j)})" for op, j in edges)
+        yield f"  output = concat({', '.join(name(j) for j in concat)})"
+
+    lines = [*cell("normal", genotype.normal, genotype.normal_concat)]
+    lines += cell("reduction", genotype.reduce, genotype.reduce_concat)
+    if n_layers is not None:
+        kinds = ["R" if i in reduction_layers(n_layers) else "N" for i in range(n_layers)]
+        lines.append(f"stack of {n_layers} cells: {' '.join(kinds)} (N normal, R reduction)")
+    return "\n".join(lines)
+
+
+def reduction_layers(n_layers):
+    """The reduction cells stand at 1/3 and 2/3 of the depth (sec. 3.1.1); counted from 0."""
+    return {n_layers // 3, 2 * n_layers // 3}
+
+
+# --- published genotypes ------------------------------------------------------------------------
+
+_CONCAT = range(2, 6)
+
+# DARTS, first order (arXiv 1806.09055)
+DARTS_V1 = Genotype(
+    normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0),
+            ('skip_connect', 0), ('sep_conv_3x3', 1),
+            ('skip_connect', 0), ('sep_conv_3x3', 1),
+            ('sep_conv_3x3', 0), ('skip_connect', 2)],
+    normal_concat=_CONCAT,
+    reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1),
+            ('skip_connect', 2), ('max_pool_3x3', 0),
+            ('max_pool_3x3', 0), ('skip_connect', 2),
+            ('skip_connect', 2), ('avg_pool_3x3', 0)],
+    reduce_concat=_CONCAT,
+)  # fmt: skip
+
+# DARTS, second order (arXiv 1806.09055)
+DARTS_V2 = Genotype(
+    normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+            ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+            ('sep_conv_3x3', 1), ('skip_connect', 0),
+            ('skip_connect', 0), ('dil_conv_3x3', 2)],
+    normal_concat=_CONCAT,
+    reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1),
+            ('skip_connect', 2), ('max_pool_3x3', 1),
+            ('max_pool_3x3', 0), ('skip_connect', 2),
+            ('skip_connect', 2), ('max_pool_3x3', 1)],
+    reduce_concat=_CONCAT,
+)  # fmt: skip
+
+# PC-DARTS on CIFAR-10 (arXiv 1907.05737)
+PC_DARTS_cifar = Genotype(
+    normal=[('sep_conv_3x3', 1), ('skip_connect', 0),
+            ('sep_conv_3x3', 0), ('dil_conv_3x3', 1),
+            ('sep_conv_5x5', 0), ('sep_conv_3x3', 1),
+            ('avg_pool_3x3', 0), ('dil_conv_3x3', 1)],
+    normal_concat=_CONCAT,
+    reduce=[('sep_conv_5x5', 1), ('max_pool_3x3', 0),
+            ('sep_conv_5x5', 1), ('sep_conv_5x5', 2),
+            ('sep_conv_3x3', 0), ('sep_conv_3x3', 3),
+            ('sep_conv_3x3', 1), ('sep_conv_3x3', 2)],
+    reduce_concat=_CONCAT,
+)  # fmt: skip
+
+# P-DARTS (arXiv 1904.12760)
+PDARTS = Genotype(
+    normal=[('skip_connect', 0), ('dil_conv_3x3', 1),
+            ('skip_connect', 0), ('sep_conv_3x3', 1),
+            ('sep_conv_3x3', 1), ('sep_conv_3x3', 3),
+            ('sep_conv_3x3', 0), ('dil_conv_5x5', 4)],
+    normal_concat=_CONCAT,
+    reduce=[('avg_pool_3x3', 0), ('sep_conv_5x5', 1),
+            ('sep_conv_3x3', 0), ('dil_conv_5x5', 2),
+            ('max_pool_3x3', 0), ('dil_conv_3x3', 1),
+            ('dil_conv_3x3', 1), ('dil_conv_5x5', 3)],
+    reduce_concat=_CONCAT,
+)  # fmt: skip
+
+PUBLISHED = {
+    "DARTS_V1": DARTS_V1,
+    "DARTS_V2": DARTS_V2,
+    "PC_DARTS_cifar": PC_DARTS_cifar,
+    "PDARTS": PDARTS,
+}

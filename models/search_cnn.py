@@ -1,0 +1,116 @@
+"""The supernet of the search, and the controller that owns its alphas."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import genotypes as gt
+from models.ops import check_primitives
+from models.search_cells import SearchCell
+
+
+class SearchCNN(nn.Module):
+    """Stem, `n_layers` cells, global average pooling, classifier (sec. 3.1.1).
+
+    X (N, C_in, H, W) and the mixing weights of both cell types -> logits (N, n_classes).
+    Reduction cells stand at 1/3 and 2/3 of the depth; each doubles the channels.
+    """
+
+    def __init__(self, C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, primitives):
+        super().__init__()
+        C_cur = stem_multiplier * C
+        self.stem = nn.Sequential(
+            nn.Conv2d(C_in, C_cur, 3, padding=1, bias=False),
+            nn.BatchNorm2d(C_cur),
+        )
+        self.cells = nn.ModuleList()
+        C_pp, C_p, C_cur, reduction_p = C_cur, C_cur, C, False
+        for i in range(n_layers):
+            reduction = i in gt.reduction_layers(n_layers)
+            if reduction:
+                C_cur *= 2
+            cell = SearchCell(n_nodes, C_pp, C_p, C_cur, reduction_p, reduction, primitives)
+            cell.reduction = reduction
+            self.cells.append(cell)
+            C_pp, C_p, reduction_p = C_p, n_nodes * C_cur, reduction
+        self.gap = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(C_p, n_classes)
+
+    def forward(self, X, weights_normal, weights_reduce):
+        s0 = s1 = self.stem(X)  # (N, stem_multiplier * C, H, W)
+        for cell in self.cells:
+            weights = weights_reduce if cell.reduction else weights_normal
+            s0, s1 = s1, cell(s0, s1, weights)
+        out = self.gap(s1).flatten(1)  # (N, n_nodes * C_last)
+        return self.linear(out)
+
+
+class SearchCNNController(nn.Module):
+    """The supernet together with its alphas and its loss: all that `Architect` needs.
+
+    All normal cells share one set of alphas, all reduction cells another, whatever the depth:
+    what is searched is a cell, and a cell is stacked (sec. 2.1).
+    """
+
+    def __init__(
+        self, C_in, C, n_classes, n_layers, criterion, n_nodes=4, stem_multiplier=3, primitives=None
+    ):
+        """
+        C_in             channels of the images
+        C                channels of the first cells
+        criterion        (logits, y) -> scalar loss
+        stem_multiplier  the stem has stem_multiplier * C channels
+        primitives       candidate ops, names in OPS (default: genotypes.PRIMITIVES)
+
+        Raises ValueError for primitives that are unknown or repeated.
+        """
+        super().__init__()
+        self.primitives = check_primitives(gt.PRIMITIVES if primitives is None else primitives)
+        self.n_nodes = n_nodes
+        self.criterion = criterion
+
+        def new_alpha():  # one row per edge, nearly equal: 1e-3 * N(0, 1)
+            rows = range(2, n_nodes + 2)
+            return nn.ParameterList(1e-3 * torch.randn(n, len(self.primitives)) for n in rows)
+
+        self.alpha_normal = new_alpha()
+        self.alpha_reduce = new_alpha()
+        self.net = SearchCNN(
+            C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, self.primitives
+        )
+
+    def forward(self, X):
+        """(N, C_in, H, W) -> logits (N, n_classes)."""
+        weights_normal = [F.softmax(alpha, dim=-1) for alpha in self.alpha_normal]
+        weights_reduce = [F.softmax(alpha, dim=-1) for alpha in self.alpha_reduce]
+        return self.net(X, weights_normal, weights_reduce)
+
+    def loss(self, X, y):
+        """Scalar loss of the batch X (N, C_in, H, W), y (N,)."""
+        return self.criterion(self(X), y)
+
+    def named_alphas(self):
+        """(name, parameter) of the architecture parameters."""
+        return [item for item in self.named_parameters() if item[0].startswith("alpha_")]
+
+    def alphas(self):
+        """The architecture parameters: n_nodes tables of the normal cell, then of the reduction."""
+        return [alpha for _, alpha in self.named_alphas()]
+
+    def named_weights(self):
+        """(name, parameter) of everything that is learned besides alpha."""
+        return [item for item in self.named_parameters() if not item[0].startswith("alpha_")]
+
+    def weights(self):
+        """Everything that is learned besides alpha: the w of the paper."""
+        return [weight for _, weight in self.named_weights()]
+
+    def genotype(self):
+        """The discrete architecture that alpha stands for now (sec. 2.4)."""
+        concat = range(2, self.n_nodes + 2)
+        return gt.Genotype(
+            normal=gt.parse(self.alpha_normal, k=2, primitives=self.primitives),
+            normal_concat=concat,
+            reduce=gt.parse(self.alpha_reduce, k=2, primitives=self.primitives),
+            reduce_concat=concat,
+        )

@@ -1,0 +1,270 @@
+"""The record of a run: searchs/NAME or augments/NAME and everything written into it.
+
+    config.json      flags, versions, device, start time
+    NAME.log         what the terminal said, without the bars
+    metrics.jsonl    one JSON object per phase and epoch
+    alphas.jsonl     search: softmax(alpha) and the genotype after each epoch
+    genotype.json    search: best by the held-out half;  genotype-last.json
+    checkpoint.pt    the last epoch, with all that resuming needs;  best.pt
+    plots/           search: the drawings of each epoch
+    tb/              TensorBoard events
+
+Files that matter are written to a temporary name and then renamed.
+"""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy
+import torch
+import torchvision
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+import utils
+
+CONFIG, METRICS, ALPHAS = "config.json", "metrics.jsonl", "alphas.jsonl"
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+def free_name(root, stem):
+    """`stem`, or stem-2, stem-3, ...: the first that is no folder in `root` yet."""
+    name, n = stem, 1
+    while os.path.exists(os.path.join(root, name)):
+        n += 1
+        name = f"{stem}-{n}"
+    return name
+
+
+def read_flags(path):
+    """The flags of an earlier run in folder `path`. Raises ValueError if there is none."""
+    file = os.path.join(path, CONFIG)
+    try:
+        with open(file, encoding="utf-8") as stream:
+            return json.load(stream)["flags"]
+    except FileNotFoundError:
+        raise ValueError(f"no run to go on with: {file} does not exist") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not readable: {error}") from None
+
+
+def versions():
+    """Versions of everything that has a part in the numbers."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        commit = subprocess.run(
+            ["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
+    return {
+        "repository": commit or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+class RunFolder:
+    """One run's folder, its log, its records and its progress bar. A context manager."""
+
+    def __init__(self, root, name, flags, device, resume=False, overwrite=False):
+        """
+        root       "searchs" or "augments"
+        flags      dict of all flags, JSON values only
+        device     name of the device, for the record
+        resume     go on in a folder that exists
+        overwrite  delete an earlier run of this name first
+
+        Raises ValueError when the folder exists and neither was asked for.
+        """
+        self.name = name
+        self.path = os.path.join(root, name)
+        self.plot_path = os.path.join(self.path, "plots")
+        if os.path.exists(self.path) and not resume:
+            if not overwrite:
+                raise ValueError(
+                    f"{self.path} exists; choose another --name, go on with --resume, "
+                    f"or replace it with --overwrite"
+                )
+            if not os.path.isfile(self.file(CONFIG)):
+                raise ValueError(f"{self.path} is no run folder (no {CONFIG}); not overwritten")
+            shutil.rmtree(self.path)
+        os.makedirs(self.plot_path if root == "searchs" else self.path, exist_ok=True)
+        self._warned = set()
+        self.progress = None
+        self._writer = None
+        self._open_log()
+        if not resume:
+            record = {
+                "flags": flags,
+                "versions": versions(),
+                "device": device,
+                "start_time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
+            self.write(CONFIG, json.dumps(record, indent=1))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self.progress is not None:
+            self.progress.close()
+        if self._writer is not None:
+            self._writer.close()
+        for handler in list(self._logger.handlers):
+            handler.close()
+            self._logger.removeHandler(handler)
+
+    def file(self, name):
+        """Path of a file in this folder."""
+        return os.path.join(self.path, name)
+
+    # --- text: terminal and log -----------------------------------------------------------------
+
+    def _open_log(self):
+        self._logger = logging.getLogger(os.path.abspath(self.path))
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        to_file = logging.FileHandler(self.file(f"{self.name}.log"), encoding="utf-8")
+        to_terminal = _TerminalHandler()
+        for handler in (to_file, to_terminal):
+            handler.setFormatter(logging.Formatter("%(asctime)s | %(message)s", "%m/%d %H:%M:%S"))
+            self._logger.addHandler(handler)
+
+    def info(self, text):
+        """One log record; later lines of a long text are not stamped."""
+        self._logger.info(text)
+
+    def warn(self, text, kind=None):
+        """A line nobody overlooks; with `kind`, only the first of its kind."""
+        if kind is None or kind not in self._warned:
+            self._warned.add(kind)
+            self._logger.warning(f"WARNING: {text}")
+
+    def bar(self, total, done=0):
+        """Open the one progress bar of this run, over all training steps, so that its time left
+        is the expected end. Without a terminal there is none, and `step` writes lines instead."""
+        self.progress = tqdm(
+            total=total, initial=done, unit="step", smoothing=0.05, disable=None,
+            dynamic_ncols=True, file=sys.stderr,
+            bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} {elapsed}, "
+                       "{remaining} left{postfix}",
+        )  # fmt: skip
+
+    def advance(self):
+        """One training step is done."""
+        self.progress.update()
+
+    def step(self, epoch, step, n_steps, global_step, means):
+        """Show running means {"loss", "top1", "top5"} of the epoch: in the bar, or as a line."""
+        for key, value in means.items():
+            self.scalar(f"train/{key}", value, global_step)
+        if self.progress.disable:
+            self.info(
+                f"epoch {epoch} step {step}/{n_steps}  loss {means['loss']:.4f}  "
+                f"top1 {means['top1']:.2%}  top5 {means['top5']:.2%}"
+            )
+        self._show(epoch, means)
+
+    def _show(self, epoch, means):
+        self.progress.set_postfix_str(
+            f"epoch {epoch} loss {means['loss']:.3f} top1 {means['top1']:.1%}"
+        )
+
+    # --- records --------------------------------------------------------------------------------
+
+    def write(self, name, text):
+        """Write a text file in one piece."""
+        with utils.atomic(self.file(name)) as temporary:
+            with open(temporary, "w", encoding="utf-8") as stream:
+                stream.write(text + "\n")
+
+    def append(self, name, record):
+        """One JSON object as one line at the end of a .jsonl file."""
+        with open(self.file(name), "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def metrics(self, phase, epoch, step, **values):
+        """One phase ("train" or "val") of one epoch: to metrics.jsonl and TensorBoard."""
+        self.append(METRICS, {"phase": phase, "epoch": epoch, "step": step, **values})
+        for key in ("loss", "top1", "top5", "lr"):
+            if key in values:
+                self.scalar(f"{phase}/{key}", values[key], step)
+        if phase == "train":
+            self._show(epoch, values)
+
+    def _keep_epochs(self, last):
+        """Drop records of epochs after `last`, which a resumed run will write again."""
+        for name in (METRICS, ALPHAS):
+            if os.path.exists(self.file(name)):
+                with open(self.file(name), encoding="utf-8") as stream:
+                    lines = [line.rstrip("\n") for line in stream]
+                kept = [line for line in lines if _epoch_of(line) <= last]
+                if kept:
+                    self.write(name, "\n".join(kept))
+                else:
+                    os.remove(self.file(name))
+
+    def save(self, parts, epoch, is_best, **more):
+        """Write checkpoint.pt and, for the best epoch so far, best.pt.
+
+        `parts` are what has a state_dict, by name ("model", ...). `more` is kept beside them; of it
+        torch.load(..., weights_only=True) must be able to read everything.
+        """
+        states = {name: part.state_dict() for name, part in parts.items()}
+        state = {**states, "rng": utils.rng_state(), "epoch": epoch, **more}
+        utils.save_checkpoint(state, self.file(CHECKPOINT))
+        if is_best:
+            utils.save_checkpoint(state, self.file(BEST))
+
+    def restore(self, parts):
+        """Put `parts` and the random generators back to the last finished epoch, and drop records
+        written after it; returns the checkpoint. Raises ValueError if no epoch was finished."""
+        if not os.path.exists(self.file(CHECKPOINT)):
+            raise ValueError(
+                f"nothing to resume in {self.path}: no epoch was finished; use --overwrite"
+            )
+        state = utils.load_checkpoint(self.file(CHECKPOINT))
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        utils.set_rng_state(state["rng"])
+        self._keep_epochs(state["epoch"])
+        return state
+
+    # --- TensorBoard ----------------------------------------------------------------------------
+
+    def open_tensorboard(self, flags, first_step=0):
+        """Start the event file; a resumed run hides what was written from `first_step` on."""
+        purge = first_step if first_step else None
+        self._writer = SummaryWriter(self.file("tb"), purge_step=purge)
+        if not first_step:
+            rows = [f"|{key}|{value}|" for key, value in sorted(flags.items())]
+            self._writer.add_text("config", "\n".join(["|flag|value|", "|-|-|", *rows]))
+
+    def scalar(self, tag, value, step):
+        """One TensorBoard scalar."""
+        self._writer.add_scalar(tag, value, step)
+
+
+def _epoch_of(line):
+    """Epoch of a .jsonl line; infinity for one cut off in the middle."""
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class _TerminalHandler(logging.Handler):
+    """To standard output, above the progress bar."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()

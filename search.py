@@ -1,0 +1,277 @@
+"""Search a cell: Algorithm 1 of DARTS (arXiv 1806.09055).
+
+    python search.py --quick              two minutes on a laptop
+    python search.py --dataset cifar10    the paper's setting
+
+Everything is recorded in searchs/NAME. The last lines say how to train what was found.
+"""
+
+import math
+import os
+import time
+from datetime import timedelta
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import genotypes as gt
+import gif_maker
+import plot_train_val
+import preproc
+import run_folder
+import utils
+import visualize
+from architect import Architect
+from config import SearchConfig
+from models.search_cnn import SearchCNNController
+
+
+def main(argv=None):
+    # config
+    cfg = SearchConfig(argv)
+    with utils.usage_errors("search.py"):
+        if cfg.resume:
+            saved = run_folder.read_flags(os.path.join("searchs", cfg.name))
+            cfg = SearchConfig(argv, saved)
+        device = utils.pick_device(cfg.device, cfg.gpus)
+        utils.prepare_device(device)
+        utils.seed_everything(cfg.seed)
+
+        # data: two halves of the training set; the test split stays closed
+        data = preproc.search_data(
+            cfg.dataset, cfg.data_path, cfg.batch_size, cfg.val_portion, cfg.seed, cfg.workers,
+            pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length,
+        )  # fmt: skip
+
+        # model
+        net = SearchCNNController(
+            data.spec.C_in, cfg.init_channels, len(data.spec.classes), cfg.layers,
+            F.cross_entropy, cfg.n_nodes, primitives=cfg.primitives,
+        ).to(device)  # fmt: skip
+
+        # optimizers (sec. 3.1.1 and App. A.1)
+        w_optim = torch.optim.SGD(
+            net.weights(), cfg.w_lr, momentum=cfg.w_momentum, weight_decay=cfg.w_weight_decay
+        )
+        alpha_optim = torch.optim.Adam(
+            net.alphas(), cfg.alpha_lr, betas=(0.5, 0.999), weight_decay=cfg.alpha_weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            w_optim, cfg.epochs, eta_min=cfg.w_lr_min
+        )
+        architect = Architect(net, cfg.w_momentum, cfg.w_weight_decay)
+
+        cfg.name = cfg.name or run_folder.free_name("searchs", cfg.dataset)
+        run = run_folder.RunFolder(
+            "searchs", cfg.name, cfg.flags(), utils.device_name(device), cfg.resume, cfg.overwrite
+        )
+        parts = {
+            "model": net, "w_optim": w_optim, "alpha_optim": alpha_optim, "scheduler": scheduler,
+        }  # fmt: skip
+        best, first_epoch = {"epoch": 0, "top1": -1.0}, 1
+        if cfg.resume:
+            state = run.restore(parts)
+            best, first_epoch = state["best"], state["epoch"] + 1
+
+    with utils.run_errors("search.py"), run:
+        n_steps = len(data.train)
+        run.open_tensorboard(cfg.flags(), (first_epoch - 1) * n_steps)
+        announce(run, cfg, net, data, device, first_epoch)
+        run.bar(cfg.epochs * n_steps, (first_epoch - 1) * n_steps)
+
+        # epochs
+        for epoch in range(first_epoch, cfg.epochs + 1):
+            start = time.time()
+            lr = w_optim.param_groups[0]["lr"]
+            trained = train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device)
+            scheduler.step()
+            run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
+            held = validate(data.held, net, device)
+            run.metrics("val", epoch, epoch * n_steps, **held)
+
+            genotype = net.genotype()
+            is_best = held["top1"] > best["top1"]
+            if is_best:
+                best = {"epoch": epoch, "top1": held["top1"], "genotype": gt.to_str(genotype)}
+            write_genotypes(run, cfg, data.spec, genotype, epoch, held["top1"], is_best)
+            log_epoch(run, cfg, net, genotype, epoch, trained, held, best, time.time() - start)
+
+            run.save(
+                parts, epoch, is_best, best=best, top1=held["top1"],
+                genotype=gt.to_str(genotype), flags=cfg.flags(),
+            )  # fmt: skip
+            draw(run, genotype, epoch)  # after saving: a drawing that fails costs no epoch
+        finish(run, cfg, net, best)
+    return run.path
+
+
+def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
+    """One pass over D_train: each step moves alpha on D_val, then w on D_train (Algorithm 1)."""
+    meter = utils.Meter(device)  # sums stay on the device
+    w_lr = w_optim.param_groups[0]["lr"]  # this epoch's cosine value
+    xi = w_lr if cfg.order == 2 else 0.0  # sec. 2.3: xi = 0 is first order
+    n_steps = len(data.train)
+    net.train()
+
+    # D_val restarts when used up, so --val_portion never shortens the pass over D_train
+    batches = zip(data.train, utils.endless(data.val), strict=False)
+    for step, (train_batch, val_batch) in enumerate(batches, start=1):
+        trn_X, trn_y = utils.to_device(train_batch, device)  # (N, C_in, H, W), (N,)
+        val_X, val_y = utils.to_device(val_batch, device)
+
+        # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
+        architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, w_optim)
+        alpha_optim.step()
+
+        # w: plain SGD. backward() adds to alpha.grad too; unrolled_backward writes it anew
+        w_optim.zero_grad()
+        logits = net(trn_X)  # (N, n_classes)
+        loss = net.criterion(logits, trn_y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
+        w_optim.step()
+
+        meter.add(loss, logits, trn_y)
+        global_step = (epoch - 1) * n_steps + step
+        if global_step == 1 or global_step % cfg.print_freq == 0:  # the only wait for the device
+            run.step(epoch, step, n_steps, global_step, meter.means())
+        run.advance()
+
+    return meter.result()
+
+
+def validate(loader, net, device):
+    """Loss and accuracy of the supernet on `loader`, in evaluation mode."""
+    net.eval()
+    return utils.evaluate(net, loader, net.criterion, device)
+
+
+# --- what the run says and keeps ----------------------------------------------------------------
+
+
+def announce(run, cfg, net, data, device, first_epoch):
+    """The first lines: what is searched, on what, with what."""
+    run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
+    run.info(
+        f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
+        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}"
+    )
+    weights = sum(w.numel() for w in net.weights())
+    run.info(
+        f"supernet: {cfg.layers} cells, {cfg.init_channels} channels, {cfg.n_nodes} nodes, "
+        f"{weights:,} weights; ops {', '.join(net.primitives)}"
+    )
+    if cfg.batch_size != 64 and cfg.w_lr == 0.025 and not cfg.quick:
+        run.warn(
+            f"batch {cfg.batch_size} with the learning rate of batch 64; the linear rule suggests "
+            f"--w_lr {0.025 * cfg.batch_size / 64:g}"
+        )
+    order = "second order" if cfg.order == 2 else "first order"
+    start = "search" if first_epoch == 1 else f"go on with epoch {first_epoch} of the search"
+    run.info(f"{start}: {cfg.epochs} epochs of {len(data.train)} steps, {order}")
+
+
+def write_genotypes(run, cfg, spec, genotype, epoch, top1, is_best):
+    """genotype-last.json after every epoch, genotype.json after the best so far."""
+    about = {
+        "epoch": epoch, "top1": top1, "dataset": spec.name, "size": list(spec.size),
+        "primitives": cfg.primitives, "n_nodes": cfg.n_nodes, "k": 2,
+    }  # fmt: skip
+    text = gt.to_json(genotype, **about)
+    run.write("genotype-last.json", text)
+    if is_best:
+        run.write("genotype.json", text)
+
+
+def log_epoch(run, cfg, net, genotype, epoch, trained, held, best, seconds):
+    """The lines of an epoch, the record of alpha, and the warning about skip connections."""
+    tables = {"normal": net.alpha_normal, "reduce": net.alpha_reduce}
+    entropy = {cell: gt.mean_entropy(alphas) for cell, alphas in tables.items()}
+    counts = {"normal": gt.count_ops(genotype.normal), "reduce": gt.count_ops(genotype.reduce)}
+    mixing = {
+        cell: [[gt.softmax(row) for row in rows] for rows in gt.as_lists(alphas)]
+        for cell, alphas in tables.items()
+    }
+    run.append(
+        run_folder.ALPHAS,
+        {
+            "epoch": epoch, "primitives": net.primitives, **mixing, "entropy": entropy,
+            "counts": counts, "genotype": gt.to_str(genotype),
+        },
+    )  # fmt: skip
+    for cell, nodes in mixing.items():
+        run.scalar(f"alpha_entropy/{cell}", entropy[cell], epoch)
+        for node, rows in enumerate(nodes, start=2):
+            for j, row in enumerate(rows):
+                for op, weight in zip(net.primitives, row, strict=True):
+                    run.scalar(f"alpha_{cell}/{j}-{node}/{op}", weight, epoch)
+
+    run.info(
+        f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 {trained['top1']:.2%}  "
+        f"val loss {held['loss']:.4f} top1 {held['top1']:.2%}  best {best['top1']:.2%} "
+        f"(epoch {best['epoch']})  {seconds:.0f} s, "
+        f"{timedelta(seconds=round(seconds * (cfg.epochs - epoch)))} left"
+    )
+    for cell, ops in counts.items():
+        listed = ", ".join(f"{n} {op}" for op, n in ops.items())
+        top = max(max(row) for rows in mixing[cell] for row in rows)
+        run.info(
+            f"    {cell:6} {listed}; mean entropy of alpha {entropy[cell]:.4f} nats "
+            f"(undecided {math.log(len(net.primitives)):.4f}), largest weight {top:.3f}"
+        )
+    skips, edges = counts["normal"].get("skip_connect", 0), sum(counts["normal"].values())
+    if 2 * skips >= edges:
+        run.warn(
+            f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
+            f"poorly, and searching longer makes more of them (fewer --epochs, another --seed)"
+        )
+
+
+def draw(run, genotype, epoch):
+    """The epoch's drawings. Whatever goes wrong costs a warning, once per kind."""
+    stem = os.path.join(run.plot_path, f"EP{epoch:02d}")
+    try:
+        visualize.plot_genotype(genotype, f"{stem}-normal", f"{stem}-reduce", f"epoch {epoch}")
+    except Exception as error:
+        run.warn(f"no drawing: {error}", kind=f"draw {type(error).__name__}")
+
+
+def finish(run, cfg, net, best):
+    """The last lines: both genotypes, the pictures, and the command that trains the best one."""
+    last, kept = net.genotype(), gt.from_str(best["genotype"], net.primitives)
+    for kind, maker in (("GIF", gif_maker.make_gifs), ("curves", plot_train_val.plot_run)):
+        try:
+            maker(run.path)
+        except Exception as error:
+            run.warn(f"no {kind}: {error}", kind=f"{kind} {type(error).__name__}")
+    run.info(f"last genotype (epoch {cfg.epochs}): {last}")
+    run.info(
+        f"best genotype (epoch {best['epoch']}, supernet top1 {best['top1']:.2%} on the alpha "
+        f"half; recommended): {kept}"
+    )
+    run.info("the best genotype in words:\n" + gt.describe(kept, cfg.layers))
+    run.info(
+        f"{best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell must "
+        f"be trained from scratch. Train it with\n{augment_command(run, cfg)}"
+    )
+
+
+def augment_command(run, cfg):
+    """The complete command that trains the found cell, to be pasted into a shell."""
+    words = ["--genotype", run.path, "--dataset", cfg.dataset]
+    if cfg.data_path != "./data/":
+        words += ["--data_path", cfg.data_path]
+    if cfg.device != "auto":
+        words += ["--device", cfg.device]
+    if cfg.gpus is not None:
+        words += ["--gpus", cfg.gpus]
+    if cfg.workers is not None:
+        words += ["--workers", str(cfg.workers)]
+    if cfg.quick:
+        words.append("--quick")
+    return utils.command("augment.py", *words)
+
+
+if __name__ == "__main__":
+    main()

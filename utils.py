@@ -1,0 +1,281 @@
+"""Small helpers of both scripts: seed, device, metrics, counts, checkpoints, errors."""
+
+import os
+import random
+import shlex
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+# --- reproducibility and devices ----------------------------------------------------------------
+
+
+def seed_everything(seed):
+    """Seed Python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002, blocks that users bring may draw from it
+    torch.manual_seed(seed)
+
+
+def rng_state():
+    """The state of every random generator, in types that torch.load(weights_only=True) reads."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state = {
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state):
+    """Put every generator back to where `rng_state` saw it."""
+    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def pick_device(device="auto", gpus=None):
+    """torch.device for --device auto|cuda|mps|cpu and --gpus N (the CUDA card, counted from 0).
+
+    Raises ValueError when the machine lacks what was asked for.
+    """
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus is not None and device in ("cpu", "mps"):
+        raise ValueError(f"--gpus {gpus} picks a CUDA card and contradicts --device {device}")
+    if gpus is not None or device == "cuda":
+        if not cards:
+            raise ValueError("no CUDA GPU is visible to torch here; leave out --gpus, --device cpu")
+        return torch.device("cuda", _pick_card(gpus, cards))
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("torch sees no MPS device (Apple GPU) here; use --device cpu")
+    if device == "auto":
+        if cards:
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _pick_card(gpus, cards):
+    """Index of the one card that --gpus names: a number, or "all" where there is just one."""
+    if gpus is None or (gpus == "all" and cards == 1):
+        return 0
+    if gpus == "all" or "," in gpus:
+        raise ValueError(f"--gpus {gpus}: a run uses one GPU; pick one of 0..{cards - 1}")
+    if not gpus.isdigit() or int(gpus) >= cards:
+        raise ValueError(f"--gpus {gpus}: no such card; this machine has 0..{cards - 1}")
+    return int(gpus)
+
+
+def prepare_device(device):
+    """Make `device` current and let cuDNN look for the fastest kernels."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+
+
+def device_name(device):
+    """A name for people: the card's, or the kind of device with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+# --- batches and metrics ------------------------------------------------------------------------
+
+
+def to_device(batch, device):
+    """Every tensor of a batch, on `device`."""
+    # asynchronous from pinned memory, an ordinary copy from elsewhere
+    return [tensor.to(device, non_blocking=True) for tensor in batch]
+
+
+def endless(loader):
+    """The batches of `loader` over and over; each pass is shuffled anew if the loader shuffles."""
+    while True:
+        yield from loader
+
+
+def accuracy(logits, y, topk=(1, 5)):
+    """Shares of samples whose class is among the k best logits, one 0-dim tensor per k.
+
+    logits (N, n_classes), y (N,). With fewer than k classes, k is the number of classes.
+    """
+    return [hits / len(y) for hits in _hits(logits, y, topk)]
+
+
+def _hits(logits, y, topk):
+    n_classes = logits.size(1)
+    _, ranked = logits.topk(min(max(topk), n_classes), dim=1)  # (N, max k)
+    correct = ranked.eq(y.unsqueeze(1))
+    return [correct[:, :k].sum() for k in topk]
+
+
+class Meter:
+    """Means of loss, top-1 and top-5 over all samples seen. The sums stay on the device, so adding
+    never waits for it; `means` does."""
+
+    def __init__(self, device):
+        self.sums = torch.zeros(3, device=device)
+        self.n = 0
+        self.start = time.time()
+
+    def add(self, loss, logits, y):
+        """Add a batch: its mean loss, logits (N, n_classes) and y (N,)."""
+        self.sums += torch.stack([loss.detach() * len(y), *_hits(logits.detach(), y, (1, 5))])
+        self.n += len(y)
+
+    def means(self):
+        """{"loss", "top1", "top5"} as floats. Raises FloatingPointError for a loss that is not
+        finite."""
+        loss, top1, top5 = (self.sums / max(self.n, 1)).tolist()
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss}; lower the learning rate or clip harder and start again"
+            )
+        return {"loss": loss, "top1": top1, "top5": top5}
+
+    def result(self):
+        """`means` with "seconds" since the meter was made and "images_per_second"."""
+        means = self.means()  # first: it waits for the device
+        seconds = time.time() - self.start
+        return {**means, "seconds": seconds, "images_per_second": self.n / seconds}
+
+
+def evaluate(forward, loader, criterion, device):
+    """Means of `criterion` and accuracy over `loader`, without gradients; see `Meter.result`.
+
+    forward (N, C_in, H, W) -> logits (N, n_classes). The caller sets the evaluation mode.
+    """
+    meter = Meter(device)
+    with torch.no_grad():
+        for batch in loader:
+            X, y = to_device(batch, device)
+            logits = forward(X)
+            meter.add(criterion(logits, y), logits, y)
+    return meter.result()
+
+
+# --- counts -------------------------------------------------------------------------------------
+
+
+def count_params(net, auxiliary=True):
+    """Number of learned values; with auxiliary=False, without the auxiliary head.
+
+    The same for a network and for a wrapper around it.
+    """
+    return sum(
+        parameter.numel()
+        for name, parameter in net.named_parameters()
+        if auxiliary or "aux_head" not in name.split(".")
+    )
+
+
+def param_size(net):
+    """Millions of parameters (1e6), without the auxiliary head."""
+    return count_params(net, auxiliary=False) / 1e6
+
+
+def multiply_adds(net, C_in, size):
+    """Multiply-adds of convolutions and linear layers for one image of `size` (H, W), evaluation
+    mode. The mode of `net` is kept."""
+    device = next(net.parameters()).device
+    was_training = net.training
+    net.eval()
+    try:
+        # in one thread of execution, without gradients; torch counts a multiply-add as two
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.zeros(1, C_in, *size, device=device))
+    finally:
+        net.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic(path):
+    """A temporary name beside `path`; renamed to it at the end, removed if an error passes."""
+    temporary = f"{path}.tmp"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def save_checkpoint(state, path):
+    """Write `state` to `path` in one piece: a reader finds the old file or the new one."""
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path):
+    """Read a checkpoint onto the CPU. Raises ValueError if the file is not one of ours."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # whatever torch says of a broken file
+        raise ValueError(f"{path} is no checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict) or "model" not in state or "flags" not in state:
+        raise ValueError(f"{path} is no checkpoint of search.py or augment.py")
+    return state
+
+
+# --- what people read ---------------------------------------------------------------------------
+
+
+def command(script, *words):
+    """The shell command that runs a script of this repository with this Python from here."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.relpath(os.path.join(here, script))
+    python = shutil.which("python")
+    same = python is not None and os.path.samefile(python, sys.executable)
+    return shlex.join(["python" if same else sys.executable, path, *words])
+
+
+# --- errors that people meet --------------------------------------------------------------------
+
+
+@contextmanager
+def usage_errors(prog):
+    """Around the set-up: what the user can correct ends as one line. Wrong input: exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except OSError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+@contextmanager
+def run_errors(prog, lower="--batch_size, --init_channels or --layers"):
+    """Around the run: a full disk or GPU, a diverged loss or Ctrl-C ends as one line, exit code 1
+    (130 for Ctrl-C). Finished epochs are on disk by then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted; --resume goes on after the last epoch", file=sys.stderr)
+        raise SystemExit(130) from None
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"{prog}: out of GPU memory; lower {lower}. {reason}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except (FloatingPointError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

@@ -1,0 +1,134 @@
+"""Draw the cells of a genotype.
+
+    python visualize.py GENOTYPE --out DIR
+
+GENOTYPE is a run folder (searchs/NAME), a JSON file, a published name or the text Genotype(...).
+Writes normal and reduce, each as picture and as Graphviz source (.gv).
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import graphviz
+from graphviz.backend import dot_command
+
+import genotypes as gt
+
+FORMATS = ("png", "svg")
+GREY = "#444444"
+FONT = {"fontname": "Helvetica", "fontsize": "20"}
+
+
+class NoRenderer(RuntimeError):
+    """Neither Graphviz' dot nor graphviz-pure is installed."""
+
+
+def draw(gene, concat, caption=None):
+    """gene, concat (see genotypes.py) -> graphviz.Digraph, left to right.
+
+    The two input cells, the computed nodes, and the output; the concat list decides which nodes
+    reach the output. Nodes are numbered as the paper's figures do, from 0 for the first computed.
+    """
+
+    def name(j):
+        return ("c_{k-2}", "c_{k-1}")[j] if j < 2 else str(j - 2)
+
+    graph = graphviz.Digraph(
+        graph_attr={"rankdir": "LR", "dpi": "100", "nodesep": "0.15", "ranksep": "0.3", **FONT},
+        node_attr={"shape": "box", "style": "rounded,filled", "color": GREY, "width": "0.6",
+                   "height": "0.5", **FONT},
+        edge_attr={"color": GREY},
+    )  # fmt: skip
+    for j in (0, 1):
+        graph.node(name(j), fillcolor="darkseagreen2")
+    for j in range(2, len(gene) + 2):
+        graph.node(name(j), fillcolor="lightblue")
+    graph.node("c_{k}", fillcolor="palegoldenrod")
+    for node, edges in enumerate(gene, start=2):
+        for i, (op, j) in enumerate(edges):
+            # the op is a node of its own: Graphviz leads other edges around nodes, but lets them
+            # run across edge labels
+            label = f"{node - 2}_{i}"
+            graph.node(label, op, shape="plain", style="", fontsize="18", height="0.4")
+            graph.edge(name(j), f"{label}:w", arrowhead="none")
+            graph.edge(f"{label}:e", name(node))
+    for j in concat:
+        graph.edge(name(j), "c_{k}", style="dashed", color="#999999")
+    if caption:
+        graph.attr(label=f"\n{caption}", labelloc="b")
+    return graph
+
+
+def find_renderer():
+    """Path of the program that turns Graphviz source into pictures, or None: the system's dot, else
+    the command of the graphviz-pure package, on PATH or beside this Python."""
+    for program in ("dot", "graphviz-pure"):
+        found = shutil.which(program)
+        if found:
+            return found
+    return shutil.which("graphviz-pure", path=sysconfig.get_path("scripts"))
+
+
+def plot(gene, concat, file_path, caption=None, format="png"):
+    """Write `file_path`.gv and the picture `file_path`.png (or .svg); returns the picture's path.
+
+    The source is written in any case. Raises NoRenderer when no program can draw it.
+    """
+    graph = draw(gene, concat, caption)
+    Path(f"{file_path}.gv").write_text(graph.source, encoding="utf-8")
+    renderer = find_renderer()
+    if renderer is None:
+        raise NoRenderer(
+            f"no program to draw {file_path}.gv; pip install graphviz-pure, or install Graphviz"
+        )
+    usual = dot_command.DOT_BINARY
+    dot_command.DOT_BINARY = renderer  # where the graphviz package looks up its program
+    try:
+        picture = graph.pipe(format=format)
+    finally:
+        dot_command.DOT_BINARY = usual
+    path = f"{file_path}.{format}"
+    Path(f"{path}.tmp").write_bytes(picture)
+    os.replace(f"{path}.tmp", path)
+    return path
+
+
+def plot_genotype(genotype, normal_path, reduce_path, caption=None, format="png"):
+    """Draw both cells; returns both pictures' paths. `caption` is appended to the cell's kind."""
+    suffix = f", {caption}" if caption else ""
+    return (
+        plot(genotype.normal, genotype.normal_concat, normal_path, f"normal cell{suffix}", format),
+        plot(
+            genotype.reduce, genotype.reduce_concat, reduce_path, f"reduction cell{suffix}", format
+        ),
+    )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("visualize.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("genotype", metavar="GENOTYPE",
+                        help="a run folder (searchs/NAME), a JSON file, a published name "
+                             f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...)")  # fmt: skip
+    parser.add_argument("--out", default=".", help="folder to write to (default: here)")
+    parser.add_argument("--format", choices=FORMATS, default="png", help="default: png")
+    args = parser.parse_args(argv)
+    try:
+        # a drawing builds nothing, so it takes ops it has never heard of
+        genotype = gt.load(args.genotype, ops=gt.AnyOp())
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    try:
+        os.makedirs(args.out, exist_ok=True)
+        normal, reduce = (os.path.join(args.out, cell) for cell in ("normal", "reduce"))
+        for path in plot_genotype(genotype, normal, reduce, format=args.format):
+            print(path)
+    except (NoRenderer, OSError) as error:
+        sys.exit(f"visualize.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
