@@ -27,7 +27,7 @@ from torch.nn.utils import get_total_norm
 class Architect:
     """Fills alpha.grad. Works in place on the network: no second copy is ever made.
 
-    `net` offers alphas(), weights() and loss(X, y) -> scalar, as SearchCNNController does.
+    `net` is a module with alphas(), weights() and loss(X, y) -> scalar, as SearchCNNController.
     """
 
     EPS = 0.01  # the numerator of eps; the paper's footnote 2
@@ -132,11 +132,11 @@ class Architect:
     @contextmanager
     def _buffers_kept(self):
         """Restore every buffer at the end: only the real w step may move BatchNorm statistics."""
-        buffers = [] if not hasattr(self.net, "buffers") else list(self.net.buffers())
+        buffers = list(self.net.buffers())
         saved = [buffer.clone() for buffer in buffers]
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, saved, strict=True):
-                    buffer.copy_(value)
+            if buffers:
+                with torch.no_grad():
+                    torch._foreach_copy_(buffers, saved)

@@ -34,11 +34,12 @@ def main(argv=None):
         if cfg.resume:
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
             cfg = AugmentConfig(argv, saved)
-        genotype = gt.load(cfg.genotype, OPS)
-        cfg.name = cfg.name or run_folder.free_name("augments", subject(cfg))
-        cfg.genotype = gt.to_str(genotype)  # a resumed run does not depend on the file
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device)
+        run = run_folder.RunFolder(cfg, utils.device_name(device), stem=subject(cfg))
+        # a resumed run keeps its cell, whatever has become of the file it came from
+        source = run.state["genotype"] if cfg.resume else cfg.genotype
+        genotype = gt.load(source, OPS)
         utils.seed_everything(cfg.seed)
 
         # data
@@ -60,20 +61,17 @@ def main(argv=None):
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, cfg.epochs)
 
-        run = run_folder.RunFolder(
-            "augments", cfg.name, cfg.flags(), utils.device_name(device), cfg.resume, cfg.overwrite
-        )
         parts = {"model": net, "optim": optim, "scheduler": scheduler}
         best, last, first_epoch = {"epoch": 0, "top1": -1.0}, None, 1
         if cfg.resume:
-            state = run.restore(parts)
-            best, first_epoch = state["best"], state["epoch"] + 1
-            last = {"epoch": state["epoch"], "top1": state["top1"]}
+            run.restore(parts)
+            best, first_epoch = run.state["best"], run.state["epoch"] + 1
+            last = {"epoch": run.state["epoch"], "top1": run.state["top1"]}
 
-    with utils.run_errors("augment.py"), run:
+    with utils.run_errors("augment.py", cfg.name), run:
         n_steps = len(data.train)
-        run.open_tensorboard(cfg.flags(), (first_epoch - 1) * n_steps)
-        announce(run, cfg, net, data, device, cutout_length)
+        run.open_tensorboard((first_epoch - 1) * n_steps)
+        announce(run, cfg, net, genotype, data, device, cutout_length)
         run.bar(cfg.epochs * n_steps, (first_epoch - 1) * n_steps)
 
         # epochs
@@ -93,7 +91,7 @@ def main(argv=None):
             best = last if is_best else best
             run.save(
                 parts, epoch, is_best, best=best, top1=held["top1"],
-                genotype=cfg.genotype, flags=cfg.flags(),
+                genotype=gt.to_str(genotype), flags=cfg.flags(),
             )  # fmt: skip
             seconds = time.time() - start
             run.info(
@@ -192,7 +190,7 @@ def sizes(net, spec):
     )
 
 
-def announce(run, cfg, net, data, device, cutout_length):
+def announce(run, cfg, net, genotype, data, device, cutout_length):
     """The first lines: what is trained, on what."""
     run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
     run.info(
@@ -200,7 +198,7 @@ def announce(run, cfg, net, data, device, cutout_length):
         f"{len(data.held.dataset)} test images, batch {cfg.batch_size}, lr {cfg.lr}, "
         f"cutout {cutout_length}"
     )
-    run.info(f"genotype: {cfg.genotype}")
+    run.info(f"genotype: {genotype}")
     run.info(f"network: {cfg.layers} cells, {cfg.init_channels} channels, {sizes(net, data.spec)}")
     if cfg.batch_size != 96 and cfg.lr == 0.025 and not cfg.quick:
         run.warn(

@@ -182,6 +182,13 @@ def add_train_group(parser):
 
 
 # fmt: on
+class Parser(argparse.ArgumentParser):
+    """Says what was wrong in one line, without the page of usage before it."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Appends the default where there is one number or word to say."""
 
@@ -206,7 +213,7 @@ class Config(argparse.Namespace):
 
     def __init__(self, argv=None, saved=None):
         super().__init__()
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             self.PROG, description=self.DESCRIPTION, formatter_class=HelpFormatter,
             allow_abbrev=False,
         )  # fmt: skip

@@ -75,43 +75,55 @@ def versions():
 class RunFolder:
     """One run's folder, its log, its records and its progress bar. A context manager."""
 
-    def __init__(self, root, name, flags, device, resume=False, overwrite=False):
+    def __init__(self, cfg, device, stem):
         """
-        root       "searchs" or "augments"
-        flags      dict of all flags, JSON values only
-        device     name of the device, for the record
-        resume     go on in a folder that exists
-        overwrite  delete an earlier run of this name first
+        cfg     a config.SearchConfig or AugmentConfig; gets a name here if it has none
+        device  name of the device, for the record
+        stem    what a run without --name is called after
 
-        Raises ValueError when the folder exists and neither was asked for.
+        Nothing is created before the context is entered. Raises ValueError when the folder exists
+        and neither --resume nor --overwrite was given, or when there is nothing to resume.
         """
-        self.name = name
-        self.path = os.path.join(root, name)
+        cfg.name = cfg.name or free_name(cfg.ROOT, stem)
+        self.cfg = cfg
+        self.device = device
+        self.name = cfg.name
+        self.path = os.path.join(cfg.ROOT, cfg.name)
         self.plot_path = os.path.join(self.path, "plots")
-        if os.path.exists(self.path) and not resume:
-            if not overwrite:
+        self.state = None  # the checkpoint to go on from
+        self.progress = None
+        self._writer = None
+        self._warned = set()
+        if cfg.resume:
+            if not os.path.exists(self.file(CHECKPOINT)):
                 raise ValueError(
-                    f"{self.path} exists; choose another --name, go on with --resume, "
-                    f"or replace it with --overwrite"
+                    f"nothing to resume in {self.path}: no epoch was finished; use --overwrite"
+                )
+            self.state = utils.load_checkpoint(self.file(CHECKPOINT))
+        elif os.path.exists(self.path):
+            if not cfg.overwrite:
+                raise ValueError(
+                    f"{self.path} exists; choose another --name, go on with --resume, or replace "
+                    f"it with --overwrite"
                 )
             if not os.path.isfile(self.file(CONFIG)):
                 raise ValueError(f"{self.path} is no run folder (no {CONFIG}); not overwritten")
-            shutil.rmtree(self.path)
-        os.makedirs(self.plot_path if root == "searchs" else self.path, exist_ok=True)
-        self._warned = set()
-        self.progress = None
-        self._writer = None
-        self._open_log()
-        if not resume:
+
+    def __enter__(self):
+        if self.state is None:
+            if os.path.exists(self.path):
+                shutil.rmtree(self.path)
+            os.makedirs(self.path)
             record = {
-                "flags": flags,
+                "flags": self.cfg.flags(),
                 "versions": versions(),
-                "device": device,
+                "device": self.device,
                 "start_time": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
             self.write(CONFIG, json.dumps(record, indent=1))
-
-    def __enter__(self):
+        else:
+            self._keep_epochs(self.state["epoch"])
+        self._open_log()
         return self
 
     def __exit__(self, *exception):
@@ -226,27 +238,18 @@ class RunFolder:
             utils.save_checkpoint(state, self.file(BEST))
 
     def restore(self, parts):
-        """Put `parts` and the random generators back to the last finished epoch, and drop records
-        written after it; returns the checkpoint. Raises ValueError if no epoch was finished."""
-        if not os.path.exists(self.file(CHECKPOINT)):
-            raise ValueError(
-                f"nothing to resume in {self.path}: no epoch was finished; use --overwrite"
-            )
-        state = utils.load_checkpoint(self.file(CHECKPOINT))
+        """Resuming: put `parts` and the random generators back to the last finished epoch."""
         for name, part in parts.items():
-            part.load_state_dict(state[name])
-        utils.set_rng_state(state["rng"])
-        self._keep_epochs(state["epoch"])
-        return state
+            part.load_state_dict(self.state[name])
+        utils.set_rng_state(self.state["rng"])
 
     # --- TensorBoard ----------------------------------------------------------------------------
 
-    def open_tensorboard(self, flags, first_step=0):
+    def open_tensorboard(self, first_step=0):
         """Start the event file; a resumed run hides what was written from `first_step` on."""
-        purge = first_step if first_step else None
-        self._writer = SummaryWriter(self.file("tb"), purge_step=purge)
+        self._writer = SummaryWriter(self.file("tb"), purge_step=first_step or None)
         if not first_step:
-            rows = [f"|{key}|{value}|" for key, value in sorted(flags.items())]
+            rows = [f"|{key}|{value}|" for key, value in sorted(self.cfg.flags().items())]
             self._writer.add_text("config", "\n".join(["|flag|value|", "|-|-|", *rows]))
 
     def scalar(self, tag, value, step):

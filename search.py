@@ -36,6 +36,7 @@ def main(argv=None):
             cfg = SearchConfig(argv, saved)
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device)
+        run = run_folder.RunFolder(cfg, utils.device_name(device), stem=cfg.dataset)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
@@ -62,21 +63,17 @@ def main(argv=None):
         )
         architect = Architect(net, cfg.w_momentum, cfg.w_weight_decay)
 
-        cfg.name = cfg.name or run_folder.free_name("searchs", cfg.dataset)
-        run = run_folder.RunFolder(
-            "searchs", cfg.name, cfg.flags(), utils.device_name(device), cfg.resume, cfg.overwrite
-        )
         parts = {
             "model": net, "w_optim": w_optim, "alpha_optim": alpha_optim, "scheduler": scheduler,
         }  # fmt: skip
         best, first_epoch = {"epoch": 0, "top1": -1.0}, 1
         if cfg.resume:
-            state = run.restore(parts)
-            best, first_epoch = state["best"], state["epoch"] + 1
+            run.restore(parts)
+            best, first_epoch = run.state["best"], run.state["epoch"] + 1
 
-    with utils.run_errors("search.py"), run:
+    with utils.run_errors("search.py", cfg.name), run:
         n_steps = len(data.train)
-        run.open_tensorboard(cfg.flags(), (first_epoch - 1) * n_steps)
+        run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, data, device, first_epoch)
         run.bar(cfg.epochs * n_steps, (first_epoch - 1) * n_steps)
 
@@ -232,6 +229,7 @@ def draw(run, genotype, epoch):
     """The epoch's drawings. Whatever goes wrong costs a warning, once per kind."""
     stem = os.path.join(run.plot_path, f"EP{epoch:02d}")
     try:
+        os.makedirs(run.plot_path, exist_ok=True)
         visualize.plot_genotype(genotype, f"{stem}-normal", f"{stem}-reduce", f"epoch {epoch}")
     except Exception as error:
         run.warn(f"no drawing: {error}", kind=f"draw {type(error).__name__}")

@@ -54,7 +54,7 @@ def pick_device(device="auto", gpus=None):
         raise ValueError(f"--gpus {gpus} picks a CUDA card and contradicts --device {device}")
     if gpus is not None or device == "cuda":
         if not cards:
-            raise ValueError("no CUDA GPU is visible to torch here; leave out --gpus, --device cpu")
+            raise ValueError("torch sees no CUDA GPU here; leave out --gpus, use --device cpu")
         return torch.device("cuda", _pick_card(gpus, cards))
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("torch sees no MPS device (Apple GPU) here; use --device cpu")
@@ -264,17 +264,21 @@ def usage_errors(prog):
 
 
 @contextmanager
-def run_errors(prog, lower="--batch_size, --init_channels or --layers"):
+def run_errors(prog, name=None):
     """Around the run: a full disk or GPU, a diverged loss or Ctrl-C ends as one line, exit code 1
     (130 for Ctrl-C). Finished epochs are on disk by then."""
+    go_on = f"; go on after the last finished epoch with --name {name} --resume" if name else ""
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted; --resume goes on after the last epoch", file=sys.stderr)
+        print(f"\n{prog}: interrupted{go_on}", file=sys.stderr)
         raise SystemExit(130) from None
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
-        print(f"{prog}: out of GPU memory; lower {lower}. {reason}", file=sys.stderr)
+        print(
+            f"{prog}: out of GPU memory; lower --batch_size, --init_channels or --layers. {reason}",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from error
     except (FloatingPointError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)

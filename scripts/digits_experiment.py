@@ -23,7 +23,7 @@ import run_folder
 import search
 import utils
 
-SEARCH = "--layers 4 --init_channels 8 --alpha_lr 3e-3"
+SEARCH = "--layers 4 --init_channels 8 --alpha_lr 3e-3 --epochs 40"
 AUGMENT = "--layers 8 --init_channels 16 --epochs 30"
 
 
