@@ -206,7 +206,11 @@ class Data(NamedTuple):
 
 def default_workers(name):
     """Loader processes: none for the bundled digits, which lie in memory, else up to four."""
-    return 0 if name == "digits" else min(4, os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may own fewer cores than there are
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return 0 if name == "digits" else min(4, cores)
 
 
 def _loader(dataset, batch_size, train, workers, pin_memory):

@@ -1,0 +1,87 @@
+"""Animations: order, size and padding of the frames."""
+
+import os
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from PIL import Image
+
+import gif_maker
+
+COLORS = {1: (200, 0, 0), 2: (0, 200, 0), 9: (0, 0, 200), 10: (200, 200, 0), 100: (0, 200, 200)}
+
+
+@pytest.fixture
+def run(here):
+    """A run folder whose drawings differ in size and color; written out of order."""
+    (here / "r" / "plots").mkdir(parents=True)
+    for i, epoch in enumerate((10, 1, 100, 9, 2)):
+        for cell in ("normal", "reduce"):
+            image = np.full((20 + 10 * i, 60 - 10 * i, 3), COLORS[epoch], np.uint8)
+            iio.imwrite(f"r/plots/EP{epoch:02d}-{cell}.png", image)
+    (here / "r" / "plots" / "EP03-normal.png.tmp").write_bytes(b"half")
+    (here / "r" / "plots" / "notes.txt").write_text("x")
+    return "r"
+
+
+def test_frames_come_in_numeric_order_padded_with_white(run):
+    paths = gif_maker.make_gifs(run, fps=4)
+    assert paths == [os.path.join("r", "normal.gif"), os.path.join("r", "reduce.gif")]
+    frames = iio.imread(paths[0], index=None)
+    assert frames.shape == (5, 60, 60, 3)
+    for frame, color in zip(frames, COLORS.values(), strict=True):
+        assert np.abs(frame[30, 30].astype(int) - color).max() <= 8
+    last = frames[-1]  # 40 high, 40 wide
+    assert (last[:9] > 247).all()
+    assert (last[:, :9] > 247).all()
+    assert np.abs(last[12, 12].astype(int) - COLORS[100]).max() <= 8
+
+
+def test_the_last_frame_is_held(run):
+    path = gif_maker.make_gifs(run, fps=4)[0]
+    with Image.open(path) as image:
+        durations = []
+        for i in range(image.n_frames):
+            image.seek(i)
+            durations.append(image.info["duration"])
+    assert durations == [250] * 4 + [3000]
+
+
+def test_equal_frames_lose_no_time(here):
+    (here / "r" / "plots").mkdir(parents=True)
+    for epoch in range(1, 4):
+        for cell in ("normal", "reduce"):
+            iio.imwrite(f"r/plots/EP{epoch:02d}-{cell}.png", np.full((9, 9, 3), 50, np.uint8))
+    path = gif_maker.make_gifs("r", fps=4)[0]
+    with Image.open(path) as image:
+        total = 0
+        for i in range(image.n_frames):
+            image.seek(i)
+            total += image.info["duration"]
+    assert total == 250 + 250 + 3000
+
+
+def test_the_command(run, capsys):
+    gif_maker.main([run, "--out", "elsewhere", "--fps", "2"])
+    assert capsys.readouterr().out.split() == [
+        os.path.join("elsewhere", "normal.gif"), os.path.join("elsewhere", "reduce.gif"),
+    ]  # fmt: skip
+    assert not os.path.exists("r/normal.gif")
+
+
+@pytest.mark.parametrize("folders", [[], ["r"], ["r/plots"]])
+def test_a_folder_without_drawings_ends_in_one_line(here, folders):
+    for folder in folders:
+        os.makedirs(folder, exist_ok=True)
+    with pytest.raises(SystemExit) as caught:
+        gif_maker.main(["r"])
+    assert caught.value.code.startswith("gif_maker.py: ")
+    assert "\n" not in caught.value.code
+
+
+@pytest.mark.parametrize("fps", ["0", "-1", "51", "nan", "x"])
+def test_a_wrong_speed_is_refused(run, fps):
+    with pytest.raises(SystemExit) as caught:
+        gif_maker.main([run, "--fps", fps])
+    assert caught.value.code == 2
