@@ -30,7 +30,7 @@ class Architect:
     `net` is a module with alphas(), weights() and loss(X, y) -> scalar, as SearchCNNController.
     """
 
-    EPS = 0.01  # the numerator of eps; the paper's footnote 2
+    EPS = 0.01  # the numerator of eps (a footnote of sec. 2.3)
 
     def __init__(self, net, w_momentum, w_weight_decay):
         """`w_momentum` and `w_weight_decay` are those of the SGD that trains w."""

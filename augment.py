@@ -209,6 +209,7 @@ def announce(run, cfg, net, genotype, data, device, cutout_length):
 
 def report(run, cfg, net, spec, last, best):
     """The last lines: both accuracies and everything one needs to quote them."""
+    run.close_bar()
     try:
         plot_train_val.plot_run(run.path)
     except Exception as error:  # a picture never costs a result

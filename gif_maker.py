@@ -17,7 +17,7 @@ import numpy as np
 def frames_of(plot_path, cell):
     """Drawings of `cell` ("normal" or "reduce") in the folder, as (epoch, path) in epoch order."""
     found = []
-    for file in os.listdir(plot_path):
+    for file in os.listdir(plot_path) if os.path.isdir(plot_path) else ():
         match = re.fullmatch(rf"EP(\d+)-{cell}\.png", file)
         if match:
             found.append((int(match[1]), os.path.join(plot_path, file)))

@@ -171,6 +171,10 @@ class RunFolder:
                        "{remaining} left{postfix}",
         )  # fmt: skip
 
+    def close_bar(self):
+        """Leave the bar as it is; what is said from here on stands below it."""
+        self.progress.close()
+
     def advance(self):
         """One training step is done."""
         self.progress.update()

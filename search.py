@@ -213,9 +213,10 @@ def log_epoch(run, cfg, net, genotype, epoch, trained, held, best, seconds):
     for cell, ops in counts.items():
         listed = ", ".join(f"{n} {op}" for op, n in ops.items())
         top = max(max(row) for rows in mixing[cell] for row in rows)
+        run.info(f"    {cell:6} {listed}")
         run.info(
-            f"    {cell:6} {listed}; mean entropy of alpha {entropy[cell]:.4f} nats "
-            f"(undecided {math.log(len(net.primitives)):.4f}), largest weight {top:.3f}"
+            f"           mean entropy of alpha {entropy[cell]:.4f} nats (undecided: "
+            f"{math.log(len(net.primitives)):.4f}), largest weight {top:.3f}"
         )
     skips, edges = counts["normal"].get("skip_connect", 0), sum(counts["normal"].values())
     if 2 * skips >= edges:
@@ -230,15 +231,19 @@ def draw(run, genotype, epoch):
     stem = os.path.join(run.plot_path, f"EP{epoch:02d}")
     try:
         os.makedirs(run.plot_path, exist_ok=True)
-        visualize.plot_genotype(genotype, f"{stem}-normal", f"{stem}-reduce", f"epoch {epoch}")
+        visualize.plot(genotype, f"{stem}-normal", f"{stem}-reduce", f"epoch {epoch}")
     except Exception as error:
         run.warn(f"no drawing: {error}", kind=f"draw {type(error).__name__}")
 
 
 def finish(run, cfg, net, best):
     """The last lines: both genotypes, the pictures, and the command that trains the best one."""
+    run.close_bar()  # so that the command below is the last line
     last, kept = net.genotype(), gt.from_str(best["genotype"], net.primitives)
-    for kind, maker in (("GIF", gif_maker.make_gifs), ("curves", plot_train_val.plot_run)):
+    makers = {"curves": plot_train_val.plot_run}
+    if gif_maker.frames_of(run.plot_path, "normal"):  # else the missing drawings were warned of
+        makers["GIF"] = gif_maker.make_gifs
+    for kind, maker in makers.items():
         try:
             maker(run.path)
         except Exception as error:

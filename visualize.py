@@ -73,17 +73,12 @@ def find_renderer():
     return shutil.which("graphviz-pure", path=sysconfig.get_path("scripts"))
 
 
-def plot(gene, concat, file_path, caption=None, format="png"):
-    """Write `file_path`.gv and the picture `file_path`.png (or .svg); returns the picture's path.
-
-    The source is written in any case. Raises NoRenderer when no program can draw it.
-    """
-    graph = draw(gene, concat, caption)
-    Path(f"{file_path}.gv").write_text(graph.source, encoding="utf-8")
+def render(graph, path, format):
+    """Picture of a graphviz.Digraph to `path`. Raises NoRenderer when no program can draw it."""
     renderer = find_renderer()
     if renderer is None:
         raise NoRenderer(
-            f"no program to draw {file_path}.gv; pip install graphviz-pure, or install Graphviz"
+            f"no program to draw {path}; pip install graphviz-pure, or install Graphviz"
         )
     usual = dot_command.DOT_BINARY
     dot_command.DOT_BINARY = renderer  # where the graphviz package looks up its program
@@ -91,21 +86,26 @@ def plot(gene, concat, file_path, caption=None, format="png"):
         picture = graph.pipe(format=format)
     finally:
         dot_command.DOT_BINARY = usual
-    path = f"{file_path}.{format}"
     Path(f"{path}.tmp").write_bytes(picture)
     os.replace(f"{path}.tmp", path)
-    return path
 
 
-def plot_genotype(genotype, normal_path, reduce_path, caption=None, format="png"):
-    """Draw both cells; returns both pictures' paths. `caption` is appended to the cell's kind."""
+def plot(genotype, normal_path, reduce_path, caption=None, format="png"):
+    """Draw both cells: `normal_path`.png and `reduce_path`.png (or .svg); returns the two paths.
+
+    Beside each stands its Graphviz source, .gv, which is written first and in any case. `caption`
+    is appended to the kind of the cell. Raises NoRenderer when no program can draw.
+    """
     suffix = f", {caption}" if caption else ""
-    return (
-        plot(genotype.normal, genotype.normal_concat, normal_path, f"normal cell{suffix}", format),
-        plot(
-            genotype.reduce, genotype.reduce_concat, reduce_path, f"reduction cell{suffix}", format
-        ),
-    )
+    graphs = {
+        normal_path: draw(genotype.normal, genotype.normal_concat, f"normal cell{suffix}"),
+        reduce_path: draw(genotype.reduce, genotype.reduce_concat, f"reduction cell{suffix}"),
+    }
+    for path, graph in graphs.items():
+        Path(f"{path}.gv").write_text(graph.source, encoding="utf-8")
+    for path, graph in graphs.items():
+        render(graph, f"{path}.{format}", format)
+    return [f"{path}.{format}" for path in graphs]
 
 
 def main(argv=None):
@@ -124,7 +124,7 @@ def main(argv=None):
     try:
         os.makedirs(args.out, exist_ok=True)
         normal, reduce = (os.path.join(args.out, cell) for cell in ("normal", "reduce"))
-        for path in plot_genotype(genotype, normal, reduce, format=args.format):
+        for path in plot(genotype, normal, reduce, format=args.format):
             print(path)
     except (NoRenderer, OSError) as error:
         sys.exit(f"visualize.py: {error}")

@@ -9,7 +9,7 @@ from models.augment_cells import AugmentCell
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier at 2/3 of the depth, which feeds gradient to the lower cells (sec. 3.2).
+    """A second classifier at 2/3 of the depth, to train the lower cells better (App. A.2.1).
 
     (N, C, H, W) -> logits (N, n_classes), for maps of any size. The pooling leaves 2x2 pixels; on
     the paper's 8x8 maps it is the 5x5 window at stride 3 of the official code, and other sizes

@@ -14,7 +14,10 @@ torch.set_num_threads(1)  # these networks are too small to share out
 
 # one epoch takes about a second
 TINY_SEARCH = ["--layers", "3", "--init_channels", "2", "--n_nodes", "2", "--seed", "1"]
+FAST_SEARCH = [*TINY_SEARCH, "--batch_size", "300"]  # two steps an epoch
 TINY_AUGMENT = ["--layers", "3", "--init_channels", "2", "--seed", "1"]
+
+FAST_AUGMENT = [*TINY_AUGMENT, "--batch_size", "700", "--epochs", "1"]
 
 
 @pytest.fixture

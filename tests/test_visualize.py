@@ -10,6 +10,7 @@ import genotypes as gt
 import visualize
 
 GENE = [[("sep_conv_3x3", 0), ("skip_connect", 1)], [("max_pool_3x3", 1), ("dil_conv_5x5", 2)]]
+CELLS = gt.Genotype(GENE, [2, 3], GENE, [3])
 
 SOURCE = """\
 digraph {
@@ -48,10 +49,10 @@ def test_the_caption_stands_below():
 
 
 def test_a_picture_is_drawn(here):
-    path = visualize.plot(GENE, [2, 3], "cell", "epoch 1")
-    assert path == "cell.png"
-    assert sorted(os.listdir(".")) == ["cell.gv", "cell.png"]
-    with Image.open(path) as image:
+    paths = visualize.plot(CELLS, "n", "r", "epoch 1")
+    assert paths == ["n.png", "r.png"]
+    assert sorted(os.listdir(".")) == ["n.gv", "n.png", "r.gv", "r.png"]
+    with Image.open(paths[0]) as image:
         assert image.format == "PNG"
         width, height = image.size
         colors = {pixel for _, pixel in image.convert("RGB").getcolors(1 << 24)}
@@ -62,8 +63,9 @@ def test_a_picture_is_drawn(here):
 
 @pytest.mark.parametrize("op", ['quote"s', "a -> b", "<b>", "a\\nb", "ümlaut"])
 def test_strange_op_names_are_drawn(here, op):
-    visualize.plot([[(op, 0), (op, 1)]], [2], "cell")
-    assert os.path.getsize("cell.png") > 1000
+    gene = [[(op, 0), (op, 1)]]
+    visualize.plot(gt.Genotype(gene, [2], gene, [2]), "n", "r")
+    assert os.path.getsize("n.png") > 1000
 
 
 def test_the_systems_dot_is_preferred(here, monkeypatch):
@@ -77,15 +79,15 @@ def test_the_systems_dot_is_preferred(here, monkeypatch):
 def test_graphviz_pure_is_found_beside_python_without_any_path(here, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert "graphviz-pure" in visualize.find_renderer()
-    visualize.plot(GENE, [2, 3], "cell")
-    assert os.path.getsize("cell.png") > 1000
+    visualize.plot(CELLS, "n", "r")
+    assert os.path.getsize("n.png") > 1000
 
 
 def test_without_a_renderer_the_source_is_kept(here, monkeypatch):
     monkeypatch.setattr(visualize, "find_renderer", lambda: None)
     with pytest.raises(visualize.NoRenderer, match="pip install graphviz-pure"):
-        visualize.plot(GENE, [2, 3], "cell")
-    assert os.listdir(".") == ["cell.gv"]
+        visualize.plot(CELLS, "n", "r")
+    assert sorted(os.listdir(".")) == ["n.gv", "r.gv"]
 
 
 # --- the command --------------------------------------------------------------------------------

@@ -1,0 +1,520 @@
+"""search.py end to end on the bundled digits: what it leaves, what it says, what it survives."""
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FAST_AUGMENT, FAST_SEARCH, TINY_SEARCH, run_in
+from torch import nn
+
+import augment
+import genotypes as gt
+import preproc
+import search
+import utils
+import visualize
+from models import ops
+from models.search_cnn import SearchCNNController
+
+ROOT = Path(__file__).parent.parent
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+# --- what a finished search leaves --------------------------------------------------------------
+
+
+def test_the_run_folder(finished_search):
+    folder, out = finished_search
+    run = folder / "searchs" / "s"
+    assert sorted(os.listdir(run)) == [
+        "alphas.jsonl", "best.pt", "checkpoint.pt", "config.json", "genotype-last.json",
+        "genotype.json", "loss_accuracy.png", "metrics.jsonl", "normal.gif", "plots",
+        "reduce.gif", "s.log", "tb",
+    ]  # fmt: skip
+    assert sorted(os.listdir(run / "plots")) == [
+        f"EP0{epoch}-{cell}.{kind}"
+        for epoch in (1, 2) for cell in ("normal", "reduce") for kind in ("gv", "png")
+    ]  # fmt: skip
+    assert (run / "s.log").read_text() == out
+
+
+def test_metrics(finished_search):
+    records = lines(finished_search[0] / "searchs" / "s" / "metrics.jsonl")
+    assert [(r["phase"], r["epoch"], r["step"]) for r in records] == [
+        ("train", 1, 11), ("val", 1, 11), ("train", 2, 22), ("val", 2, 22),
+    ]  # fmt: skip
+    for record in records:
+        assert 0 <= record["top1"] <= record["top5"] <= 1
+        assert record["loss"] > 0
+        assert record["seconds"] > 0
+        assert record["images_per_second"] > 0
+    # cosine from 0.025 to 0 over two epochs; the first epoch has the starting rate
+    assert [r["lr"] for r in records[::2]] == pytest.approx([0.025, 0.0125])
+
+
+def test_alphas_counts_and_genotypes_agree(finished_search):
+    run = finished_search[0] / "searchs" / "s"
+    records = lines(run / "alphas.jsonl")
+    assert [r["epoch"] for r in records] == [1, 2]
+    for record in records:
+        genotype = gt.from_str(record["genotype"])
+        for cell, gene in (("normal", genotype.normal), ("reduce", genotype.reduce)):
+            rows = [row for node in record[cell] for row in node]
+            assert [len(node) for node in record[cell]] == [2, 3]
+            assert all(sum(row) == pytest.approx(1) and min(row) > 0 for row in rows)
+            entropy = sum(-p * math.log(p) for row in rows for p in row) / len(rows)
+            assert record["entropy"][cell] == pytest.approx(entropy)
+            ops_of_text = [op for edges in gene for op, _ in edges]
+            assert record["counts"][cell] == {op: ops_of_text.count(op) for op in ops_of_text}
+    assert gt.load(run / "genotype-last.json") == gt.from_str(records[-1]["genotype"])
+    best = json.loads((run / "genotype.json").read_text())
+    assert gt.load(run) == gt.from_str(records[best["epoch"] - 1]["genotype"])
+    scores = [r["top1"] for r in lines(run / "metrics.jsonl") if r["phase"] == "val"]
+    assert best["top1"] == max(scores)
+    assert best["epoch"] == 1 + scores.index(max(scores))
+    assert (best["primitives"], best["n_nodes"], best["k"]) == (gt.PRIMITIVES, 2, 2)
+    assert (best["dataset"], best["size"]) == ("digits", [8, 8])
+
+
+def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_search):
+    run = finished_search[0] / "searchs" / "s"
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert set(state) == {
+        "model", "w_optim", "alpha_optim", "scheduler", "rng", "epoch", "best", "top1",
+        "genotype", "flags",
+    }  # fmt: skip
+    assert state["epoch"] == 2
+    flags = state["flags"]
+    assert flags["primitives"] == gt.PRIMITIVES
+    net = SearchCNNController(
+        1, flags["init_channels"], 10, flags["layers"], nn.CrossEntropyLoss(), flags["n_nodes"]
+    )
+    net.load_state_dict(state["model"])
+    assert gt.to_str(net.genotype()) == state["genotype"]
+    data = preproc.search_data("digits", "", 64, 0.5, flags["seed"])
+    held = search.validate(data.held, net, torch.device("cpu"))
+    assert held["top1"] == state["top1"]
+
+
+def test_config_json(finished_search):
+    record = json.loads((finished_search[0] / "searchs" / "s" / "config.json").read_text())
+    assert record["flags"]["seed"] == 1
+    assert record["flags"]["alpha_lr"] == 3e-4
+    assert record["versions"]["torch"] == torch.__version__
+    assert set(record) == {"flags", "versions", "device", "start_time"}
+
+
+def test_what_the_log_says(finished_search):
+    _, out = finished_search
+    assert "digits: 718 images for w, 719 for alpha, batch 64, w_lr 0.025" in out
+    assert "second order" in out
+    assert out.count("mean entropy of alpha") == 4
+    assert "last genotype (epoch 2): Genotype(" in out
+    assert out.count("recommended") == 1
+    assert "is the accuracy of the supernet, not of the found cell" in out
+    assert "node 0 = " in out
+    command = out.strip().splitlines()[-1]
+    assert shlex.split(command)[2:] == ["--genotype", "searchs/s", "--dataset", "digits"]
+
+
+def test_tensorboard_has_the_scalars(finished_search):
+    (events,) = (finished_search[0] / "searchs" / "s" / "tb").iterdir()
+    raw = events.read_bytes()
+    for tag in (
+        "train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1", "val/top5",
+        "alpha_normal/0-2/sep_conv_3x3", "alpha_reduce/2-3/none", "alpha_entropy/normal", "config",
+    ):  # fmt: skip
+        assert tag.encode() in raw
+
+
+def test_the_last_line_of_a_search_is_a_command_that_runs(finished_search):
+    folder, out = finished_search
+    command = out.strip().splitlines()[-1]
+    small = "--layers 3 --init_channels 2 --epochs 2 --name pasted"
+    done = subprocess.run(
+        f"{command} {small}", shell=True, cwd=folder, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "test accuracy of the last epoch (2)" in done.stdout
+    assert (folder / "augments" / "pasted" / "best.pt").exists()
+
+
+def test_the_printed_command_carries_what_augment_needs():
+    class Run:
+        path = "searchs/s"
+
+    words = ["--data_path", "my data", "--device", "cpu", "--workers", "2", "--quick"]
+    command = search.augment_command(Run, search.SearchConfig(words))
+    cfg = augment.AugmentConfig(shlex.split(command)[2:])
+    assert (cfg.genotype, cfg.dataset, cfg.data_path) == ("searchs/s", "digits", "my data")
+    assert (cfg.device, cfg.workers, cfg.quick) == ("cpu", 2, True)
+
+
+# --- as a process -------------------------------------------------------------------------------
+
+
+def test_a_real_process_with_loader_workers_is_silent_on_stderr(here):
+    done = subprocess.run(
+        [sys.executable, ROOT / "search.py", *FAST_SEARCH, "--epochs", "2", "--workers", "2"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "epoch 2/2" in done.stdout
+    assert os.listdir("searchs") == ["digits"]
+
+
+# --- reproducibility ----------------------------------------------------------------------------
+
+
+def final(name):
+    return torch.load(f"searchs/{name}/checkpoint.pt", weights_only=True)
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def alphas_of(state):
+    return [value for key, value in state["model"].items() if key.startswith("alpha_")]
+
+
+def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(here, monkeypatch):
+    words = [*FAST_SEARCH, "--epochs", "3"]
+    search.main([*words, "--name", "straight"])
+
+    # the same again, cut off in the middle of the third epoch
+    validate, calls = search.validate, []
+
+    def cut_off(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    monkeypatch.setattr(search, "validate", cut_off)
+    with pytest.raises(SystemExit) as caught:
+        search.main([*words, "--name", "cut"])
+    assert caught.value.code == 130
+    assert final("cut")["epoch"] == 2
+    monkeypatch.setattr(search, "validate", validate)
+    with open("searchs/cut/metrics.jsonl", "a") as stream:
+        stream.write('{"phase": "tr')  # a line cut off, too
+    search.main(["--name", "cut", "--resume"])
+
+    straight, cut = final("straight"), final("cut")
+    for key in set(straight) - {"flags"}:
+        assert equal(straight[key], cut[key]), key
+    for kind in ("genotype.json", "genotype-last.json", "alphas.jsonl"):
+        assert Path("searchs/straight", kind).read_text() == Path("searchs/cut", kind).read_text()
+    records = lines("searchs/cut/metrics.jsonl")
+    assert [(r["phase"], r["epoch"]) for r in records] == [
+        (phase, epoch) for epoch in (1, 2, 3) for phase in ("train", "val")
+    ]
+
+    # another seed is another search
+    search.main([*words, "--seed", "5", "--name", "other"])
+    assert not equal(alphas_of(final("other")), alphas_of(straight))
+
+
+def test_a_finished_search_can_be_resumed_and_reports_again(here, capsys):
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    capsys.readouterr()
+    search.main(["--name", "s", "--resume"])
+    out = capsys.readouterr().out
+    assert "recommended" in out
+    assert "epoch 1/1" not in out
+
+
+# --- the rules of a step ------------------------------------------------------------------------
+
+
+def test_clipping_touches_w_only(here, monkeypatch):
+    seen = {}
+
+    def run(name, clip):
+        steps = []
+        real = torch.optim.Adam.step
+
+        def step(self, *args):
+            steps.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+            return real(self, *args)
+
+        monkeypatch.setattr(torch.optim.Adam, "step", step)
+        search.main([*FAST_SEARCH, "--epochs", "1", "--name", name, "--w_grad_clip", clip])
+        monkeypatch.setattr(torch.optim.Adam, "step", real)
+        seen[name] = steps
+
+    run("clipped", "1e-6")
+    run("free", "1e6")
+    # the first gradient of alpha comes before any step of w: clipping must leave it as it is
+    assert equal(seen["clipped"][0], seen["free"][0])
+    assert max(g.norm().item() for g in seen["clipped"][0]) > 1e-4
+
+
+def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch):
+    grads = []
+    real = torch.optim.SGD.step
+
+    def step(self, *args):
+        grads.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return real(self, *args)
+
+    wanted = []
+
+    class Spy(search.Architect):
+        def unrolled_backward(self, trn_X, trn_y, *args):
+            super().unrolled_backward(trn_X, trn_y, *args)
+            self.batch = trn_X, trn_y
+
+    spies = []
+    adam = torch.optim.Adam.step
+
+    def after_alpha(self, *args):
+        result = adam(self, *args)
+        net, (X, y) = spies[0].net, spies[0].batch
+        buffers = [b.clone() for b in net.buffers()]
+        wanted.append(torch.autograd.grad(net.loss(X, y), net.weights(), materialize_grads=True,
+                                          allow_unused=True))  # fmt: skip
+        for b, value in zip(net.buffers(), buffers, strict=True):
+            b.copy_(value)
+        return result
+
+    def make(*args):
+        spies.append(Spy(*args))
+        return spies[0]
+
+    monkeypatch.setattr(search, "Architect", make)
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(torch.optim.Adam, "step", after_alpha)
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--w_grad_clip", "1e9"])
+    assert len(grads) == len(wanted) == 2
+    for found, right in zip(grads, wanted, strict=True):
+        for a, b in zip(found, right, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_statistics_move_once_per_step(finished_search):
+    state = torch.load(finished_search[0] / "searchs" / "s" / "checkpoint.pt", weights_only=True)[
+        "model"
+    ]
+    counts = {int(v) for k, v in state.items() if k.endswith("num_batches_tracked")}
+    assert counts == {22}
+
+
+def test_a_search_opens_no_test_split(here, monkeypatch):
+    real = preproc.load_split
+
+    def guarded(name, data_path, train):
+        assert train, "the test split was opened"
+        return real(name, data_path, train)
+
+    monkeypatch.setattr(preproc, "load_split", guarded)
+    search.main([*FAST_SEARCH, "--epochs", "1"])
+
+
+@pytest.mark.parametrize("order", ["1", "2"])
+@pytest.mark.parametrize("layers", ["1", "2"])
+def test_one_and_two_cells(here, layers, order):
+    search.main([*FAST_SEARCH, "--epochs", "1", "--layers", layers, "--order", order])
+
+
+@pytest.mark.parametrize(
+    "primitives",
+    ["skip_connect,sep_conv_3x3", "none,skip_connect,sep_conv_3x3", "efficient",
+     "skip_connect,none,max_pool_3x3"],
+)  # fmt: skip
+def test_primitives_by_flag_through_search_and_augment(here, primitives, capsys):
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--primitives", primitives])
+    names = search.SearchConfig(["--primitives", primitives]).primitives
+    state = final("s")
+    assert state["flags"]["primitives"] == names
+    assert all(alpha.shape[1] == len(names) for alpha in alphas_of(state))
+    augment.main([*FAST_AUGMENT, "--genotype", "searchs/s"])
+
+
+def test_a_block_of_ones_own_in_two_edits(here, monkeypatch):
+    class Block(nn.Module):
+        def __init__(self, C, stride):
+            super().__init__()
+            self.conv = nn.Conv2d(C, C, 3, stride, padding=1)
+
+        def forward(self, x):
+            return torch.relu(self.conv(x))
+
+    monkeypatch.setitem(ops.OPS, "my_block", lambda C, stride, affine: Block(C, stride))
+    monkeypatch.setattr(gt, "PRIMITIVES", ["my_block", "none"])
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    augment.main([*FAST_AUGMENT, "--genotype", "searchs/s"])
+    assert gt.load("searchs/s").normal[0] == [("my_block", 0), ("my_block", 1)]
+
+
+# --- what it survives, and how it fails ---------------------------------------------------------
+
+
+def test_a_drawing_that_fails_costs_one_warning_and_no_epoch(here, monkeypatch, capsys):
+    saved = []
+
+    def fail(*args, **kwargs):
+        saved.append(final("s")["epoch"])  # the checkpoint is there before the drawing
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(visualize, "plot", fail)
+    search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
+    assert saved == [1, 2]
+    out = capsys.readouterr().out
+    assert out.count("WARNING: no drawing: no ink") == 1
+    assert "recommended" in out
+
+
+def test_without_a_renderer_the_sources_are_kept_and_one_warning_given(here, monkeypatch, capsys):
+    monkeypatch.setattr(visualize, "find_renderer", lambda: None)
+    search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
+    assert sorted(os.listdir("searchs/s/plots")) == [
+        "EP01-normal.gv", "EP01-reduce.gv", "EP02-normal.gv", "EP02-reduce.gv",
+    ]  # fmt: skip
+    out = capsys.readouterr().out
+    assert out.count("no program to draw") == out.count("WARNING: no ") == 1
+
+
+def test_a_cell_half_of_skips_is_warned_of(here, capsys):
+    words = ["--primitives", "skip_connect,none", "--epochs", "1"]
+    search.main([*FAST_SEARCH, *words])
+    assert "WARNING: 4 of 4 edges of the normal cell are skip connections" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_batch_of_another_size_is_warned_of_unless_the_rate_follows(here, capsys):
+    search.main([*TINY_SEARCH, "--epochs", "1", "--batch_size", "128"])
+    assert "the linear rule suggests --w_lr 0.05" in capsys.readouterr().out
+    search.main([*TINY_SEARCH, "--epochs", "1", "--batch_size", "128", "--w_lr", "0.05"])
+    assert "linear rule" not in capsys.readouterr().out
+
+
+def test_a_run_of_the_same_name_is_not_touched(here, capsys):
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    before = {p: p.read_bytes() for p in Path("searchs/s").rglob("*") if p.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    assert caught.value.code == 2
+    assert "searchs/s exists; choose another --name" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in Path("searchs/s").rglob("*") if p.is_file()} == before
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--overwrite", "--seed", "9"])
+    assert final("s")["flags"]["seed"] == 9
+    # without a name, the next free one is taken
+    for wanted in ("digits", "digits-2", "digits-3"):
+        assert search.main([*FAST_SEARCH, "--epochs", "1"]) == os.path.join("searchs", wanted)
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(here, capsys):
+    (here / "searchs" / "thesis").mkdir(parents=True)
+    (here / "searchs" / "thesis" / "thesis.tex").write_text("precious")
+    with pytest.raises(SystemExit):
+        search.main([*FAST_SEARCH, "--name", "thesis", "--overwrite"])
+    assert "is no run folder" in capsys.readouterr().err
+    assert (here / "searchs" / "thesis" / "thesis.tex").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("--primitives sepconv,none", 2, "unknown op sepconv; known: none, avg_pool_3x3"),
+        ("--dataset cifar11", 2, "unknown data set 'cifar11'; known: digits"),
+        ("--batch_size 1000", 2, "--batch_size 1000 is larger than"),
+        ("--gpus 7", 2, "GPU"),
+        ("--name x --resume", 2, "no run to go on with: searchs/x/config.json"),
+    ],
+)
+def test_what_cannot_run_ends_in_one_line_and_leaves_nothing(here, words, code, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        search.main([*FAST_SEARCH, *words.split()])
+    assert caught.value.code == code
+    text = capsys.readouterr().err
+    assert message in text
+    assert text.count("\n") == 1
+    assert os.listdir(here) == []
+
+
+def test_a_search_stopped_in_its_first_epoch_cannot_be_resumed(here, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "train", stop)
+    with pytest.raises(SystemExit):
+        search.main([*FAST_SEARCH, "--name", "s"])
+    with pytest.raises(SystemExit) as caught:
+        search.main(["--name", "s", "--resume"])
+    assert caught.value.code == 2
+    assert "nothing to resume in searchs/s" in capsys.readouterr().err
+
+
+def test_a_diverged_search_stops_with_a_hint(here, capsys):
+    with pytest.raises(SystemExit) as caught:
+        search.main([*FAST_SEARCH, "--epochs", "3", "--w_lr", "1e30", "--w_grad_clip", "1e30"])
+    assert caught.value.code == 1
+    assert "lower the learning rate" in capsys.readouterr().err
+
+
+def test_a_gpu_too_small_names_the_flags_to_lower(here, monkeypatch, capsys):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(search.Architect, "unrolled_backward", full)
+    with pytest.raises(SystemExit) as caught:
+        search.main(FAST_SEARCH)
+    assert caught.value.code == 1
+    assert "lower --batch_size" in capsys.readouterr().err
+
+
+def test_learning_rates_follow_the_closed_form(here, monkeypatch):
+    xis = []
+
+    def note(self, trn_X, trn_y, val_X, val_y, xi, w_optim):
+        xis.append((xi, w_optim.param_groups[0]["lr"]))
+        for alpha in self.alphas:
+            alpha.grad = torch.zeros_like(alpha)
+
+    monkeypatch.setattr(search.Architect, "unrolled_backward", note)
+    search.main([*FAST_SEARCH, "--epochs", "4", "--name", "s", "--w_lr_min", "0.005"])
+    wanted = [0.005 + 0.5 * 0.02 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert [xi for xi, _ in xis[::2]] == pytest.approx(wanted)
+    assert all(xi == lr for xi, lr in xis)
+    records = [r for r in lines("searchs/s/metrics.jsonl") if r["phase"] == "train"]
+    assert [r["lr"] for r in records] == pytest.approx(wanted)
+    # one epoch is trained at the full rate, not at zero
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "one"])
+    assert xis[-1] == (0.025, 0.025)
+
+
+def test_lines_every_print_freq_steps_without_a_terminal(here, capsys):
+    search.main([*TINY_SEARCH, "--epochs", "2", "--print_freq", "4"])
+    text = capsys.readouterr().out
+    steps = [line for line in text.splitlines() if " step " in line]
+    assert [line.split(" step ")[1].split()[0] for line in steps] == [
+        "1/11", "4/11", "8/11", "1/11", "5/11", "9/11",
+    ]  # fmt: skip
+
+
+def test_utils_command_is_what_the_log_prints(finished_search):
+    folder, out = finished_search
+    line = run_in(
+        folder, lambda words: print(utils.command("augment.py", *words)),
+        ["--genotype", "searchs/s", "--dataset", "digits"],
+    )  # fmt: skip
+    assert out.strip().splitlines()[-1] == line.strip()
