@@ -52,7 +52,8 @@ class Architect:
         Weights, their gradients and all buffers (BatchNorm statistics) are afterwards what they
         were, bit for bit, also when an exception passes through.
         """
-        with self._buffers_kept():
+        # only the real w step may move BatchNorm statistics
+        with _kept(list(self.net.buffers())):
             if xi == 0:
                 dalpha = self._grad(val_X, val_y, self.alphas)
             else:
@@ -61,7 +62,7 @@ class Architect:
             alpha.grad = grad
 
     def _second_order(self, trn_X, trn_y, val_X, val_y, xi, w_optim):
-        with self._weights_kept():
+        with _kept(self.weights):
             self.virtual_step(trn_X, trn_y, xi, w_optim)  # w is w' from here
             grads = self._grad(val_X, val_y, self.alphas + self.weights)
         dalpha, dw = grads[: len(self.alphas)], grads[len(self.alphas) :]
@@ -92,20 +93,22 @@ class Architect:
     def compute_hessian(self, dw, trn_X, trn_y):
         """d2L_train/(dalpha dw) * dw by central difference (Eq. 8), one tensor per alpha.
 
-        `dw` holds one tensor per weight. The error falls with eps^2, eps = 0.01 / ||dw||. A dw of
-        zero gives zero. BatchNorm statistics move, weights do not.
+        `dw` holds one tensor per weight. Where the loss is smooth the error falls with eps^2,
+        eps = 0.01 / ||dw||; where ReLU or max pooling changes sides between w+ and w- the
+        gradient of alpha jumps, and the jump divided by 2 * eps comes in. A dw of zero gives zero.
+        BatchNorm statistics move, weights do not.
         """
         with torch.no_grad():
             # the bound keeps EPS / ||dw|| finite, and w+- = w for dw = 0; a tensor, not a
             # number, so the GPU is not waited for
             eps = self.EPS / get_total_norm(dw).clamp_min(1e-12)
             step = torch._foreach_mul(dw, eps)
-        with self._weights_kept() as saved:
+        with _kept(self.weights) as saved:
             with torch.no_grad():
                 torch._foreach_add_(self.weights, step)  # w+ = w + eps * dw
             positive = self._grad(trn_X, trn_y, self.alphas)
             with torch.no_grad():  # from w itself: (w + s) - 2s would round twice
-                torch._foreach_copy_(self.weights, saved)
+                _copy(self.weights, saved)
                 torch._foreach_sub_(self.weights, step)  # w- = w - eps * dw
             negative = self._grad(trn_X, trn_y, self.alphas)
         with torch.no_grad():
@@ -118,25 +121,20 @@ class Architect:
         loss = self.net.loss(X, y)
         return list(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
 
-    @contextmanager
-    def _weights_kept(self):
-        """Restore every weight bit for bit at the end; yields the saved values."""
-        with torch.no_grad():
-            saved = [w.clone() for w in self.weights]
-        try:
-            yield saved
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.weights, saved)
 
-    @contextmanager
-    def _buffers_kept(self):
-        """Restore every buffer at the end: only the real w step may move BatchNorm statistics."""
-        buffers = list(self.net.buffers())
-        saved = [buffer.clone() for buffer in buffers]
-        try:
-            yield
-        finally:
-            if buffers:
-                with torch.no_grad():
-                    torch._foreach_copy_(buffers, saved)
+@contextmanager
+def _kept(tensors):
+    """Restore `tensors` bit for bit at the end, also of an exception; yields the saved values."""
+    saved = [torch.empty_like(tensor, requires_grad=False) for tensor in tensors]
+    _copy(saved, tensors)
+    try:
+        yield saved
+    finally:
+        _copy(tensors, saved)
+
+
+@torch.no_grad()
+def _copy(to, source):
+    """Copy a list of tensors onto another with one fused call."""
+    if to:
+        torch._foreach_copy_(to, source)

@@ -68,7 +68,7 @@ def main(argv=None):
             best, first_epoch = run.state["best"], run.state["epoch"] + 1
             last = {"epoch": run.state["epoch"], "top1": run.state["top1"]}
 
-    with utils.run_errors("augment.py", cfg.name), run:
+    with utils.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, genotype, data, device, cutout_length)
@@ -84,7 +84,7 @@ def main(argv=None):
             scheduler.step()
             run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
             held = validate(data.held, net, device)
-            run.metrics("val", epoch, epoch * n_steps, **held)
+            run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
             last = {"epoch": epoch, "top1": held["top1"]}
             is_best = held["top1"] > best["top1"]
@@ -144,15 +144,15 @@ def evaluate(cfg, argv):
         if "optim" not in state:
             raise ValueError(f"{path} is a supernet; train its genotype first")
         flags = state["flags"]
-        wanted = ("dataset", "data_path", "batch_size", "init_channels", "layers", "aux_weight")
-        cfg = AugmentConfig(argv, {key: flags[key] for key in wanted})
+        batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
+        cfg = AugmentConfig(argv, {k: v for k, v in flags.items() if k != "batch_size"})
         device = utils.pick_device(cfg.device, cfg.gpus)
         spec, loader = preproc.held_data(
-            cfg.dataset, cfg.data_path, cfg.batch_size, cfg.workers, device.type == "cuda"
+            cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda"
         )
         genotype = gt.from_str(state["genotype"], OPS)
         net = build(spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
-        net.load_state_dict(state["model"])
+        utils.load_state(net, state["model"], path)
         net.to(device)
     with utils.run_errors("augment.py"):
         held = validate(loader, net, device)
@@ -196,7 +196,7 @@ def announce(run, cfg, net, genotype, data, device, cutout_length):
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} training images, "
         f"{len(data.held.dataset)} test images, batch {cfg.batch_size}, lr {cfg.lr}, "
-        f"cutout {cutout_length}"
+        f"cutout {cutout_length}; classes {', '.join(data.spec.classes)}"
     )
     run.info(f"genotype: {genotype}")
     run.info(f"network: {cfg.layers} cells, {cfg.init_channels} channels, {sizes(net, data.spec)}")

@@ -14,8 +14,10 @@ import genotypes as gt
 QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 5}
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20}
 
-# May differ between the two halves of a resumed run; everything else must not.
-FREE_ON_RESUME = ("resume", "device", "gpus", "workers", "print_freq", "data_path")
+# Of no consequence for the result: never taken from an earlier run, ...
+OF_THE_CALL = ("name", "resume", "overwrite", "evaluate")
+# ... and taken from it, but free to change when it is resumed or evaluated.
+FREE = ("device", "gpus", "workers", "print_freq", "data_path")
 
 
 # --- types of flags: each says what is allowed --------------------------------------------------
@@ -73,7 +75,12 @@ def folder_name(text):
 
 def primitives(text):
     """A preset's name, or op names separated by commas; OPS is asked when the supernet is built."""
-    return list(gt.PRESETS[text]) if text in gt.PRESETS else [n.strip() for n in text.split(",")]
+    if text in gt.PRESETS:
+        return list(gt.PRESETS[text])
+    names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"{text!r} holds an empty name")
+    return names
 
 
 # fmt: off
@@ -143,7 +150,7 @@ def add_alpha_group(parser):
                    help="L2 term inside Adam (not decoupled)")
     g.add_argument("--order", type=int, choices=(1, 2), default=2,
                    help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, "
-                        "about a third of the time and less memory")
+                        "less than half the time and less memory")
     g.add_argument("--val_portion", type=fraction, default=0.5,
                    help="share of the training images that only alpha learns from")
 
@@ -219,13 +226,14 @@ class Config(argparse.Namespace):
         )  # fmt: skip
         self.add_groups(parser)
         if saved is not None:
+            saved = {key: value for key, value in saved.items() if key not in OF_THE_CALL}
             parser.set_defaults(**saved)
         elif parser.parse_args(argv).quick:
             parser.set_defaults(**self.QUICK)
         parser.parse_args(argv, namespace=self)
         if saved is not None:
             for key, value in saved.items():
-                if key not in FREE_ON_RESUME and getattr(self, key) != value:
+                if key not in FREE and getattr(self, key) != value:
                     parser.error(f"--{key} was {value} in that run and cannot change now")
         self.check(parser)
 
@@ -282,8 +290,11 @@ class AugmentConfig(Config):
 
     def check(self, parser):
         super().check(parser)
-        if self.evaluate and self.resume:
-            parser.error("--evaluate trains nothing, so there is nothing to --resume")
+        if self.evaluate:
+            allowed = ("evaluate", "batch_size", *FREE)
+            for key, value in self.flags().items():
+                if key not in allowed and value != parser.get_default(key):
+                    parser.error(f"--evaluate trains nothing and does not take --{key}")
         if not (self.genotype or self.evaluate or self.resume):
             parser.error(
                 "--genotype is needed: a run folder such as searchs/digits, a JSON file, the text "

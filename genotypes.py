@@ -90,6 +90,10 @@ class Genotype(namedtuple("Genotype", "normal normal_concat reduce reduce_concat
             reduce, _concat(reduce_concat, "reduce_concat", len(reduce)),
         )  # fmt: skip
 
+    @classmethod
+    def _make(cls, fields):
+        return cls(*fields)  # so that _replace checks as well
+
 
 def _is_edge(item):
     return isinstance(item, (list, tuple)) and len(item) > 0 and isinstance(item[0], str)
@@ -133,7 +137,7 @@ def _edges(edges, field, node):
 def _concat(value, field, n_nodes):
     """Check a concat list against the nodes that the cell computes: 2 .. n_nodes + 1."""
     last = n_nodes + 1
-    if not isinstance(value, (list, tuple, range)) or not len(value):
+    if not isinstance(value, (list, tuple, range)) or not value:
         raise ValueError(f"{field}: expected a list of nodes from 2 to {last}, got {value!r}")
     for j in value:  # a huge range stops at its first wrong node
         if not isinstance(j, int) or isinstance(j, bool) or not 2 <= j <= last:
@@ -282,9 +286,13 @@ def _literal(tree, field):
                 raise ValueError
             return range(*(ast.literal_eval(arg) for arg in tree.args))
         return ast.literal_eval(tree)
-    except (ValueError, TypeError, RecursionError, MemoryError):
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError):
+        pass
+    try:
         source = shorten(ast.unparse(tree))
-        raise ValueError(f"{field}: expected a list of literals, got {source}") from None
+    except RecursionError:
+        source = "something nested too deeply"
+    raise ValueError(f"{field}: expected a list of literals, got {source}")
 
 
 def shorten(text, limit=60):

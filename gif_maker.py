@@ -44,13 +44,19 @@ def make_gif(plot_path, cell, path, fps=3):
     images = [iio.imread(file, mode="RGB") for _, file in frames]
     height, width = np.max([image.shape[:2] for image in images], axis=0)
     durations = [1000 / fps] * (len(images) - 1) + [3000]  # milliseconds
+    if len(images) == 1:  # Pillow takes a list for an animation only
+        durations = 3000
     temporary = f"{path}.tmp.gif"
-    iio.imwrite(
-        temporary,
-        [pad(image, height, width) for image in images],
-        plugin="pillow", duration=durations, loop=0,
-    )  # fmt: skip
-    os.replace(temporary, path)
+    try:
+        iio.imwrite(
+            temporary,
+            [pad(image, height, width) for image in images],
+            plugin="pillow", duration=durations, loop=0,
+        )  # fmt: skip
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
     return len(images)
 
 

@@ -95,7 +95,7 @@ class RunFolder:
         self._writer = None
         self._warned = set()
         if cfg.resume:
-            if not os.path.exists(self.file(CHECKPOINT)):
+            if not self.has_checkpoint():
                 raise ValueError(
                     f"nothing to resume in {self.path}: no epoch was finished; use --overwrite"
                 )
@@ -134,6 +134,10 @@ class RunFolder:
         for handler in list(self._logger.handlers):
             handler.close()
             self._logger.removeHandler(handler)
+
+    def has_checkpoint(self):
+        """Whether an epoch has been finished."""
+        return os.path.exists(self.file(CHECKPOINT))
 
     def file(self, name):
         """Path of a file in this folder."""
@@ -182,7 +186,7 @@ class RunFolder:
     def step(self, epoch, step, n_steps, global_step, means):
         """Show running means {"loss", "top1", "top5"} of the epoch: in the bar, or as a line."""
         for key, value in means.items():
-            self.scalar(f"train/{key}", value, global_step)
+            self.scalar(f"running/{key}", value, global_step)
         if self.progress.disable:
             self.info(
                 f"epoch {epoch} step {step}/{n_steps}  loss {means['loss']:.4f}  "
@@ -244,14 +248,16 @@ class RunFolder:
     def restore(self, parts):
         """Resuming: put `parts` and the random generators back to the last finished epoch."""
         for name, part in parts.items():
-            part.load_state_dict(self.state[name])
+            utils.load_state(part, self.state[name], self.file(CHECKPOINT))
         utils.set_rng_state(self.state["rng"])
 
     # --- TensorBoard ----------------------------------------------------------------------------
 
     def open_tensorboard(self, first_step=0):
-        """Start the event file; a resumed run hides what was written from `first_step` on."""
-        self._writer = SummaryWriter(self.file("tb"), purge_step=first_step or None)
+        """Start the event file; a resumed run hides what was written after `first_step`."""
+        # TensorBoard hides the purge step as well, and the last finished epoch stands at first_step
+        purge = first_step + 1 if first_step else None
+        self._writer = SummaryWriter(self.file("tb"), purge_step=purge)
         if not first_step:
             rows = [f"|{key}|{value}|" for key, value in sorted(self.cfg.flags().items())]
             self._writer.add_text("config", "\n".join(["|flag|value|", "|-|-|", *rows]))

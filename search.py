@@ -24,6 +24,7 @@ import utils
 import visualize
 from architect import Architect
 from config import SearchConfig
+from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 
 
@@ -34,6 +35,7 @@ def main(argv=None):
         if cfg.resume:
             saved = run_folder.read_flags(os.path.join("searchs", cfg.name))
             cfg = SearchConfig(argv, saved)
+        check_primitives(cfg.primitives)  # at once, not after a download
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=cfg.dataset)
@@ -66,12 +68,13 @@ def main(argv=None):
         parts = {
             "model": net, "w_optim": w_optim, "alpha_optim": alpha_optim, "scheduler": scheduler,
         }  # fmt: skip
-        best, first_epoch = {"epoch": 0, "top1": -1.0}, 1
+        best, last, first_epoch = {"epoch": 0, "top1": -1.0}, None, 1
         if cfg.resume:
             run.restore(parts)
             best, first_epoch = run.state["best"], run.state["epoch"] + 1
+            last = {"epoch": run.state["epoch"], "top1": run.state["top1"]}
 
-    with utils.run_errors("search.py", cfg.name), run:
+    with utils.run_errors("search.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, data, device, first_epoch)
@@ -85,13 +88,15 @@ def main(argv=None):
             scheduler.step()
             run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
             held = validate(data.held, net, device)
-            run.metrics("val", epoch, epoch * n_steps, **held)
+            run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
             genotype = net.genotype()
+            last = {"epoch": epoch, "top1": held["top1"]}
             is_best = held["top1"] > best["top1"]
             if is_best:
-                best = {"epoch": epoch, "top1": held["top1"], "genotype": gt.to_str(genotype)}
+                best = {**last, "genotype": gt.to_str(genotype)}
             write_genotypes(run, cfg, data.spec, genotype, epoch, held["top1"], is_best)
+            record_alphas(run, net, genotype, epoch, epoch * n_steps)
             log_epoch(run, cfg, net, genotype, epoch, trained, held, best, time.time() - start)
 
             run.save(
@@ -99,7 +104,7 @@ def main(argv=None):
                 genotype=gt.to_str(genotype), flags=cfg.flags(),
             )  # fmt: skip
             draw(run, genotype, epoch)  # after saving: a drawing that fails costs no epoch
-        finish(run, cfg, net, best)
+        finish(run, cfg, net, last, best)
     return run.path
 
 
@@ -152,7 +157,8 @@ def announce(run, cfg, net, data, device, first_epoch):
     run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
-        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}"
+        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; "
+        f"{len(data.spec.classes)} classes: {', '.join(data.spec.classes)}"
     )
     weights = sum(w.numel() for w in net.weights())
     run.info(
@@ -181,49 +187,58 @@ def write_genotypes(run, cfg, spec, genotype, epoch, top1, is_best):
         run.write("genotype.json", text)
 
 
-def log_epoch(run, cfg, net, genotype, epoch, trained, held, best, seconds):
-    """The lines of an epoch, the record of alpha, and the warning about skip connections."""
-    tables = {"normal": net.alpha_normal, "reduce": net.alpha_reduce}
-    entropy = {cell: gt.mean_entropy(alphas) for cell, alphas in tables.items()}
-    counts = {"normal": gt.count_ops(genotype.normal), "reduce": gt.count_ops(genotype.reduce)}
-    mixing = {
-        cell: [[gt.softmax(row) for row in rows] for rows in gt.as_lists(alphas)]
-        for cell, alphas in tables.items()
-    }
-    run.append(
-        run_folder.ALPHAS,
-        {
-            "epoch": epoch, "primitives": net.primitives, **mixing, "entropy": entropy,
-            "counts": counts, "genotype": gt.to_str(genotype),
-        },
-    )  # fmt: skip
-    for cell, nodes in mixing.items():
-        run.scalar(f"alpha_entropy/{cell}", entropy[cell], epoch)
-        for node, rows in enumerate(nodes, start=2):
+def cells_of(net, genotype):
+    """(cell type, its alphas, its mixing weights as lists, its gene) of both cell types."""
+    for cell, alphas, gene in (
+        ("normal", net.alpha_normal, genotype.normal),
+        ("reduce", net.alpha_reduce, genotype.reduce),
+    ):
+        mixing = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(alphas)]
+        yield cell, alphas, mixing, gene
+
+
+def record_alphas(run, net, genotype, epoch, step):
+    """What alpha says after an epoch, into alphas.jsonl and TensorBoard."""
+    record = {"epoch": epoch, "primitives": net.primitives, "entropy": {}, "counts": {}}
+    for cell, alphas, mixing, gene in cells_of(net, genotype):
+        record[cell] = mixing
+        record["entropy"][cell] = gt.mean_entropy(alphas)
+        record["counts"][cell] = gt.count_ops(gene)
+        run.scalar(f"alpha_entropy/{cell}", record["entropy"][cell], step)
+        for node, rows in enumerate(mixing, start=2):
             for j, row in enumerate(rows):
                 for op, weight in zip(net.primitives, row, strict=True):
-                    run.scalar(f"alpha_{cell}/{j}-{node}/{op}", weight, epoch)
+                    run.scalar(f"alpha_{cell}/{j}-{node}/{op}", weight, step)
+    run.append(run_folder.ALPHAS, {**record, "genotype": gt.to_str(genotype)})
 
+
+def log_epoch(run, cfg, net, genotype, epoch, trained, held, best, seconds):
+    """The lines of an epoch, and the warning about skip connections."""
     run.info(
         f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 {trained['top1']:.2%}  "
         f"val loss {held['loss']:.4f} top1 {held['top1']:.2%}  best {best['top1']:.2%} "
         f"(epoch {best['epoch']})  {seconds:.0f} s, "
         f"{timedelta(seconds=round(seconds * (cfg.epochs - epoch)))} left"
     )
-    for cell, ops in counts.items():
-        listed = ", ".join(f"{n} {op}" for op, n in ops.items())
-        top = max(max(row) for rows in mixing[cell] for row in rows)
-        run.info(f"    {cell:6} {listed}")
+    for cell, alphas, mixing, gene in cells_of(net, genotype):
+        run.info(f"    {cell:6} " + ", ".join(f"{n} {op}" for op, n in gt.count_ops(gene).items()))
         run.info(
-            f"           mean entropy of alpha {entropy[cell]:.4f} nats (undecided: "
-            f"{math.log(len(net.primitives)):.4f}), largest weight {top:.3f}"
+            f"           mean entropy of alpha {gt.mean_entropy(alphas):.4f} nats (undecided: "
+            f"{math.log(len(net.primitives)):.4f}), largest weight "
+            f"{max(max(row) for rows in mixing for row in rows):.3f}"
         )
-    skips, edges = counts["normal"].get("skip_connect", 0), sum(counts["normal"].values())
+    skips, edges = skips_of(genotype.normal)
     if 2 * skips >= edges:
         run.warn(
             f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
             f"poorly, and searching longer makes more of them (fewer --epochs, another --seed)"
         )
+
+
+def skips_of(gene):
+    """(skip connections, edges) of a gene."""
+    counts = gt.count_ops(gene)
+    return counts.get("skip_connect", 0), sum(counts.values())
 
 
 def draw(run, genotype, epoch):
@@ -236,10 +251,10 @@ def draw(run, genotype, epoch):
         run.warn(f"no drawing: {error}", kind=f"draw {type(error).__name__}")
 
 
-def finish(run, cfg, net, best):
+def finish(run, cfg, net, last, best):
     """The last lines: both genotypes, the pictures, and the command that trains the best one."""
     run.close_bar()  # so that the command below is the last line
-    last, kept = net.genotype(), gt.from_str(best["genotype"], net.primitives)
+    kept = gt.from_str(best["genotype"], net.primitives)
     makers = {"curves": plot_train_val.plot_run}
     if gif_maker.frames_of(run.plot_path, "normal"):  # else the missing drawings were warned of
         makers["GIF"] = gif_maker.make_gifs
@@ -248,7 +263,10 @@ def finish(run, cfg, net, best):
             maker(run.path)
         except Exception as error:
             run.warn(f"no {kind}: {error}", kind=f"{kind} {type(error).__name__}")
-    run.info(f"last genotype (epoch {cfg.epochs}): {last}")
+    run.info(
+        f"last genotype (epoch {last['epoch']}, supernet top1 {last['top1']:.2%} on the alpha "
+        f"half): {net.genotype()}"
+    )
     run.info(
         f"best genotype (epoch {best['epoch']}, supernet top1 {best['top1']:.2%} on the alpha "
         f"half; recommended): {kept}"

@@ -235,6 +235,17 @@ def load_checkpoint(path):
     return state
 
 
+def load_state(part, state, path):
+    """Give `part` the state read from `path`. Raises ValueError if it does not fit."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} does not fit the network any more; was a block changed? ({reason[:200]})"
+        ) from None
+
+
 # --- what people read ---------------------------------------------------------------------------
 
 
@@ -242,8 +253,9 @@ def command(script, *words):
     """The shell command that runs a script of this repository with this Python from here."""
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.path.relpath(os.path.join(here, script))
-    python = shutil.which("python")
-    same = python is not None and os.path.samefile(python, sys.executable)
+    # by folder, not by file: the pythons of two virtual environments may be links to one file
+    found = os.path.dirname(os.path.abspath(shutil.which("python") or ""))
+    same = found == os.path.dirname(os.path.abspath(sys.executable))
     return shlex.join(["python" if same else sys.executable, path, *words])
 
 
@@ -264,13 +276,16 @@ def usage_errors(prog):
 
 
 @contextmanager
-def run_errors(prog, name=None):
+def run_errors(prog, run=None):
     """Around the run: a full disk or GPU, a diverged loss or Ctrl-C ends as one line, exit code 1
     (130 for Ctrl-C). Finished epochs are on disk by then."""
-    go_on = f"; go on after the last finished epoch with --name {name} --resume" if name else ""
     try:
         yield
     except KeyboardInterrupt:
+        if run is not None and run.has_checkpoint():
+            go_on = f"; go on after the last finished epoch with --name {run.name} --resume"
+        else:
+            go_on = " before an epoch was finished"
         print(f"\n{prog}: interrupted{go_on}", file=sys.stderr)
         raise SystemExit(130) from None
     except torch.OutOfMemoryError as error:

@@ -9,6 +9,7 @@ Writes normal and reduce, each as picture and as Graphviz source (.gv).
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -24,7 +25,7 @@ FONT = {"fontname": "Helvetica", "fontsize": "20"}
 
 
 class NoRenderer(RuntimeError):
-    """Neither Graphviz' dot nor graphviz-pure is installed."""
+    """Neither Graphviz' dot nor graphviz-pure is there and works."""
 
 
 def draw(gene, concat, caption=None):
@@ -63,31 +64,37 @@ def draw(gene, concat, caption=None):
     return graph
 
 
-def find_renderer():
-    """Path of the program that turns Graphviz source into pictures, or None: the system's dot, else
-    the command of the graphviz-pure package, on PATH or beside this Python."""
-    for program in ("dot", "graphviz-pure"):
-        found = shutil.which(program)
-        if found:
-            return found
-    return shutil.which("graphviz-pure", path=sysconfig.get_path("scripts"))
+def find_renderers():
+    """Programs that turn Graphviz source into pictures, best first: the system's dot, then the
+    command of the graphviz-pure package, on PATH or beside this Python."""
+    beside = sysconfig.get_path("scripts")
+    found = [
+        shutil.which("dot"),
+        shutil.which("graphviz-pure") or shutil.which("graphviz-pure", path=beside),
+    ]
+    return [program for program in found if program]
 
 
 def render(graph, path, format):
     """Picture of a graphviz.Digraph to `path`. Raises NoRenderer when no program can draw it."""
-    renderer = find_renderer()
-    if renderer is None:
-        raise NoRenderer(
-            f"no program to draw {path}; pip install graphviz-pure, or install Graphviz"
-        )
+    reasons = []
     usual = dot_command.DOT_BINARY
-    dot_command.DOT_BINARY = renderer  # where the graphviz package looks up its program
-    try:
-        picture = graph.pipe(format=format)
-    finally:
-        dot_command.DOT_BINARY = usual
-    Path(f"{path}.tmp").write_bytes(picture)
-    os.replace(f"{path}.tmp", path)
+    for program in find_renderers():
+        dot_command.DOT_BINARY = program  # where the graphviz package looks up its program
+        try:
+            picture = graph.pipe(format=format)
+        except (subprocess.CalledProcessError, OSError) as error:
+            reasons.append(" ".join(f"{program} failed: {error}".split()))
+            continue
+        finally:
+            dot_command.DOT_BINARY = usual
+        Path(f"{path}.tmp").write_bytes(picture)
+        os.replace(f"{path}.tmp", path)
+        return
+    raise NoRenderer(
+        f"no program to draw {path}; pip install graphviz-pure, or install Graphviz"
+        + "".join(f" ({reason})" for reason in reasons)
+    )
 
 
 def plot(genotype, normal_path, reduce_path, caption=None, format="png"):

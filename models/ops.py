@@ -21,7 +21,7 @@ OPS = {
     "avg_pool_3x3": lambda C, stride, affine: pooling("avg", C, stride, affine),
     "max_pool_3x3": lambda C, stride, affine: pooling("max", C, stride, affine),
     "skip_connect": lambda C, stride, affine: (
-        Identity() if stride == 1 else FactorizedReduce(C, C, affine)
+        nn.Identity() if stride == 1 else FactorizedReduce(C, C, affine)
     ),
     "sep_conv_3x3": lambda C, stride, affine: SepConv(C, 3, stride, affine),
     "sep_conv_5x5": lambda C, stride, affine: SepConv(C, 5, stride, affine),
@@ -54,10 +54,6 @@ class Zero(nn.Module):
     def forward(self, x):
         # fresh zeros, not 0 * x: infinities must not become NaN
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
-
-
-class Identity(nn.Identity):
-    """The skip connection at stride 1. A class of its own, since drop path spares it."""
 
 
 class PoolBN(nn.Module):

@@ -27,31 +27,32 @@ SEARCH = "--layers 4 --init_channels 8 --alpha_lr 3e-3 --epochs 40"
 AUGMENT = "--layers 8 --init_channels 16 --epochs 30"
 
 
-def finished(folder, epochs):
-    """The last "val" record of a run with all its epochs, or None."""
-    path = os.path.join(folder, run_folder.METRICS)
-    if not os.path.isfile(path):
-        return None
-    with open(path, encoding="utf-8") as stream:
+def accuracies(folder):
+    """Accuracy of the last and of the best epoch of a finished run."""
+    with open(os.path.join(folder, run_folder.METRICS), encoding="utf-8") as stream:
         records = [json.loads(line) for line in stream]
     held = [record for record in records if record["phase"] == "val"]
-    if not held or held[-1]["epoch"] < epochs:
-        return None
     best = max(held, key=lambda record: record["top1"])
     return {"last": held[-1]["top1"], "best": best["top1"], "best_epoch": best["epoch"]}
 
 
-def run(main, root, name, words, epochs):
-    """Run a script unless this part is finished; returns its accuracies."""
+def run(main, root, name, words):
+    """Run a script unless this part is finished with the same flags; returns its accuracies."""
     folder = os.path.join(root, name)
-    if finished(folder, epochs) is None:
+    note = os.path.join(folder, "experiment.json")  # written last: the part is finished
+    try:
+        with open(note, encoding="utf-8") as stream:
+            record = json.load(stream)
+    except FileNotFoundError:
+        record = {}
+    if record.get("words") != words:
         start = time.time()
         main([*words, "--name", name, "--overwrite"])
-        with open(os.path.join(folder, "minutes.txt"), "w") as stream:
-            stream.write(f"{(time.time() - start) / 60:.1f}")
-    with open(os.path.join(folder, "minutes.txt")) as stream:
-        minutes = float(stream.read())
-    return {**finished(folder, epochs), "minutes": minutes}
+        minutes = round((time.time() - start) / 60, 1)
+        record = {"words": words, "minutes": minutes, **accuracies(folder)}
+        with open(note, "w", encoding="utf-8") as stream:
+            json.dump(record, stream)
+    return {key: value for key, value in record.items() if key != "words"}
 
 
 def main(argv=None):
@@ -66,14 +67,12 @@ def main(argv=None):
     parser.add_argument("--out", default="digits_experiment.json", help="file of the results")
     args = parser.parse_args(argv)
     search_words, augment_words = args.search.split(), args.augment.split()
-    search_epochs = search.SearchConfig(search_words).epochs
-    augment_epochs = augment.AugmentConfig([*augment_words, "--genotype", "DARTS_V2"]).epochs
 
     rows = []
     for seed in args.seeds:
         found, seeded = f"digits-{seed}", ["--seed", str(seed)]
         row = {"seed": seed}
-        row["search"] = run(search.main, "searchs", found, search_words + seeded, search_epochs)
+        row["search"] = run(search.main, "searchs", found, search_words + seeded)
         cells = {
             "found": gt.load(os.path.join("searchs", found)),
             "random": gt.random_genotype(seed),
@@ -81,7 +80,7 @@ def main(argv=None):
         for kind, genotype in cells.items():
             words = [*augment_words, *seeded, "--genotype", gt.to_str(genotype)]
             name = f"{kind}-{seed}"
-            row[kind] = run(augment.main, "augments", name, words, augment_epochs)
+            row[kind] = run(augment.main, "augments", name, words)
             row[kind]["genotype"] = gt.to_str(genotype)
         rows.append(row)
 

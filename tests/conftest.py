@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,3 +55,19 @@ def finished_augment(finished_search):
     folder, _ = finished_search
     words = [*TINY_AUGMENT, "--epochs", "2", "--name", "a", "--genotype", "searchs/s"]
     return folder, run_in(folder, augment.main, words)
+
+
+def lines(path):
+    """The records of a .jsonl file."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def equal(a, b):
+    """Whether two checkpoints, or parts of them, are the same bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b

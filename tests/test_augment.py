@@ -1,6 +1,5 @@
 """augment.py end to end on the bundled digits."""
 
-import json
 import math
 import os
 import re
@@ -10,18 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_AUGMENT, run_in
+from conftest import FAST_AUGMENT, TINY_AUGMENT, equal, lines, run_in
+from torchvision.ops import StochasticDepth
 
 import augment
 import genotypes as gt
 import preproc
+from models import ops
 from models.augment_cnn import AugmentCNN
 
 ROOT = Path(__file__).parent.parent
-
-
-def lines(path):
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 def test_the_run_folder(finished_augment):
@@ -53,6 +50,7 @@ def test_the_final_report(finished_augment):
     assert re.search(r"[\d.]+ M multiply-adds for an image of 8x8", out)
     assert "seed 1; repository " in out
     assert f"torch {torch.__version__}" in out
+    assert "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
     assert "cutout 4" in out  # half of 8, as the paper's 16 is half of 32
 
 
@@ -113,16 +111,6 @@ def test_the_genotype_comes_from_folder_file_name_or_text(
     assert gt.from_str(state["genotype"]) == (wanted or gt.load(folder / source))
 
 
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
 def test_resuming_goes_on_as_if_nothing_had_happened(here, monkeypatch):
     Path("g.json").write_text(gt.to_json(gt.DARTS_V2))
     words = [*TINY_AUGMENT, "--epochs", "3", "--genotype", "g.json"]
@@ -157,7 +145,7 @@ def test_schedules(here, monkeypatch):
     train = augment.train
 
     def note(loader, net, optim, *args):
-        p = {m.p for m in net.modules() if isinstance(m, augment_drop())}
+        p = {m.p for m in net.modules() if isinstance(m, StochasticDepth)}
         seen.append((optim.param_groups[0]["lr"], p.pop()))
         assert not p
         return train(loader, net, optim, *args)
@@ -173,23 +161,104 @@ def test_schedules(here, monkeypatch):
     assert seen[-1] == (0.025, 0)
 
 
-def augment_drop():
-    from torchvision.ops import StochasticDepth
+class Silent:
+    """Stands for a RunFolder that records nothing."""
 
-    return StochasticDepth
+    def step(self, *args):
+        pass
+
+    advance = step
 
 
-def test_the_auxiliary_loss_trains_the_auxiliary_head(here):
-    words = [*TINY_AUGMENT, "--epochs", "1", "--genotype", "DARTS_V2"]
-    augment.main([*words, "--name", "with"])
-    augment.main([*words, "--name", "without", "--aux_weight", "0"])
-    heads = [
-        [k for k in torch.load(f"augments/{n}/best.pt", weights_only=True)["model"] if "aux" in k]
-        for n in ("with", "without")
+def train_once(words):
+    """One pass over 64 random images, without momentum and decay: what each parameter moved by."""
+    torch.manual_seed(0)
+    cfg = augment.AugmentConfig(["--genotype", "DARTS_V2", *words])
+    net = AugmentCNN(8, 1, 2, 10, 3, True, gt.DARTS_V2)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optim = torch.optim.SGD(net.parameters(), 1.0)
+    loader = [(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)))]
+    augment.train(loader, net, optim, 1, cfg, Silent(), torch.device("cpu"))
+    return {name: (p.detach() - before[name]).norm() for name, p in net.named_parameters()}
+
+
+def test_the_auxiliary_loss_trains_the_auxiliary_head_in_proportion():
+    def head(moved):
+        return moved["aux_head.linear.weight"].item()
+
+    with_, half = (train_once(["--aux_weight", w, "--grad_clip", "1e9"]) for w in ("0.4", "0.2"))
+    assert head(with_) > 1e-3
+    assert head(half) == pytest.approx(head(with_) / 2, rel=1e-3)
+    assert with_["linear.weight"] == pytest.approx(half["linear.weight"].item(), rel=1e-5)
+
+
+def test_the_gradient_is_clipped():
+    moved = train_once(["--grad_clip", "0.01"])
+    assert torch.stack(list(moved.values())).norm().item() == pytest.approx(0.01, rel=1e-2)
+
+
+def test_every_flag_reaches_its_place(here, monkeypatch):
+    seen = {}
+
+    def spy(owner, name):
+        real = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            seen[name] = args, kwargs
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    spy(torch.optim, "SGD")
+    spy(preproc, "augment_data")
+    words = "--genotype DARTS_V2 --lr 0.03 --momentum 0.7 --weight_decay 0.002 --cutout_length 3"
+    augment.main([*FAST_AUGMENT, *words.split()])
+    args, kwargs = seen["SGD"]
+    assert (args[1], kwargs) == (0.03, {"momentum": 0.7, "weight_decay": 0.002})
+    args, kwargs = seen["augment_data"]
+    assert args == ("digits", "./data/", 700, None)
+    assert kwargs == {"pin_memory": False, "cutout_length": 3}
+
+
+def test_a_network_without_auxiliary_head(here):
+    augment.main([*FAST_AUGMENT, "--genotype", "DARTS_V2", "--name", "a", "--aux_weight", "0"])
+    state = torch.load("augments/a/best.pt", weights_only=True)
+    assert not [key for key in state["model"] if "aux" in key]
+    augment.main(["--evaluate", "augments/a"])
+
+
+@pytest.mark.parametrize("flag", ["--genotype PDARTS", "--lr 9", "--seed 77", "--quick",
+                                  "--overwrite", "--name zzz"])  # fmt: skip
+def test_evaluate_refuses_flags_that_would_have_no_effect(finished_augment, flag, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_in(finished_augment[0], augment.main, ["--evaluate", "augments/a", *flag.split()])
+    assert caught.value.code == 2
+    assert f"does not take {flag.split()[0]}" in capsys.readouterr().err
+
+
+def test_evaluate_takes_flags_that_leave_the_result_alone(finished_augment):
+    folder, _ = finished_augment
+    outs = [
+        run_in(folder, augment.main, ["--evaluate", "augments/a", *words])
+        for words in ([], ["--batch_size", "7"], ["--device", "cpu", "--workers", "0"])
     ]
-    assert heads[0]
-    assert not heads[1]
-    augment.main(["--evaluate", "augments/without"])
+    assert len({out.split("loss")[0] for out in outs}) == 1
+
+
+def test_evaluate_names_a_checkpoint_that_does_not_fit_any_more(
+    finished_augment, monkeypatch, capsys
+):
+    for name in list(ops.OPS):
+        if name != "none":
+            monkeypatch.setitem(
+                ops.OPS, name, lambda C, stride, affine: ops.SepConv(C, 9, stride, affine)
+            )
+    with pytest.raises(SystemExit) as caught:
+        run_in(finished_augment[0], augment.main, ["--evaluate", "augments/a"])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert "best.pt does not fit the network any more" in text
+    assert text.count("\n") == 1
 
 
 def test_training_learns(here):

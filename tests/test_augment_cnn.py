@@ -7,8 +7,9 @@ from torchvision.ops import StochasticDepth
 
 import genotypes as gt
 import utils
-from models.augment_cells import AugmentCell
+from models.augment_cells import AugmentCell, edge_op
 from models.augment_cnn import AugmentCNN, AuxiliaryHead
+from models.ops import OPS
 
 # counted on the official implementation: CIFAR form, C 36, 20 cells, 10 classes, 32x32
 PUBLISHED_COUNTS = {
@@ -135,13 +136,22 @@ def test_norms_have_a_scale_and_pooling_has_no_norm():
 # --- drop path ----------------------------------------------------------------------------------
 
 
-def test_drop_path_spares_the_identity_and_nothing_else():
-    net = network(n_layers=3)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", [name for name in OPS if name != "none"])
+def test_drop_path_spares_the_identity_and_nothing_else(name, stride):
+    op = edge_op(name, 4, stride)
+    drops = [m for m in op.modules() if isinstance(m, StochasticDepth)]
+    assert len(drops) == (0 if (name, stride) == ("skip_connect", 1) else 1)
+
+
+def test_the_auxiliary_head_reads_the_cell_at_two_thirds():
+    net = network(n_layers=8, C=2).train()
+    outputs, read = [], []
     for cell in net.cells:
-        for edges in cell.dag:
-            for op in edges:
-                dropped = any(isinstance(m, StochasticDepth) for m in op.modules())
-                assert dropped != isinstance(op, nn.Identity)
+        cell.register_forward_hook(lambda _, args, out: outputs.append(out))
+    net.aux_head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    net(torch.randn(2, 3, 8, 8))
+    assert read[0] is outputs[5]  # 2 * 8 // 3
 
 
 def test_drop_path_is_per_sample_and_keeps_the_mean():

@@ -57,7 +57,7 @@ def test_primitives_by_list_and_by_preset():
         "--w_lr inf", "--w_lr -1", "--w_momentum 1", "--val_portion 1", "--val_portion 0",
         "--order 3", "--layers 0", "--n_nodes 0", "--seed -1", "--workers -1", "--cutout_length -1",
         "--name a/b", "--name ..", "--name .", "--device tpu", "--epoch 3", "--w_lr_min 0.1",
-        "--resume", "--name a --resume --overwrite", "--print_freq 0",
+        "--resume", "--name a --resume --overwrite", "--print_freq 0", "--primitives skip_connect,",
     ],
 )  # fmt: skip
 def test_wrong_flags_end_in_one_line_with_exit_code_2(words, capsys):
@@ -70,7 +70,9 @@ def test_wrong_flags_end_in_one_line_with_exit_code_2(words, capsys):
     assert words.split()[0].lstrip("-") in text or "--resume" in words
 
 
-@pytest.mark.parametrize("words", [[], ["--evaluate", "x", "--resume", "--name", "x"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--evaluate", "x", "--resume", "--name", "x"], ["--evaluate", "x", "--lr", "1"]]
+)
 def test_augment_says_what_it_needs(words, capsys):
     with pytest.raises(SystemExit) as caught:
         AugmentConfig(words)

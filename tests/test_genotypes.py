@@ -201,6 +201,10 @@ GOOD = "Genotype(normal=[[('skip_connect', 0), ('skip_connect', 1)]], normal_con
         ("normal_concat=[2]", "normal_concat=[2, 2]", "listed twice"),
         ("normal_concat=[2]", "normal_concat=range(2, 10**15)", "normal_concat: "),
         ("normal_concat=[2]", "normal_concat=range(2, 1000000000000)", "got 3"),
+        ("normal_concat=[2]", "normal_concat=range(2, 99999999999999999999)", "got 3"),
+        ("normal_concat=[2]", f"normal_concat={'-' * 1500}1", "normal_concat: |not a genotype"),
+        ("normal_concat=[2]", f"normal_concat=range({'-' * 600}1)", "normal_concat: |not a gen"),
+        ("normal_concat=[2]", f"normal_concat=x{'.a' * 350}", "normal_concat: |not a genotype"),
         ("normal_concat=[2]", "normal_concat=range('a')", "normal_concat: expected a list"),
         ("normal_concat=[2]", "normal_concat=2", "normal_concat: expected a list"),
         (", reduce_concat=[2]", "", "Genotype lacks reduce_concat"),
@@ -229,6 +233,12 @@ def test_wrong_text_is_refused_with_the_wrong_part(old, new, message):
     assert old in GOOD
     with pytest.raises(ValueError, match=message):
         gt.from_str(GOOD.replace(old, new, 1))
+
+
+def test_replace_checks_like_the_constructor():
+    assert gt.DARTS_V2._replace(normal_concat=range(2, 6)) == gt.DARTS_V2
+    with pytest.raises(ValueError, match="normal_concat"):
+        gt.DARTS_V2._replace(normal_concat=[9])
 
 
 def test_text_is_never_run(here):

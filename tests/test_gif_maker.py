@@ -62,6 +62,26 @@ def test_equal_frames_lose_no_time(here):
     assert total == 250 + 250 + 3000
 
 
+def test_a_single_frame(here):
+    (here / "r" / "plots").mkdir(parents=True)
+    for cell in ("normal", "reduce"):
+        iio.imwrite(f"r/plots/EP01-{cell}.png", np.full((9, 9, 3), 50, np.uint8))
+    assert all(os.path.getsize(path) for path in gif_maker.make_gifs("r"))
+    assert sorted(os.listdir("r")) == ["normal.gif", "plots", "reduce.gif"]
+
+
+def test_nothing_half_written_is_left(run, monkeypatch):
+    def fail(path, *args, **kwargs):
+        open(path, "w").close()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(gif_maker.iio, "imwrite", fail)
+    with pytest.raises(SystemExit) as caught:
+        gif_maker.main([run])
+    assert caught.value.code == "gif_maker.py: disk full"
+    assert os.listdir(run) == ["plots"]
+
+
 def test_the_command(run, capsys):
     gif_maker.main([run, "--out", "elsewhere", "--fps", "2"])
     assert capsys.readouterr().out.split() == [

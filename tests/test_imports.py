@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 ARROWS = {
     "search": {
         "config", "utils", "run_folder", "preproc", "architect", "genotypes", "visualize",
-        "gif_maker", "plot_train_val", "models.search_cnn",
+        "gif_maker", "plot_train_val", "models.search_cnn", "models.ops",
     },
     "augment": {
         "config", "utils", "run_folder", "preproc", "genotypes", "plot_train_val",

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST_AUGMENT, FAST_SEARCH, TINY_SEARCH, run_in
+from conftest import FAST_AUGMENT, FAST_SEARCH, TINY_SEARCH, equal, lines, run_in
 from torch import nn
 
 import augment
 import genotypes as gt
 import preproc
+import run_folder
 import search
 import utils
 import visualize
@@ -23,10 +24,6 @@ from models import ops
 from models.search_cnn import SearchCNNController
 
 ROOT = Path(__file__).parent.parent
-
-
-def lines(path):
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 # --- what a finished search leaves --------------------------------------------------------------
@@ -58,7 +55,7 @@ def test_metrics(finished_search):
         assert record["seconds"] > 0
         assert record["images_per_second"] > 0
     # cosine from 0.025 to 0 over two epochs; the first epoch has the starting rate
-    assert [r["lr"] for r in records[::2]] == pytest.approx([0.025, 0.0125])
+    assert [r["lr"] for r in records] == pytest.approx([0.025, 0.025, 0.0125, 0.0125])
 
 
 def test_alphas_counts_and_genotypes_agree(finished_search):
@@ -118,7 +115,16 @@ def test_what_the_log_says(finished_search):
     assert "digits: 718 images for w, 719 for alpha, batch 64, w_lr 0.025" in out
     assert "second order" in out
     assert out.count("mean entropy of alpha") == 4
-    assert "last genotype (epoch 2): Genotype(" in out
+    scores = [
+        r["top1"]
+        for r in lines(finished_search[0] / "searchs/s/metrics.jsonl")
+        if r["phase"] == "val"
+    ]
+    half = "on the alpha half"
+    assert f"last genotype (epoch 2, supernet top1 {scores[1]:.2%} {half}): Genotype(" in out
+    best = 1 + scores.index(max(scores))
+    assert f"best genotype (epoch {best}, supernet top1 {max(scores):.2%} {half}; recomm" in out
+    assert "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
     assert out.count("recommended") == 1
     assert "is the accuracy of the supernet, not of the found cell" in out
     assert "node 0 = " in out
@@ -179,16 +185,6 @@ def final(name):
     return torch.load(f"searchs/{name}/checkpoint.pt", weights_only=True)
 
 
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
 def alphas_of(state):
     return [value for key, value in state["model"].items() if key.startswith("alpha_")]
 
@@ -231,6 +227,49 @@ def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(her
     assert not equal(alphas_of(final("other")), alphas_of(straight))
 
 
+def test_a_run_that_was_overwritten_or_moved_can_be_resumed(here, capsys):
+    words = [*FAST_SEARCH, "--epochs", "1", "--name", "s"]
+    search.main(words)
+    search.main([*words, "--overwrite"])
+    os.rename("searchs/s", "searchs/t")
+    search.main(["--name", "t", "--resume"])
+    assert capsys.readouterr().out.count("recommended") == 3
+
+
+def test_a_checkpoint_that_does_not_fit_any_more_is_named(here, monkeypatch, capsys):
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    monkeypatch.setitem(
+        ops.OPS, "sep_conv_3x3", lambda C, stride, affine: ops.SepConv(C, 7, stride, affine)
+    )
+    with pytest.raises(SystemExit) as caught:
+        search.main(["--name", "s", "--resume"])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert "checkpoint.pt does not fit the network any more" in text
+    assert text.count("\n") == 1
+
+
+def test_tensorboard_keeps_the_last_finished_epoch_when_resumed(here, monkeypatch):
+    purges = []
+
+    class Writer:
+        def __init__(self, path, purge_step=None):
+            purges.append(purge_step)
+
+        def add_scalar(self, *args):
+            pass
+
+        add_text = add_scalar
+
+        def close(self):
+            pass
+
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    monkeypatch.setattr(run_folder, "SummaryWriter", Writer)
+    search.main(["--name", "s", "--resume"])
+    assert purges == [3]  # two steps are finished; the reader hides the step of the purge as well
+
+
 def test_a_finished_search_can_be_resumed_and_reports_again(here, capsys):
     search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
     capsys.readouterr()
@@ -243,27 +282,71 @@ def test_a_finished_search_can_be_resumed_and_reports_again(here, capsys):
 # --- the rules of a step ------------------------------------------------------------------------
 
 
-def test_clipping_touches_w_only(here, monkeypatch):
+@pytest.fixture
+def calls(monkeypatch):
+    """What search.py hands to the parts it is made of: {part: (args, kwargs) of each call}."""
     seen = {}
 
-    def run(name, clip):
-        steps = []
-        real = torch.optim.Adam.step
+    def spy(owner, name):
+        real = getattr(owner, name)
 
-        def step(self, *args):
-            steps.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
-            return real(self, *args)
+        def call(*args, **kwargs):
+            seen.setdefault(name, []).append((args, kwargs))
+            return real(*args, **kwargs)
 
-        monkeypatch.setattr(torch.optim.Adam, "step", step)
-        search.main([*FAST_SEARCH, "--epochs", "1", "--name", name, "--w_grad_clip", clip])
-        monkeypatch.setattr(torch.optim.Adam, "step", real)
-        seen[name] = steps
+        monkeypatch.setattr(owner, name, call)
 
-    run("clipped", "1e-6")
-    run("free", "1e6")
-    # the first gradient of alpha comes before any step of w: clipping must leave it as it is
-    assert equal(seen["clipped"][0], seen["free"][0])
-    assert max(g.norm().item() for g in seen["clipped"][0]) > 1e-4
+    spy(torch.optim, "SGD")
+    spy(torch.optim, "Adam")
+    spy(search, "Architect")
+    spy(nn.utils, "clip_grad_norm_")
+    spy(preproc, "search_data")
+    return seen
+
+
+def test_every_flag_reaches_its_place(here, calls):
+    words = (
+        "--w_lr 0.03 --w_momentum 0.7 --w_weight_decay 0.002 --w_grad_clip 0.5 --alpha_lr 0.004 "
+        "--alpha_weight_decay 0.05 --val_portion 0.4 --cutout_length 3 --seed 11 --epochs 1"
+    )
+    search.main([*FAST_SEARCH, *words.split()])
+    ((weights, lr), kwargs), = calls["SGD"]  # fmt: skip
+    assert (lr, kwargs) == (0.03, {"momentum": 0.7, "weight_decay": 0.002})
+    ((alphas, lr), kwargs), = calls["Adam"]  # fmt: skip
+    assert (lr, kwargs) == (0.004, {"betas": (0.5, 0.999), "weight_decay": 0.05})
+    ((net, momentum, decay), _), = calls["Architect"]  # fmt: skip
+    assert (momentum, decay) == (0.7, 0.002)
+    assert list(map(id, weights)) == list(map(id, net.weights()))
+    assert list(map(id, alphas)) == list(map(id, net.alphas()))
+    # clipping touches w only
+    for (clipped, norm), _ in calls["clip_grad_norm_"]:
+        assert list(map(id, clipped)) == list(map(id, net.weights()))
+        assert norm == 0.5
+    (args, kwargs), = calls["search_data"]  # fmt: skip
+    assert args[:6] == ("digits", "./data/", 300, 0.4, 11, None)
+    assert kwargs == {"pin_memory": False, "cutout_length": 3}
+
+
+@pytest.mark.parametrize(("order", "xi"), [("1", 0.0), ("2", 0.025)])
+def test_the_order_sets_xi(here, monkeypatch, order, xi):
+    seen = []
+
+    def note(self, trn_X, trn_y, val_X, val_y, xi, w_optim):
+        seen.append(xi)
+        for alpha in self.alphas:
+            alpha.grad = torch.zeros_like(alpha)
+
+    monkeypatch.setattr(search.Architect, "unrolled_backward", note)
+    search.main([*FAST_SEARCH, "--epochs", "1", "--order", order])
+    assert seen == [xi, xi]
+
+
+def test_a_small_share_for_alpha_does_not_shorten_the_pass(here):
+    words = ["--val_portion", "0.1", "--epochs", "1", "--name", "s", "--batch_size", "200"]
+    search.main([*TINY_SEARCH, *words])  # 1293 images for w, 144 for alpha
+    state = final("s")["model"]
+    counts = {int(v) for k, v in state.items() if k.endswith("num_batches_tracked")}
+    assert counts == {6}
 
 
 def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch):
@@ -382,7 +465,7 @@ def test_a_drawing_that_fails_costs_one_warning_and_no_epoch(here, monkeypatch, 
 
 
 def test_without_a_renderer_the_sources_are_kept_and_one_warning_given(here, monkeypatch, capsys):
-    monkeypatch.setattr(visualize, "find_renderer", lambda: None)
+    monkeypatch.setattr(visualize, "find_renderers", list)
     search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
     assert sorted(os.listdir("searchs/s/plots")) == [
         "EP01-normal.gv", "EP01-reduce.gv", "EP02-normal.gv", "EP02-reduce.gv",
@@ -391,12 +474,22 @@ def test_without_a_renderer_the_sources_are_kept_and_one_warning_given(here, mon
     assert out.count("no program to draw") == out.count("WARNING: no ") == 1
 
 
-def test_a_cell_half_of_skips_is_warned_of(here, capsys):
-    words = ["--primitives", "skip_connect,none", "--epochs", "1"]
-    search.main([*FAST_SEARCH, *words])
-    assert "WARNING: 4 of 4 edges of the normal cell are skip connections" in (
-        capsys.readouterr().out
-    )
+@pytest.mark.parametrize(("skips", "warned"), [(3, False), (4, True), (8, True)])
+def test_a_cell_half_of_skips_is_warned_of(finished_search, skips, warned):
+    ops_of_cell = ["skip_connect"] * skips + ["sep_conv_3x3"] * (8 - skips)
+    gene = [[(op, 0) for op in ops_of_cell[i : i + 2]] for i in range(0, 8, 2)]
+    genotype = gt.Genotype(gene, [2], [[("skip_connect", 0)]], [2])
+    net = SearchCNNController(1, 2, 10, 1, None)
+    said = []
+
+    class Run:
+        info = warn = staticmethod(said.append)
+
+    phase = {"loss": 1.0, "top1": 0.5}
+    cfg = search.SearchConfig([])
+    search.log_epoch(Run, cfg, net, genotype, 1, phase, phase, {"epoch": 1, "top1": 0.5}, 1.0)
+    text = f"{skips} of 8 edges of the normal cell are skip connections"
+    assert (text in said[-1]) == warned
 
 
 def test_a_batch_of_another_size_is_warned_of_unless_the_rate_follows(here, capsys):
@@ -451,6 +544,19 @@ def test_what_cannot_run_ends_in_one_line_and_leaves_nothing(here, words, code, 
     assert os.listdir(here) == []
 
 
+def test_an_unknown_op_is_refused_before_anything_is_downloaded(here, monkeypatch, capsys):
+    monkeypatch.setattr(preproc, "load_split", None)
+    with pytest.raises(SystemExit):
+        search.main(["--primitives", "sepconv", "--dataset", "cifar10"])
+    assert "unknown op sepconv" in capsys.readouterr().err
+
+
+def test_a_search_of_one_epoch_has_all_pictures_and_no_warning(here, capsys):
+    search.main([*TINY_SEARCH, "--epochs", "1", "--name", "s"])
+    assert "WARNING" not in capsys.readouterr().out
+    assert {"normal.gif", "reduce.gif", "loss_accuracy.png"} <= set(os.listdir("searchs/s"))
+
+
 def test_a_search_stopped_in_its_first_epoch_cannot_be_resumed(here, monkeypatch, capsys):
     def stop(*args):
         raise KeyboardInterrupt
@@ -458,6 +564,7 @@ def test_a_search_stopped_in_its_first_epoch_cannot_be_resumed(here, monkeypatch
     monkeypatch.setattr(search, "train", stop)
     with pytest.raises(SystemExit):
         search.main([*FAST_SEARCH, "--name", "s"])
+    assert "--resume" not in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         search.main(["--name", "s", "--resume"])
     assert caught.value.code == 2

@@ -171,9 +171,8 @@ def test_how_errors_end(capsys):
     assert (code, text) == (1, "search.py: nan\n")
     code, text = ends(utils.run_errors("search.py"), OSError("full"), capsys)
     assert (code, text) == (1, "search.py: full\n")
-    code, text = ends(utils.run_errors("search.py", "x"), KeyboardInterrupt(), capsys)
-    assert code == 130
-    assert "--name x --resume" in text
+    code, text = ends(utils.run_errors("search.py"), KeyboardInterrupt(), capsys)
+    assert (code, text) == (130, "\nsearch.py: interrupted before an epoch was finished\n")
     error = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore")
     code, text = ends(utils.run_errors("search.py"), error, capsys)
     assert code == 1
@@ -195,6 +194,11 @@ def test_the_printed_command_runs_in_a_shell(here):
     assert utils.command("augment.py", "a b").endswith("augment.py 'a b'")
 
 
-def test_the_printed_command_uses_this_python(monkeypatch):
-    monkeypatch.setattr(utils.shutil, "which", lambda name: None)
-    assert utils.command("augment.py").startswith(sys.executable)
+def test_the_printed_command_uses_this_python(here, monkeypatch):
+    # another python first on PATH, even if it is a link to the same file
+    os.symlink(sys.executable, "python")
+    for path in ("", str(here)):
+        monkeypatch.setenv("PATH", path)
+        assert utils.command("augment.py").startswith(sys.executable)
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    assert utils.command("augment.py").startswith("python ")

@@ -73,18 +73,34 @@ def test_the_systems_dot_is_preferred(here, monkeypatch):
         return f"/somewhere/{program}" if path is None else None
 
     monkeypatch.setattr(visualize.shutil, "which", which)
-    assert visualize.find_renderer() == "/somewhere/dot"
+    assert visualize.find_renderers() == ["/somewhere/dot", "/somewhere/graphviz-pure"]
 
 
 def test_graphviz_pure_is_found_beside_python_without_any_path(here, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert "graphviz-pure" in visualize.find_renderer()
+    (program,) = visualize.find_renderers()
+    assert "graphviz-pure" in program
     visualize.plot(CELLS, "n", "r")
     assert os.path.getsize("n.png") > 1000
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the broken program is a shell script")
+def test_a_broken_dot_is_passed_over(here, monkeypatch, capsys):
+    (here / "dot").write_text("#!/bin/sh\necho broken >&2; exit 3\n")
+    (here / "dot").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    assert visualize.find_renderers()[0] == str(here / "dot")
+    visualize.plot(CELLS, "n", "r")
+    assert os.path.getsize("n.png") > 1000
+    monkeypatch.setattr(visualize, "find_renderers", lambda: [str(here / "dot")])
+    with pytest.raises(SystemExit) as caught:
+        visualize.main(["DARTS_V2"])
+    assert "dot failed" in caught.value.code
+    assert "\n" not in caught.value.code
+
+
 def test_without_a_renderer_the_source_is_kept(here, monkeypatch):
-    monkeypatch.setattr(visualize, "find_renderer", lambda: None)
+    monkeypatch.setattr(visualize, "find_renderers", list)
     with pytest.raises(visualize.NoRenderer, match="pip install graphviz-pure"):
         visualize.plot(CELLS, "n", "r")
     assert sorted(os.listdir(".")) == ["n.gv", "r.gv"]
@@ -116,7 +132,7 @@ def test_bad_input_ends_with_exit_code_2(here, words, capsys):
 
 
 def test_the_command_fails_with_a_hint_where_nothing_can_draw(here, monkeypatch):
-    monkeypatch.setattr(visualize, "find_renderer", lambda: None)
+    monkeypatch.setattr(visualize, "find_renderers", list)
     with pytest.raises(SystemExit) as caught:
         visualize.main(["DARTS_V2"])
     assert "pip install graphviz-pure" in caught.value.code
