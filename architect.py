@@ -119,7 +119,11 @@ class Architect:
     def _grad(self, X, y, inputs):
         """Gradient of the loss for `inputs` alone; zeros for what the loss does not reach."""
         loss = self.net.loss(X, y)
-        return list(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
+        grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+        return [
+            torch.zeros_like(value) if grad is None else grad
+            for value, grad in zip(inputs, grads, strict=True)
+        ]
 
 
 @contextmanager

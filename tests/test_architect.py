@@ -142,6 +142,28 @@ def test_second_order_gradient_equals_exact_autograd(steps, primitives):
     assert relative_error(exact(net, *data, 0.0, sgd), wanted) > 1e-2
 
 
+def test_second_order_gradient_of_the_real_classes_away_from_kinks():
+    # ReLU, max pooling and all eight ops as they are, in a supernet so small (and with a seed so
+    # chosen) that no kink lies within the paper's eps
+    net = supernet(seed=6, C=1, n_nodes=2)
+    sgd = torch.optim.SGD(net.weights(), XI, momentum=MOMENTUM, weight_decay=DECAY)
+    for _ in range(2):
+        X, y, _, _ = batches(n=3, size=3, seed=13)
+        sgd.zero_grad()
+        net.loss(X, y).backward()
+        sgd.step()
+    data = batches(n=3, size=3, seed=106)
+    wanted = exact(net, *data, XI, sgd)
+    architect = Architect(net, MOMENTUM, DECAY)
+    errors = []
+    for architect.EPS in (1e-2, 1e-3):  # the paper's, and a tenth of it
+        architect.unrolled_backward(*data, XI, sgd)
+        errors.append(relative_error([a.grad for a in net.alphas()], wanted))
+    assert errors[0] < 1e-3
+    assert errors[1] < errors[0] / 20
+    assert relative_error(exact(net, *data, 0.0, sgd), wanted) > 0.5
+
+
 @pytest.mark.parametrize("steps", [0, 2], ids=["first step", "with momentum"])
 def test_with_kinks_the_gradient_is_exact_where_eps_reaches_none(steps):
     net = supernet()  # ReLU and max pooling as they are
