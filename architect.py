@@ -103,7 +103,7 @@ class Architect:
             # number, so the GPU is not waited for
             eps = self.EPS / get_total_norm(dw).clamp_min(1e-12)
             step = torch._foreach_mul(dw, eps)
-        with _kept(self.weights) as saved:
+        with _full_precision(self.weights[0].device.type), _kept(self.weights) as saved:
             with torch.no_grad():
                 torch._foreach_add_(self.weights, step)  # w+ = w + eps * dw
             positive = self._grad(trn_X, trn_y, self.alphas)
@@ -124,6 +124,25 @@ class Architect:
             torch.zeros_like(value) if grad is None else grad
             for value, grad in zip(inputs, grads, strict=True)
         ]
+
+
+@contextmanager
+def _full_precision(device_type):
+    """Full float32 (or whatever the weights are), whatever is allowed elsewhere.
+
+    w+ and w- differ by less than TF32 or bfloat16 resolves, so a difference of two passes in them
+    is rounding noise. PyTorch lets cuDNN convolve in TF32 by default.
+    """
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    allowed = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, allowed, strict=True):
+            backend.allow_tf32 = value
 
 
 @contextmanager

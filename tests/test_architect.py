@@ -215,6 +215,30 @@ def test_the_difference_is_divided_by_two_eps():
     assert relative_error(found, wanted) < 1e-6
 
 
+def test_the_difference_is_taken_in_full_precision():
+    net = supernet(torch.float32)
+    trn_X, trn_y, _, _ = batches(torch.float32)
+    torch.manual_seed(3)
+    dw = [torch.randn_like(w) for w in net.weights()]
+    architect = Architect(net, MOMENTUM, DECAY)
+    wanted = architect.compute_hessian(dw, trn_X, trn_y)
+    seen = []
+    hook = net.net.register_forward_hook(
+        lambda *_: seen.append(
+            (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        )
+    )
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with torch.autocast("cpu", torch.bfloat16):
+        found = architect.compute_hessian(dw, trn_X, trn_y)
+        net.loss(trn_X, trn_y)
+    hook.remove()
+    assert seen == [(False, False), (False, False), before]
+    # in bfloat16 the two passes would round to noise
+    for f, w in zip(found, wanted, strict=True):
+        assert torch.equal(f, w)
+
+
 def test_a_zero_direction_gives_zero():
     net = supernet()
     trn_X, trn_y, _, _ = batches()
