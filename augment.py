@@ -8,8 +8,6 @@ Everything is recorded in augments/NAME.
 """
 
 import os
-import time
-from datetime import timedelta
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +33,7 @@ def main(argv=None):
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
             cfg = AugmentConfig(argv, saved)
         device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device)
+        utils.prepare_device(device, cfg.threads)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=subject(cfg))
         # a resumed run keeps its cell, whatever has become of the file it came from
         source = run.state["genotype"] if cfg.resume else cfg.genotype
@@ -72,11 +70,10 @@ def main(argv=None):
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, genotype, data, device, cutout_length)
-        run.bar(cfg.epochs * n_steps, (first_epoch - 1) * n_steps)
+        run.bar(first_epoch, n_steps)
 
         # epochs
         for epoch in range(first_epoch, cfg.epochs + 1):
-            start = time.time()
             lr = optim.param_groups[0]["lr"]
             # grows linearly, from 0 in the first epoch
             net.drop_path_prob(cfg.drop_path_prob * (epoch - 1) / cfg.epochs)
@@ -93,12 +90,10 @@ def main(argv=None):
                 parts, epoch, is_best, best=best, top1=held["top1"],
                 genotype=gt.to_str(genotype), flags=cfg.flags(),
             )  # fmt: skip
-            seconds = time.time() - start
             run.info(
                 f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 "
                 f"{trained['top1']:.2%}  test loss {held['loss']:.4f} top1 {held['top1']:.2%}  "
-                f"best {best['top1']:.2%} (epoch {best['epoch']})  {seconds:.0f} s, "
-                f"{timedelta(seconds=round(seconds * (cfg.epochs - epoch)))} left"
+                f"best {best['top1']:.2%} (epoch {best['epoch']})  {run.time_left(epoch)}"
             )
         report(run, cfg, net, data.spec, last, best)
     return run.path
@@ -122,7 +117,7 @@ def train(loader, net, optim, epoch, cfg, run, device):
 
         meter.add(main_loss, logits, y)
         global_step = (epoch - 1) * n_steps + step
-        if global_step == 1 or global_step % cfg.print_freq == 0:  # the only wait for the device
+        if run.due(global_step):  # the only wait for the device
             run.step(epoch, step, n_steps, global_step, meter.means())
         run.advance()
     return meter.result()
@@ -135,18 +130,24 @@ def validate(loader, net, device):
 
 
 def evaluate(cfg, argv):
-    """--evaluate: the network of a saved file, rebuilt from the file alone, on the test split."""
+    """--evaluate: the network of a saved file, rebuilt from the file alone, on the test split. Of a
+    run folder both files, the last epoch and the best."""
+    paths = [cfg.evaluate]
+    if os.path.isdir(cfg.evaluate):
+        paths = [os.path.join(cfg.evaluate, f) for f in (run_folder.CHECKPOINT, run_folder.BEST)]
+    return [evaluate_file(path, cfg, argv) for path in paths]
+
+
+def evaluate_file(path, cfg, argv):
+    """Score one checkpoint and print what came out beside what training logged."""
     with utils.usage_errors("augment.py"):
-        path = cfg.evaluate
-        if os.path.isdir(path):
-            path = os.path.join(path, run_folder.BEST)
         state = utils.load_checkpoint(path)
         if "optim" not in state:
             raise ValueError(f"{path} is a supernet; train its genotype first")
-        flags = state["flags"]
         batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
-        cfg = AugmentConfig(argv, {k: v for k, v in flags.items() if k != "batch_size"})
+        cfg = AugmentConfig(argv, {k: v for k, v in state["flags"].items() if k != "batch_size"})
         device = utils.pick_device(cfg.device, cfg.gpus)
+        utils.prepare_device(device, cfg.threads)
         spec, loader = preproc.held_data(
             cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda"
         )

@@ -11,13 +11,15 @@ import re
 import genotypes as gt
 
 # What --quick sets, unless given: about two minutes on two CPU cores, measured.
-QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 4}
-QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20}
+# One thread, since networks this small are no faster on two, and threads that wait for each other
+# make them crawl where another program wants a core.
+QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 4, "threads": 1}
+QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 
 # Of no consequence for the result: never taken from an earlier run, ...
 OF_THE_CALL = ("name", "resume", "overwrite", "evaluate")
 # ... and taken from it, but free to change when it is resumed or evaluated.
-FREE = ("device", "gpus", "workers", "print_freq", "data_path")
+FREE = ("device", "gpus", "threads", "workers", "print_freq", "data_path")
 
 
 # --- types of flags: each says what is allowed --------------------------------------------------
@@ -93,7 +95,7 @@ def add_run_group(parser, root):
                    help=f"folder of the run, {root}/NAME (default: its subject, numbered)")
     g.add_argument("--quick", action="store_true",
                    help="a small setting that ends within minutes on a laptop: sets --layers, "
-                        "--init_channels, --batch_size and --epochs unless given")
+                        "--init_channels, --batch_size, --epochs and --threads unless given")
     g.add_argument("--resume", action="store_true",
                    help="go on with --name after its last finished epoch; flags are remembered")
     g.add_argument("--overwrite", action="store_true", help="delete an earlier run of this name")
@@ -102,6 +104,9 @@ def add_run_group(parser, root):
                    help="auto: CUDA, else MPS, else CPU")
     g.add_argument("--gpus", metavar="N",
                    help="CUDA card to use, counted from 0 (default: the first)")
+    g.add_argument("--threads", type=count,
+                   help="CPU threads of torch (default: its own choice, all cores); on a shared "
+                        "machine fewer can be much faster")
     g.add_argument("--workers", type=count_or_zero,
                    help="loader processes (default: 0 for digits, else one per core, 4 at most)")
     g.add_argument("--print_freq", type=count, default=50,

@@ -334,7 +334,9 @@ def load(source, ops=None):
     if os.path.isdir(path):
         path = os.path.join(source, "genotype.json")
         if not os.path.isfile(path):
-            raise ValueError(f"{source}: no genotype.json in it; has its first epoch finished?")
+            raise ValueError(
+                f"{source} holds no genotype.json: no search, or its first epoch is not finished"
+            )
     if os.path.isfile(path):
         try:
             with open(path, encoding="utf-8") as file:
@@ -342,6 +344,8 @@ def load(source, ops=None):
             return from_json(text, ops) if text.startswith("{") else from_str(text, ops)
         except ValueError as error:  # also: not UTF-8
             raise ValueError(f"{path}: {error}") from None
+    if "/" in source or os.sep in source or source.endswith((".json", ".txt")):
+        raise ValueError(f"there is no file or folder {shorten(source)}")
     near = difflib.get_close_matches(source.upper(), PUBLISHED, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(

@@ -57,7 +57,7 @@ def figure(curves, title):
             few = len(values) < 20  # a point each shows single epochs
             axes.plot(
                 curve["epoch"], values, color=COLORS[phase], marker="o" if few else None,
-                label={"train": "training", "val": "validation"}[phase],
+                label={"train": "training", "val": "held out"}[phase],
             )  # fmt: skip
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)

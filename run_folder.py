@@ -126,7 +126,9 @@ class RunFolder:
         self._open_log()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, error, traceback):
+        if error is not None:
+            self.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
         if self.progress is not None:
             self.progress.close()
         if self._writer is not None:
@@ -165,15 +167,22 @@ class RunFolder:
             self._warned.add(kind)
             self._logger.warning(f"WARNING: {text}")
 
-    def bar(self, total, done=0):
-        """Open the one progress bar of this run, over all training steps, so that its time left
+    def bar(self, first_epoch, n_steps):
+        """Open the one progress bar of this run, over all its training steps, so that its time left
         is the expected end. Without a terminal there is none, and `step` writes lines instead."""
+        self._began, self._first_epoch, self._shown = time.time(), first_epoch, 0.0
         self.progress = tqdm(
-            total=total, initial=done, unit="step", smoothing=0.05, disable=None,
-            dynamic_ncols=True, file=sys.stderr,
+            total=self.cfg.epochs * n_steps, initial=(first_epoch - 1) * n_steps, smoothing=0.05,
+            disable=None, dynamic_ncols=True, file=sys.stderr,
             bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} {elapsed}, "
                        "{remaining} left{postfix}",
         )  # fmt: skip
+
+    def time_left(self, epoch):
+        """Seconds of the epochs of this call, and what the rest will take at their mean pace."""
+        seconds = (time.time() - self._began) / (epoch - self._first_epoch + 1)
+        left = tqdm.format_interval(seconds * (self.cfg.epochs - epoch))
+        return f"{seconds:.0f} s per epoch, {left} left"
 
     def close_bar(self):
         """Leave the bar as it is; what is said from here on stands below it."""
@@ -183,18 +192,22 @@ class RunFolder:
         """One training step is done."""
         self.progress.update()
 
+    def due(self, global_step):
+        """Whether to show this step: every --print_freq steps, and in the bar once a second."""
+        every = global_step == 1 or global_step % self.cfg.print_freq == 0
+        return every or (not self.progress.disable and time.time() - self._shown > 1)
+
     def step(self, epoch, step, n_steps, global_step, means):
         """Show running means {"loss", "top1", "top5"} of the epoch: in the bar, or as a line."""
-        for key, value in means.items():
-            self.scalar(f"running/{key}", value, global_step)
+        if global_step % self.cfg.print_freq == 0:
+            for key, value in means.items():
+                self.scalar(f"running/{key}", value, global_step)
         if self.progress.disable:
             self.info(
                 f"epoch {epoch} step {step}/{n_steps}  loss {means['loss']:.4f}  "
                 f"top1 {means['top1']:.2%}  top5 {means['top5']:.2%}"
             )
-        self._show(epoch, means)
-
-    def _show(self, epoch, means):
+        self._shown = time.time()
         self.progress.set_postfix_str(
             f"epoch {epoch} loss {means['loss']:.3f} top1 {means['top1']:.1%}"
         )
@@ -218,8 +231,6 @@ class RunFolder:
         for key in ("loss", "top1", "top5", "lr"):
             if key in values:
                 self.scalar(f"{phase}/{key}", values[key], step)
-        if phase == "train":
-            self._show(epoch, values)
 
     def _keep_epochs(self, last):
         """Drop records of epochs after `last`, which a resumed run will write again."""

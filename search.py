@@ -8,8 +8,6 @@ Everything is recorded in searchs/NAME. The last lines say how to train what was
 
 import math
 import os
-import time
-from datetime import timedelta
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +35,7 @@ def main(argv=None):
             cfg = SearchConfig(argv, saved)
         check_primitives(cfg.primitives)  # at once, not after a download
         device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device)
+        utils.prepare_device(device, cfg.threads)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=cfg.dataset)
         utils.seed_everything(cfg.seed)
 
@@ -78,11 +76,10 @@ def main(argv=None):
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, data, device, first_epoch)
-        run.bar(cfg.epochs * n_steps, (first_epoch - 1) * n_steps)
+        run.bar(first_epoch, n_steps)
 
         # epochs
         for epoch in range(first_epoch, cfg.epochs + 1):
-            start = time.time()
             lr = w_optim.param_groups[0]["lr"]
             trained = train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device)
             scheduler.step()
@@ -97,7 +94,7 @@ def main(argv=None):
                 best = {**last, "genotype": gt.to_str(genotype)}
             write_genotypes(run, cfg, data.spec, genotype, epoch, held["top1"], is_best)
             record_alphas(run, net, genotype, epoch, epoch * n_steps)
-            log_epoch(run, cfg, net, genotype, epoch, trained, held, best, time.time() - start)
+            log_epoch(run, cfg, net, genotype, epoch, trained, held, best)
 
             run.save(
                 parts, epoch, is_best, best=best, top1=held["top1"],
@@ -136,7 +133,7 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
 
         meter.add(loss, logits, trn_y)
         global_step = (epoch - 1) * n_steps + step
-        if global_step == 1 or global_step % cfg.print_freq == 0:  # the only wait for the device
+        if run.due(global_step):  # the only wait for the device
             run.step(epoch, step, n_steps, global_step, meter.means())
         run.advance()
 
@@ -212,13 +209,12 @@ def record_alphas(run, net, genotype, epoch, step):
     run.append(run_folder.ALPHAS, {**record, "genotype": gt.to_str(genotype)})
 
 
-def log_epoch(run, cfg, net, genotype, epoch, trained, held, best, seconds):
+def log_epoch(run, cfg, net, genotype, epoch, trained, held, best):
     """The lines of an epoch, and the warning about skip connections."""
     run.info(
         f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 {trained['top1']:.2%}  "
         f"val loss {held['loss']:.4f} top1 {held['top1']:.2%}  best {best['top1']:.2%} "
-        f"(epoch {best['epoch']})  {seconds:.0f} s, "
-        f"{timedelta(seconds=round(seconds * (cfg.epochs - epoch)))} left"
+        f"(epoch {best['epoch']})  {run.time_left(epoch)}"
     )
     for cell, alphas, mixing, gene in cells_of(net, genotype):
         run.info(f"    {cell:6} " + ", ".join(f"{n} {op}" for op, n in gt.count_ops(gene).items()))
@@ -263,13 +259,15 @@ def finish(run, cfg, net, last, best):
             maker(run.path)
         except Exception as error:
             run.warn(f"no {kind}: {error}", kind=f"{kind} {type(error).__name__}")
+    same = last["epoch"] == best["epoch"]
+    if not same:
+        run.info(
+            f"last genotype (epoch {last['epoch']}, supernet top1 {last['top1']:.2%} on the alpha "
+            f"half): {net.genotype()}"
+        )
     run.info(
-        f"last genotype (epoch {last['epoch']}, supernet top1 {last['top1']:.2%} on the alpha "
-        f"half): {net.genotype()}"
-    )
-    run.info(
-        f"best genotype (epoch {best['epoch']}, supernet top1 {best['top1']:.2%} on the alpha "
-        f"half; recommended): {kept}"
+        f"{'last and best' if same else 'best'} genotype (epoch {best['epoch']}, supernet top1 "
+        f"{best['top1']:.2%} on the alpha half; recommended): {kept}"
     )
     run.info("the best genotype in words:\n" + gt.describe(kept, cfg.layers))
     run.info(

@@ -54,7 +54,7 @@ def pick_device(device="auto", gpus=None):
         raise ValueError(f"--gpus {gpus} picks a CUDA card and contradicts --device {device}")
     if gpus is not None or device == "cuda":
         if not cards:
-            raise ValueError("torch sees no CUDA GPU here; leave out --gpus, use --device cpu")
+            raise ValueError("torch sees no CUDA GPU here; use --device cpu, without --gpus")
         return torch.device("cuda", _pick_card(gpus, cards))
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("torch sees no MPS device (Apple GPU) here; use --device cpu")
@@ -76,8 +76,10 @@ def _pick_card(gpus, cards):
     return int(gpus)
 
 
-def prepare_device(device):
-    """Make `device` current and let cuDNN look for the fastest kernels."""
+def prepare_device(device, threads=None):
+    """Make `device` current, let cuDNN look for its fastest kernels, set the CPU threads."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
@@ -285,7 +287,7 @@ def run_errors(prog, run=None):
         if run is not None and run.has_checkpoint():
             go_on = f"; go on after the last finished epoch with --name {run.name} --resume"
         else:
-            go_on = " before an epoch was finished"
+            go_on = " before an epoch was finished; start again, with --overwrite to keep the name"
         print(f"\n{prog}: interrupted{go_on}", file=sys.stderr)
         raise SystemExit(130) from None
     except torch.OutOfMemoryError as error:

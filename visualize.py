@@ -39,7 +39,7 @@ def draw(gene, concat, caption=None):
         return ("c_{k-2}", "c_{k-1}")[j] if j < 2 else str(j - 2)
 
     graph = graphviz.Digraph(
-        graph_attr={"rankdir": "LR", "dpi": "100", "nodesep": "0.15", "ranksep": "0.3", **FONT},
+        graph_attr={"rankdir": "LR", "dpi": "100", "nodesep": "0.3", "ranksep": "0.3", **FONT},
         node_attr={"shape": "box", "style": "rounded,filled", "color": GREY, "width": "0.6",
                    "height": "0.5", **FONT},
         edge_attr={"color": GREY},

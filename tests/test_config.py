@@ -33,8 +33,8 @@ def test_augment_defaults_are_the_papers():
     ("config", "words", "quick"),
     [(SearchConfig, [], QUICK_SEARCH), (AugmentConfig, ["--genotype", "PDARTS"], QUICK_AUGMENT)],
 )
-def test_quick_sets_four_flags_unless_given(config, words, quick):
-    assert set(quick) == {"layers", "init_channels", "batch_size", "epochs"}
+def test_quick_sets_five_flags_unless_given(config, words, quick):
+    assert set(quick) == {"layers", "init_channels", "batch_size", "epochs", "threads"}
     plain, cfg = config(words), config(["--quick", *words])
     changed = {k: v for k, v in cfg.flags().items() if v != plain.flags()[k]}
     assert changed == {**quick, "quick": True}

@@ -309,8 +309,8 @@ def test_load_says_what_is_wrong(here):
     (here / "binary").write_bytes(b"\xff\xfe\x00")
     for source, message in (
         ("DARTS_V3", "did you mean DARTS_V2|did you mean DARTS_V1"),
-        ("searchs/none", "neither a run folder"),
-        ("empty", "no genotype.json"),
+        ("searchs/none", "no file or folder searchs/none"),
+        ("empty", "holds no genotype.json"),
         ("bad.json", "bad.json: the JSON object lacks"),
         ("binary", "binary: "),
         ("", "neither a run folder"),

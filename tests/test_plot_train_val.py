@@ -31,7 +31,7 @@ def test_the_figure_shows_the_recorded_numbers(here):
     for axes, wanted in ((loss, lambda s, e: s / e), (accuracy, lambda s, e: 100 * (1 - s / e))):
         assert axes.get_xlabel() == "epoch"
         lines = {line.get_label(): line for line in axes.get_lines()}
-        for label, share in (("training", 0.5), ("validation", 0.7)):
+        for label, share in (("training", 0.5), ("held out", 0.7)):
             assert list(lines[label].get_xdata()) == [1, 2, 3]
             assert list(lines[label].get_ydata()) == pytest.approx(
                 [wanted(share, epoch) for epoch in (1, 2, 3)]

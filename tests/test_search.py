@@ -121,9 +121,12 @@ def test_what_the_log_says(finished_search):
         if r["phase"] == "val"
     ]
     half = "on the alpha half"
-    assert f"last genotype (epoch 2, supernet top1 {scores[1]:.2%} {half}): Genotype(" in out
     best = 1 + scores.index(max(scores))
-    assert f"best genotype (epoch {best}, supernet top1 {max(scores):.2%} {half}; recomm" in out
+    if best == 2:
+        assert f"last and best genotype (epoch 2, supernet top1 {scores[1]:.2%} {half}; re" in out
+    else:
+        assert f"last genotype (epoch 2, supernet top1 {scores[1]:.2%} {half}): Genotype(" in out
+        assert f"best genotype (epoch 1, supernet top1 {scores[0]:.2%} {half}; recomm" in out
     assert "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
     assert out.count("recommended") == 1
     assert "is the accuracy of the supernet, not of the found cell" in out
@@ -207,6 +210,7 @@ def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(her
         search.main([*words, "--name", "cut"])
     assert caught.value.code == 130
     assert final("cut")["epoch"] == 2
+    assert "stopped by KeyboardInterrupt" in Path("searchs/cut/cut.log").read_text()
     monkeypatch.setattr(search, "validate", validate)
     with open("searchs/cut/metrics.jsonl", "a") as stream:
         stream.write('{"phase": "tr')  # a line cut off, too
@@ -268,6 +272,19 @@ def test_tensorboard_keeps_the_last_finished_epoch_when_resumed(here, monkeypatc
     monkeypatch.setattr(run_folder, "SummaryWriter", Writer)
     search.main(["--name", "s", "--resume"])
     assert purges == [3]  # two steps are finished; the reader hides the step of the purge as well
+
+
+def test_last_and_best_are_named_apart_where_they_differ(here, monkeypatch, capsys):
+    scores = iter([0.9, 0.4])
+    phase = {"loss": 1.0, "top5": 1.0, "seconds": 1.0, "images_per_second": 1.0}
+    monkeypatch.setattr(search, "validate", lambda *args: {**phase, "top1": next(scores)})
+    search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
+    out = capsys.readouterr().out
+    assert "last genotype (epoch 2, supernet top1 40.00% on the alpha half): Genotype(" in out
+    assert "best genotype (epoch 1, supernet top1 90.00% on the alpha half; recommended)" in out
+    assert json.loads(Path("searchs/s/genotype.json").read_text())["epoch"] == 1
+    assert json.loads(Path("searchs/s/genotype-last.json").read_text())["epoch"] == 2
+    assert torch.load("searchs/s/best.pt", weights_only=True)["epoch"] == 1
 
 
 def test_a_finished_search_can_be_resumed_and_reports_again(here, capsys):
@@ -484,10 +501,11 @@ def test_a_cell_half_of_skips_is_warned_of(finished_search, skips, warned):
 
     class Run:
         info = warn = staticmethod(said.append)
+        time_left = staticmethod(str)
 
     phase = {"loss": 1.0, "top1": 0.5}
     cfg = search.SearchConfig([])
-    search.log_epoch(Run, cfg, net, genotype, 1, phase, phase, {"epoch": 1, "top1": 0.5}, 1.0)
+    search.log_epoch(Run, cfg, net, genotype, 1, phase, phase, {"epoch": 1, "top1": 0.5})
     text = f"{skips} of 8 edges of the normal cell are skip connections"
     assert (text in said[-1]) == warned
 

@@ -14,7 +14,7 @@ CELLS = gt.Genotype(GENE, [2, 3], GENE, [3])
 
 SOURCE = """\
 digraph {
-\tgraph [dpi=100 fontname=Helvetica fontsize=20 nodesep=0.15 rankdir=LR ranksep=0.3]
+\tgraph [dpi=100 fontname=Helvetica fontsize=20 nodesep=0.3 rankdir=LR ranksep=0.3]
 \tnode [color="#444444" fontname=Helvetica fontsize=20 height=0.5 shape=box style="rounded,filled" width=0.6]
 \tedge [color="#444444"]
 \t"c_{k-2}" [fillcolor=darkseagreen2]
