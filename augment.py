@@ -33,7 +33,7 @@ def main(argv=None):
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
             cfg = AugmentConfig(argv, saved)
         device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads)
+        utils.prepare_device(device, cfg.threads, cfg.tf32)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=subject(cfg))
         # a resumed run keeps its cell, whatever has become of the file it came from
         source = run.state["genotype"] if cfg.resume else cfg.genotype
@@ -51,7 +51,10 @@ def main(argv=None):
 
         # model
         net = build(data.spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
-        net.to(device)
+        net.to(device, memory_format=utils.memory_format(device))
+        if cfg.compile:
+            for cell in net.cells:
+                cell.compile()
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(
@@ -80,7 +83,7 @@ def main(argv=None):
             trained = train(data.train, net, optim, epoch, cfg, run, device)
             scheduler.step()
             run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
-            held = validate(data.held, net, device)
+            held = validate(data.held, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
             last = {"epoch": epoch, "top1": held["top1"]}
@@ -107,10 +110,11 @@ def train(loader, net, optim, epoch, cfg, run, device):
     for step, batch in enumerate(loader, start=1):
         X, y = utils.to_device(batch, device)  # (N, C_in, H, W), (N,)
         optim.zero_grad()
-        logits, aux_logits = net(X)  # (N, n_classes) each
-        main_loss = loss = F.cross_entropy(logits, y)
-        if aux_logits is not None:
-            loss = loss + cfg.aux_weight * F.cross_entropy(aux_logits, y)
+        with utils.autocast(device, cfg.amp):
+            logits, aux_logits = net(X)  # (N, n_classes) each
+            main_loss = loss = F.cross_entropy(logits, y)
+            if aux_logits is not None:
+                loss = loss + cfg.aux_weight * F.cross_entropy(aux_logits, y)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
         optim.step()
@@ -123,10 +127,10 @@ def train(loader, net, optim, epoch, cfg, run, device):
     return meter.result()
 
 
-def validate(loader, net, device):
+def validate(loader, net, device, amp="off"):
     """Loss and accuracy on `loader`, in evaluation mode."""
     net.eval()
-    return utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device)
+    return utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device, amp)
 
 
 def evaluate(cfg, argv):
@@ -147,16 +151,16 @@ def evaluate_file(path, cfg, argv):
         batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
         cfg = AugmentConfig(argv, {k: v for k, v in state["flags"].items() if k != "batch_size"})
         device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads)
+        utils.prepare_device(device, cfg.threads, cfg.tf32)
         spec, loader = preproc.held_data(
             cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda"
         )
         genotype = gt.from_str(state["genotype"], OPS)
         net = build(spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
         utils.load_state(net, state["model"], path)
-        net.to(device)
+        net.to(device, memory_format=utils.memory_format(device))
     with utils.run_errors("augment.py"):
-        held = validate(loader, net, device)
+        held = validate(loader, net, device, cfg.amp)
     print(
         f"{path}, epoch {state['epoch']}, {cfg.dataset} test split: top1 {held['top1']:.2%} "
         f"top5 {held['top5']:.2%} loss {held['loss']:.4f} "

@@ -13,7 +13,7 @@ import genotypes as gt
 # What --quick sets, unless given: about two minutes on two CPU cores, measured.
 # One thread, since networks this small are no faster on two, and threads that wait for each other
 # make them crawl where another program wants a core.
-QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 4, "threads": 1}
+QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 12, "threads": 1}
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 
 # Of no consequence for the result: never taken from an earlier run, ...
@@ -109,6 +109,13 @@ def add_run_group(parser, root):
                         "machine fewer can be much faster")
     g.add_argument("--workers", type=count_or_zero,
                    help="loader processes (default: 0 for digits, else one per core, 4 at most)")
+    g.add_argument("--amp", choices=("off", "bf16"), default="off",
+                   help="bf16: bfloat16 where it is tolerated; the finite difference of the search "
+                        "stays in float32")
+    g.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True,
+                   help="allow TF32 on CUDA cards that have it; not for the finite difference")
+    g.add_argument("--compile", action="store_true",
+                   help="torch.compile each cell; takes minutes at the start")
     g.add_argument("--print_freq", type=count, default=50,
                    help="steps between lines (without a terminal) or updates of the bar's means")
 
@@ -127,6 +134,8 @@ def add_search_net_group(parser):
     g.add_argument("--layers", type=count, default=8,
                    help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     g.add_argument("--n_nodes", type=count, default=4, help="computed nodes of a cell")
+    g.add_argument("--checkpoint_cells", action="store_true",
+                   help="compute each cell twice to need less memory")
     g.add_argument("--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",
                    help="candidate ops, separated by commas, or a preset: "
                         f"{', '.join(gt.PRESETS)} (default: PRIMITIVES of genotypes.py)")

@@ -35,7 +35,7 @@ def main(argv=None):
             cfg = SearchConfig(argv, saved)
         check_primitives(cfg.primitives)  # at once, not after a download
         device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads)
+        utils.prepare_device(device, cfg.threads, cfg.tf32)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=cfg.dataset)
         utils.seed_everything(cfg.seed)
 
@@ -49,7 +49,11 @@ def main(argv=None):
         net = SearchCNNController(
             data.spec.C_in, cfg.init_channels, len(data.spec.classes), cfg.layers,
             F.cross_entropy, cfg.n_nodes, primitives=cfg.primitives,
-        ).to(device)  # fmt: skip
+        ).to(device, memory_format=utils.memory_format(device))  # fmt: skip
+        net.net.checkpoint_cells = cfg.checkpoint_cells
+        if cfg.compile:  # per cell: the whole net would take far longer and gain little
+            for cell in net.net.cells:
+                cell.compile()
 
         # optimizers (sec. 3.1.1 and App. A.1)
         w_optim = torch.optim.SGD(
@@ -84,7 +88,7 @@ def main(argv=None):
             trained = train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device)
             scheduler.step()
             run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
-            held = validate(data.held, net, device)
+            held = validate(data.held, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
             genotype = net.genotype()
@@ -120,13 +124,15 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
         val_X, val_y = utils.to_device(val_batch, device)
 
         # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
-        architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, w_optim)
+        with utils.autocast(device, cfg.amp):
+            architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, w_optim)
         alpha_optim.step()
 
         # w: plain SGD. backward() adds to alpha.grad too; unrolled_backward writes it anew
         w_optim.zero_grad()
-        logits = net(trn_X)  # (N, n_classes)
-        loss = net.criterion(logits, trn_y)
+        with utils.autocast(device, cfg.amp):
+            logits = net(trn_X)  # (N, n_classes)
+            loss = net.criterion(logits, trn_y)
         loss.backward()
         nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
         w_optim.step()
@@ -140,10 +146,10 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
     return meter.result()
 
 
-def validate(loader, net, device):
+def validate(loader, net, device, amp="off"):
     """Loss and accuracy of the supernet on `loader`, in evaluation mode."""
     net.eval()
-    return utils.evaluate(net, loader, net.criterion, device)
+    return utils.evaluate(net, loader, net.criterion, device, amp)
 
 
 # --- what the run says and keeps ----------------------------------------------------------------
@@ -162,6 +168,8 @@ def announce(run, cfg, net, data, device, first_epoch):
         f"supernet: {cfg.layers} cells, {cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{weights:,} weights; ops {', '.join(net.primitives)}"
     )
+    for op, why in net.looped_ops().items():
+        run.info(f"{op} runs edge by edge, since its block {why}; the other ops run wide")
     if cfg.batch_size != 64 and cfg.w_lr == 0.025 and not cfg.quick:
         run.warn(
             f"batch {cfg.batch_size} with the learning rate of batch 64; the linear rule suggests "

@@ -1,5 +1,6 @@
 """Small helpers of both scripts: seed, device, metrics, counts, checkpoints, errors."""
 
+import copy
 import os
 import random
 import shlex
@@ -76,13 +77,30 @@ def _pick_card(gpus, cards):
     return int(gpus)
 
 
-def prepare_device(device, threads=None):
-    """Make `device` current, let cuDNN look for its fastest kernels, set the CPU threads."""
+def prepare_device(device, threads=None, tf32=True):
+    """Make `device` current, let cuDNN look for its fastest kernels, allow TF32 or forbid it, set
+    the CPU threads."""
     if threads is not None:
         torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def memory_format(device):
+    """The layout of maps that is fastest on `device`.
+
+    Channels last on a CPU, where it halves the time of a search step (scripts/benchmark.py);
+    torch's own order elsewhere, where we have not measured.
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
+def autocast(device, amp):
+    """The context of --amp: "bf16" computes in bfloat16 what tolerates it, "off" nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
 
 
 def device_name(device):
@@ -96,9 +114,11 @@ def device_name(device):
 
 
 def to_device(batch, device):
-    """Every tensor of a batch, on `device`."""
+    """X and y of a batch on `device`, X in its memory format."""
+    X, y = batch
     # asynchronous from pinned memory, an ordinary copy from elsewhere
-    return [tensor.to(device, non_blocking=True) for tensor in batch]
+    X = X.to(device, non_blocking=True, memory_format=memory_format(device))
+    return X, y.to(device, non_blocking=True)
 
 
 def endless(loader):
@@ -153,7 +173,7 @@ class Meter:
         return {**means, "seconds": seconds, "images_per_second": self.n / seconds}
 
 
-def evaluate(forward, loader, criterion, device):
+def evaluate(forward, loader, criterion, device, amp="off"):
     """Means of `criterion` and accuracy over `loader`, without gradients; see `Meter.result`.
 
     forward (N, C_in, H, W) -> logits (N, n_classes). The caller sets the evaluation mode.
@@ -162,7 +182,9 @@ def evaluate(forward, loader, criterion, device):
     with torch.no_grad():
         for batch in loader:
             X, y = to_device(batch, device)
-            logits = forward(X)
+            with autocast(device, amp):
+                logits = forward(X)
+            logits = logits.float()
             meter.add(criterion(logits, y), logits, y)
     return meter.result()
 
@@ -189,17 +211,12 @@ def param_size(net):
 
 def multiply_adds(net, C_in, size):
     """Multiply-adds of convolutions and linear layers for one image of `size` (H, W), evaluation
-    mode. The mode of `net` is kept."""
-    device = next(net.parameters()).device
-    was_training = net.training
-    net.eval()
-    try:
-        # in one thread of execution, without gradients; torch counts a multiply-add as two
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            net(torch.zeros(1, C_in, *size, device=device))
-    finally:
-        net.train(was_training)
-    return counter.get_total_flops() // 2
+    mode. `net` is left as it is."""
+    # on the meta device: shapes alone, and no device's own way of computing an op is counted
+    twin = copy.deepcopy(net).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        twin(torch.zeros(1, C_in, *size, device="meta"))
+    return counter.get_total_flops() // 2  # torch counts a multiply-add as two
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -95,18 +95,50 @@ class StdConv(nn.Sequential):
         )
 
 
+class DilatedConv2d(nn.Conv2d):
+    """A 'same' convolution with dilation 2; on a CPU, an undilated one on each phase of the map.
+
+    (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride)). With dilation 2 an even row meets even
+    rows only and an odd row odd ones, so the four maps x[::2, ::2], x[::2, 1::2], ... are convolved
+    apart, without dilation. That is exact, and several times faster where dilated kernels take a
+    slow path, as they do on CPUs. At stride 2 the first of the four is all that is kept.
+    """
+
+    def __init__(self, C_in, C_out, kernel_size, stride, groups, bias=False):
+        padding = 2 * (kernel_size // 2)
+        super().__init__(C_in, C_out, kernel_size, stride, padding, 2, groups, bias)
+
+    def forward(self, x):
+        if x.device.type != "cpu":
+            return super().forward(x)
+        padding = self.kernel_size[0] // 2
+        if self.stride == (2, 2):
+            x = x[:, :, ::2, ::2]
+            return F.conv2d(x, self.weight, self.bias, 1, padding, 1, self.groups)
+        N, C, H, W = x.shape
+        h, w = -(-H // 2), -(-W // 2)
+        if H % 2 or W % 2:
+            x = F.pad(x, (0, 2 * w - W, 0, 2 * h - H))
+        # channels stay innermost in memory: the depthwise kernels of a CPU want it so
+        x = x.permute(0, 2, 3, 1).reshape(N, h, 2, w, 2, C)
+        x = x.permute(2, 4, 0, 1, 3, 5).reshape(4 * N, h, w, C).permute(0, 3, 1, 2)
+        y = F.conv2d(x, self.weight, self.bias, 1, padding, 1, self.groups)
+        C = y.size(1)
+        y = y.permute(0, 2, 3, 1).reshape(2, 2, N, h, w, C).permute(2, 3, 0, 4, 1, 5)
+        return y.reshape(N, 2 * h, 2 * w, C).permute(0, 3, 1, 2)[:, :, :H, :W]
+
+
 class DilConv(nn.Sequential):
     """Depthwise separable convolution with dilation: ReLU, depthwise, pointwise, BatchNorm.
 
-    (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride)). With the default dilation of 2 a 3x3
-    kernel sees 5x5 pixels and a 5x5 kernel 9x9.
+    (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride)). With a dilation of 2 a 3x3 kernel sees
+    5x5 pixels and a 5x5 kernel 9x9.
     """
 
-    def __init__(self, C, kernel_size, stride, affine, dilation=2):
-        padding = dilation * (kernel_size // 2)
+    def __init__(self, C, kernel_size, stride, affine):
         super().__init__(
             nn.ReLU(),
-            nn.Conv2d(C, C, kernel_size, stride, padding, dilation, groups=C, bias=False),
+            DilatedConv2d(C, C, kernel_size, stride, groups=C),
             nn.Conv2d(C, C, 1, bias=False),
             nn.BatchNorm2d(C, affine=affine),
         )
@@ -119,10 +151,15 @@ class SepConv(nn.Sequential):
     """
 
     def __init__(self, C, kernel_size, stride, affine):
-        super().__init__(
-            DilConv(C, kernel_size, stride, affine, dilation=1),
-            DilConv(C, kernel_size, 1, affine, dilation=1),
-        )
+        def half(stride):
+            return [
+                nn.ReLU(),
+                nn.Conv2d(C, C, kernel_size, stride, kernel_size // 2, groups=C, bias=False),
+                nn.Conv2d(C, C, 1, bias=False),
+                nn.BatchNorm2d(C, affine=affine),
+            ]
+
+        super().__init__(*half(stride), *half(1))
 
 
 class FacConv(nn.Sequential):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from models import ops
+from models.wide import Fan
 
 
 class SearchCell(nn.Module):
@@ -11,6 +12,9 @@ class SearchCell(nn.Module):
 
     s0 (N, C_pp, H0, W0), s1 (N, C_p, H, W) -> (N, n_nodes * C, H', W'): the concatenation of its
     computed nodes. H' is H in a normal cell and ceil(H/2) in a reduction cell.
+
+    The edges are computed by the node they leave, all edges of a node at once (models/wide.py).
+    models/reference.py computes them one by one; both give the same.
     """
 
     def __init__(self, n_nodes, C_pp, C_p, C, reduction_p, reduction, primitives):
@@ -28,15 +32,37 @@ class SearchCell(nn.Module):
             self.preproc0 = ops.StdConv(C_pp, C, affine=False)
         self.preproc1 = ops.StdConv(C_p, C, affine=False)
 
-        self.dag = nn.ModuleList()  # dag[i][j]: the edge from node j to node i + 2
-        for i in range(n_nodes):
-            strides = [2 if reduction and j < 2 else 1 for j in range(i + 2)]
-            self.dag.append(nn.ModuleList(ops.MixedOp(C, s, primitives) for s in strides))
+        last = n_nodes + 1
+        self.targets = [range(max(j + 1, 2), last + 1) for j in range(last)]  # of node j
+        self.fans = nn.ModuleList(
+            Fan(C, 2 if reduction and j < 2 else 1, len(targets), primitives)
+            for j, targets in enumerate(self.targets)
+        )
 
     def forward(self, s0, s1, weights):
         """`weights[i]` (i + 2, n_ops): softmax(alpha) of the edges into node i + 2."""
-        states = [self.preproc0(s0), self.preproc1(s1)]
-        for edges, rows in zip(self.dag, weights, strict=True):
-            inputs = zip(edges, states, rows, strict=True)
-            states.append(sum(edge(state, row) for edge, state, row in inputs))
+        states = [self.preproc0(s0), self.preproc1(s1)] + [0] * len(weights)
+        for j, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
+            rows = torch.stack([weights[i - 2][j] for i in targets])  # (k, n_ops)
+            for i, y in zip(targets, fan(states[j], rows), strict=True):
+                states[i] = states[i] + y  # node j + 1 is complete when the loop gets to it
         return torch.cat(states[2:], dim=1)
+
+    def per_edge_state(self):
+        """Weights and statistics under the names of models/reference.py, edge by edge."""
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith("fans.")}
+        for j, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
+            for e, i in enumerate(targets):
+                for name, tensor in fan.edge_state(e).items():
+                    state[f"dag.{i - 2}.{j}.{name}"] = tensor
+        return state
+
+    def load_per_edge_state(self, state):
+        """Take over what `per_edge_state` or the state_dict of a per-edge cell gives."""
+        rest = {k: v for k, v in state.items() if not k.startswith("dag.")}
+        self.load_state_dict({**self.state_dict(), **rest})
+        for j, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
+            for e, i in enumerate(targets):
+                prefix = f"dag.{i - 2}.{j}."
+                own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+                fan.load_edge_state(e, own)

@@ -1,8 +1,11 @@
 """The supernet of the search, and the controller that owns its alphas."""
 
+from contextlib import contextmanager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import genotypes as gt
 from models.ops import check_primitives
@@ -18,6 +21,8 @@ class SearchCNN(nn.Module):
 
     def __init__(self, C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, primitives):
         super().__init__()
+        # True: keep only the inputs of each cell and compute it again for the backward pass
+        self.checkpoint_cells = False
         C_cur = stem_multiplier * C
         self.stem = nn.Sequential(
             nn.Conv2d(C_in, C_cur, 3, padding=1, bias=False),
@@ -40,9 +45,28 @@ class SearchCNN(nn.Module):
         s0 = s1 = self.stem(X)  # (N, stem_multiplier * C, H, W)
         for cell in self.cells:
             weights = weights_reduce if cell.reduction else weights_normal
-            s0, s1 = s1, cell(s0, s1, weights)
+            if self.checkpoint_cells and torch.is_grad_enabled():
+                out = checkpoint(
+                    cell, s0, s1, weights, use_reentrant=False,
+                    context_fn=lambda cell=cell: (nullcontext(), statistics_kept(cell)),
+                )  # fmt: skip
+            else:
+                out = cell(s0, s1, weights)
+            s0, s1 = s1, out
         out = self.gap(s1).flatten(1)  # (N, n_nodes * C_last)
         return self.linear(out)
+
+
+@contextmanager
+def statistics_kept(cell):
+    """The second computation of a checkpointed cell must not move BatchNorm statistics again."""
+    buffers = list(cell.buffers())
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(buffers, saved)
 
 
 class SearchCNNController(nn.Module):
@@ -104,6 +128,12 @@ class SearchCNNController(nn.Module):
     def weights(self):
         """Everything that is learned besides alpha: the w of the paper."""
         return [weight for _, weight in self.named_weights()]
+
+    def looped_ops(self):
+        """{op: why} of the ops that could not be widened (models/wide.py)."""
+        return {
+            op: why for cell in self.net.cells for f in cell.fans for op, why in f.looped.items()
+        }
 
     def genotype(self):
         """The discrete architecture that alpha stands for now (sec. 2.4)."""

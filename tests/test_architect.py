@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 import genotypes as gt
 from architect import Architect
+from models import reference, search_cnn
 from models.search_cnn import SearchCNNController
 
 XI, MOMENTUM, DECAY = 0.05, 0.9, 3e-4
@@ -110,6 +111,13 @@ def relative_error(found, wanted):
     return ((found - wanted).norm() / wanted.norm()).item()
 
 
+@pytest.fixture
+def per_edge(monkeypatch):
+    """The supernet edge by edge, where every ReLU is a module; the wide form equals it
+    (tests/test_wide.py)."""
+    monkeypatch.setattr(search_cnn, "SearchCell", reference.PerEdgeCell)
+
+
 def smooth(net):
     """Replace what has kinks. At a kink of ReLU or max pooling the alpha gradient jumps, and a
     difference across the jump is no derivative, however right its formula."""
@@ -124,7 +132,7 @@ def smooth(net):
 
 @pytest.mark.parametrize("steps", [0, 2], ids=["first step", "with momentum"])
 @pytest.mark.parametrize("primitives", [None, gt.PRESETS["efficient"]], ids=["darts", "efficient"])
-def test_second_order_gradient_equals_exact_autograd(steps, primitives):
+def test_second_order_gradient_equals_exact_autograd(per_edge, steps, primitives):
     net = smooth(supernet(primitives=primitives))
     sgd = trained_sgd(net, steps)
     data = batches()
@@ -142,7 +150,7 @@ def test_second_order_gradient_equals_exact_autograd(steps, primitives):
     assert relative_error(exact(net, *data, 0.0, sgd), wanted) > 1e-2
 
 
-def test_second_order_gradient_of_the_real_classes_away_from_kinks():
+def test_second_order_gradient_of_the_real_classes_away_from_kinks(per_edge):
     # ReLU, max pooling and all eight ops as they are, in a supernet so small (and with a seed so
     # chosen) that no kink lies within the paper's eps
     net = supernet(seed=6, C=1, n_nodes=2)
@@ -176,7 +184,7 @@ def test_with_kinks_the_gradient_is_exact_where_eps_reaches_none(steps):
     assert relative_error([a.grad for a in net.alphas()], wanted) < 1e-6
 
 
-def test_hessian_vector_product_equals_double_backward():
+def test_hessian_vector_product_equals_double_backward(per_edge):
     net = smooth(supernet())
     trn_X, trn_y, _, _ = batches()
     torch.manual_seed(3)

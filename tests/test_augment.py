@@ -16,6 +16,7 @@ import augment
 import genotypes as gt
 import preproc
 from models import ops
+from models.augment_cells import AugmentCell
 from models.augment_cnn import AugmentCNN
 
 ROOT = Path(__file__).parent.parent
@@ -222,6 +223,23 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
     args, kwargs = seen["augment_data"]
     assert args == ("digits", "./data/", 700, None)
     assert kwargs == {"pin_memory": False, "cutout_length": 3}
+
+
+def test_the_flags_of_speed_reach_their_places(here, monkeypatch):
+    seen, compiled = [], []
+    real = AugmentCNN.forward
+
+    def note(self, X):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return real(self, X)
+
+    monkeypatch.setattr(AugmentCNN, "forward", note)
+    monkeypatch.setattr(AugmentCell, "compile", lambda self: compiled.append(self))
+    words = [*FAST_AUGMENT, "--genotype", "DARTS_V2", "--name", "a"]
+    augment.main([*words, "--amp", "bf16", "--compile"])
+    assert seen.count(False) <= 2  # counting the multiply-adds, at the start and at the end
+    assert seen.count(True) == 3  # two steps and the test split
+    assert len(compiled) == 3
 
 
 def test_a_network_without_auxiliary_head(here):

@@ -20,7 +20,8 @@ import run_folder
 import search
 import utils
 import visualize
-from models import ops
+from models import ops, search_cnn
+from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
 
 ROOT = Path(__file__).parent.parent
@@ -342,6 +343,55 @@ def test_every_flag_reaches_its_place(here, calls):
     (args, kwargs), = calls["search_data"]  # fmt: skip
     assert args[:6] == ("digits", "./data/", 300, 0.4, 11, None)
     assert kwargs == {"pin_memory": False, "cutout_length": 3}
+
+
+def test_the_flags_of_speed_and_memory_reach_their_places(here, monkeypatch):
+    seen = []
+    compiled = []
+
+    def note(self, X, *args):
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        seen.append((self.checkpoint_cells, dtype))
+        return real(self, X, *args)
+
+    real = search_cnn.SearchCNN.forward
+    monkeypatch.setattr(search_cnn.SearchCNN, "forward", note)
+    monkeypatch.setattr(SearchCell, "compile", lambda self: compiled.append(self))
+    words = ["--epochs", "1", "--name", "s", "--order", "1"]
+    search.main([*FAST_SEARCH, *words])
+    assert set(seen) == {(False, None)}
+    assert not compiled
+    seen.clear()
+    words += ["--overwrite", "--amp", "bf16", "--checkpoint_cells", "--compile"]
+    search.main([*FAST_SEARCH, *words])
+    assert set(seen) == {(True, torch.bfloat16)}
+    assert len(compiled) == 3
+
+
+@pytest.mark.parametrize(("tf32", "threads"), [(True, 2), (False, 1)])
+def test_the_device_is_prepared_as_asked(here, monkeypatch, tf32, threads):
+    seen = []
+    monkeypatch.setattr(utils, "prepare_device", lambda *args: seen.append(args))
+    words = ["--epochs", "1", "--threads", str(threads), "--tf32" if tf32 else "--no-tf32"]
+    search.main([*FAST_SEARCH, *words])
+    assert seen == [(torch.device("cpu"), threads, tf32)]
+
+
+def test_an_op_that_runs_edge_by_edge_is_named_with_its_reason(here, monkeypatch, capsys):
+    class Gated(nn.Module):
+        def __init__(self, C, stride):
+            super().__init__()
+            self.conv = nn.Conv2d(C, C, 3, stride, 1)
+            self.scale = nn.Parameter(torch.ones(1, C, 1, 1))
+
+        def forward(self, x):
+            return self.conv(x) * self.scale
+
+    monkeypatch.setitem(ops.OPS, "gated", lambda C, stride, affine: Gated(C, stride))
+    words = ["--epochs", "1", "--primitives", "gated,skip_connect,none"]
+    search.main([*FAST_SEARCH, *words])
+    out = capsys.readouterr().out
+    assert "gated runs edge by edge, since its block reads its attribute scale" in out
 
 
 @pytest.mark.parametrize(("order", "xi"), [("1", 0.0), ("2", 0.025)])

@@ -1,0 +1,395 @@
+"""Equal ops on the edges that leave one node, run as one wide op.
+
+A node of the supernet feeds every later node of its cell, and every edge carries every op:
+
+    node j --+-- sep_conv --> node 2                    +-------------------+--> node 2
+             +-- sep_conv --> node 3      becomes   j --|  sep_conv on 3*C  |--> node 3
+             +-- sep_conv --> node 4                    +-------------------+--> node 4
+
+The k edges have weights of their own but one input, so their ops are one op with k*C channels:
+convolutions become grouped, so that no edge sees another's channels, and one BatchNorm over k*C
+channels keeps k*C separate statistics. What has no weights (ReLU, pooling and its BatchNorm) is
+the same on all k edges and is computed once. The result is the same to round-off, from a fraction
+of the kernels and of the memory.
+
+A map is *shared* while it is the same on all edges, (N, C, H, W), and *wide* after the first op
+with weights, (N, k*C, H, W), edge by edge: channels e*C .. e*C + C - 1 belong to edge e.
+
+Users write ordinary blocks. `widen` rewrites k of them through torch.fx; a block that holds
+anything not listed here (a custom layer, control flow that depends on data, channel slices) is
+left alone and run edge by edge, and `Fan.looped` says why.
+"""
+
+import copy
+import operator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from models import ops
+
+# Without weights, each channel for itself: the same on a shared and on a wide map.
+PLAIN = {
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid,
+    nn.Sigmoid, nn.Tanh, nn.Identity, nn.AvgPool2d, nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+}  # fmt: skip
+CONVS = {nn.Conv2d, ops.DilatedConv2d}
+SUMS = {operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul}
+PLAIN_FUNCTIONS = {F.relu, F.silu, F.gelu, torch.relu, torch.sigmoid, torch.tanh}
+
+
+class CannotWiden(Exception):
+    """A block holds something that `widen` does not know; the message names it."""
+
+
+def expand(x, k):
+    """Shared -> wide: (N, C, H, W) -> (N, k*C, H, W)."""
+    return x if k == 1 else torch.cat([x] * k, dim=1)  # cat keeps the memory format
+
+
+def cat_edges(maps, k):
+    """Concatenate wide maps (N, k*C_i, H, W) edge by edge -> (N, k*sum(C_i), H, W)."""
+    edges = zip(*(wide.chunk(k, dim=1) for wide in maps), strict=True)
+    return torch.cat([part for edge in edges for part in edge], dim=1)
+
+
+class Tracer(fx.Tracer):
+    """Looks into every module but layers of torch.nn and our own, which are taken as a whole."""
+
+    def is_leaf_module(self, module, name):
+        return type(module) in PLAIN | CONVS or super().is_leaf_module(module, name)
+
+
+class Widened(NamedTuple):
+    """What `widen` makes of k blocks."""
+
+    body: fx.GraphModule
+    relu: bool  # the body wants its input passed through a ReLU and ...
+    wide: bool  # ... expanded; left to the caller, who does it once for many blocks
+    norm: nn.Module | None  # the BatchNorm without scale that ended the blocks, cut off
+    norm_name: str | None  # its name in the block
+    shared: bool  # the output is the same on all edges
+    same: set  # names of the modules that are the same on all edges
+
+
+def widen(blocks, C):
+    """k equal blocks of C channels -> `Widened`, one module with the weights of all, tried out on a
+    small input. Raises CannotWiden."""
+    plan = rewrite(blocks)
+    if not gives_the_same(blocks, plan, C):
+        raise CannotWiden("gives another result when widened")
+    return plan
+
+
+def gives_the_same(blocks, plan, C):
+    """Whether the wide form of the blocks computes what they do, in evaluation mode."""
+    modules = [module for block in blocks for module in block.modules()]
+    modes = [module.training for module in modules]
+    x = torch.linspace(-9, 9, 2 * C * 64).sin().view(2, C, 8, 8)  # draws no random number
+    y = F.relu(x) if plan.relu else x
+    y = expand(y, len(blocks)) if plan.wide else y
+    try:
+        with torch.no_grad():
+            wanted = torch.cat([block.eval()(x) for block in blocks], dim=1)
+            y = plan.body.eval()(y)
+            y = plan.norm.eval()(y) if plan.norm is not None else y
+            y = expand(y, len(blocks)) if plan.shared else y
+        return y.shape == wanted.shape and torch.allclose(y, wanted, rtol=1e-3, atol=1e-4)
+    except RuntimeError:  # shapes that do not fit each other
+        return False
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        plan.body.train()
+
+
+def rewrite(blocks):
+    """The widening itself, from the first block's graph. Raises CannotWiden."""
+    try:
+        graph = Tracer().trace(blocks[0])
+    except Exception as error:  # whatever a block does that cannot be traced
+        raise CannotWiden(f"cannot be traced ({error})") from error
+    state = Rewrite(blocks, graph)
+    for node in list(graph.nodes):
+        getattr(state, node.op)(node)
+    return state.result()
+
+
+class Rewrite:
+    """One pass over the graph of a block, in the order of execution; a method per kind of node."""
+
+    def __init__(self, blocks, graph):
+        self.blocks = blocks
+        self.graph = graph
+        self.shared = {}  # node: whether its map is the same on all edges
+        self.expanded = {}  # shared node: the node that expands it
+        self.modules = {}  # name: the module that takes its place
+        self.same = set()
+
+    def wide(self, node):
+        """The node itself if it is wide, else the one that expands it."""
+        if not self.shared[node]:
+            return node
+        if node not in self.expanded:
+            with self.graph.inserting_after(node):
+                new = self.graph.call_function(expand, (node, len(self.blocks)))
+            self.expanded[node], self.shared[new] = new, False
+        return self.expanded[node]
+
+    def placeholder(self, node):
+        if self.shared:
+            raise CannotWiden("takes more than one input")
+        self.shared[node] = True
+
+    def call_module(self, node):
+        name, (source,) = node.target, node.all_input_nodes
+        if name in self.modules:
+            raise CannotWiden(f"runs its module {name} twice")
+        parts = [block.get_submodule(name) for block in self.blocks]
+        layer, kind = parts[0], type(parts[0])
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise CannotWiden(f"has hooks on {name}")
+        if kind in PLAIN or (kind is nn.BatchNorm2d and not layer.affine and self.shared[source]):
+            self.modules[name] = copy.deepcopy(layer)
+            if hasattr(layer, "inplace"):
+                self.modules[name].inplace = False  # others may read the same input
+            self.same.add(name)
+            self.shared[node] = self.shared[source]
+        elif kind in CONVS and layer.groups == 1 and self.shared[source]:
+            self.modules[name] = wide_conv(parts, groups=1)  # all edges read the shared map
+            self.shared[node] = False
+        elif kind in CONVS or kind is nn.BatchNorm2d:
+            node.replace_input_with(source, self.wide(source))
+            if kind is nn.BatchNorm2d:
+                self.modules[name] = wide_norm(parts)
+            else:
+                self.modules[name] = wide_conv(parts, groups=len(parts) * layer.groups)
+            self.shared[node] = False
+        else:
+            raise CannotWiden(f"holds a {kind.__name__}")
+
+    def call_function(self, node):
+        inputs = node.all_input_nodes
+        self.shared[node] = all(self.shared[i] for i in inputs)
+        if node.target in SUMS:
+            if not self.shared[node]:
+                for i in inputs:
+                    node.replace_input_with(i, self.wide(i))
+        elif node.target is torch.cat and (*node.args[1:], *node.kwargs.values()) == (1,):
+            if not self.shared[node]:
+                node.args = ([self.wide(i) for i in node.args[0]], len(self.blocks))
+                node.kwargs, node.target = {}, cat_edges
+        elif node.target not in PLAIN_FUNCTIONS and not (
+            node.target is F.pad and len(node.args[1]) <= 4
+        ):
+            raise CannotWiden(f"calls {getattr(node.target, '__name__', node.target)}")
+
+    def call_method(self, node):
+        raise CannotWiden(f"calls the method {node.target}")
+
+    def get_attr(self, node):
+        raise CannotWiden(f"reads its attribute {node.target}")
+
+    def output(self, node):
+        if node.args[0] not in self.shared:
+            raise CannotWiden("returns more than one map")
+
+    def result(self):
+        """Cut off what the caller does once for many blocks, at both ends, and build the module."""
+        (entry,) = self.graph.find_nodes(op="placeholder")
+        (end,) = self.graph.find_nodes(op="output")
+        result = end.args[0]
+        shared, norm, norm_name = self.shared[result], None, None
+        if result.op == "call_module" and not shared:
+            layer = self.modules[result.target]
+            if type(layer) is nn.BatchNorm2d and not layer.affine and len(result.users) == 1:
+                norm, norm_name = self.modules.pop(result.target), result.target
+                self._bypass(result, result.args[0])
+        relu = self._strip(entry, lambda n: type(self.modules.get(n.target)) is nn.ReLU)
+        wide = self._strip(entry, lambda n: n.target is expand)
+
+        root = nn.Module()
+        for name, layer in self.modules.items():
+            *path, leaf = name.split(".")
+            parent = root
+            for part in path:
+                if not hasattr(parent, part):
+                    parent.add_module(part, nn.Module())
+                parent = getattr(parent, part)
+            parent.add_module(leaf, layer)
+        self.graph.lint()
+        body = fx.GraphModule(root, self.graph)
+        return Widened(body, relu, wide, norm, norm_name, shared, self.same)
+
+    def _strip(self, entry, test):
+        """Remove the nodes that read the input if all of them pass the test; whether it was so."""
+        users = list(entry.users)
+        if not users or not all(test(user) for user in users):
+            return False
+        for user in users:
+            self.modules.pop(user.target, None)
+            self._bypass(user, entry)
+        return True
+
+    def _bypass(self, node, source):
+        node.replace_all_uses_with(source)
+        self.graph.erase_node(node)
+
+
+def wide_conv(convs, groups):
+    """k convolutions as one with so many groups; one group reads a shared map."""
+    if convs[0].padding_mode != "zeros":
+        raise CannotWiden(f"pads with {convs[0].padding_mode}")
+    conv = copy.deepcopy(convs[0])
+    conv.in_channels *= groups // conv.groups
+    conv.out_channels *= len(convs)
+    conv.groups = groups
+    return _joined(conv, convs)
+
+
+def wide_norm(norms):
+    """k BatchNorms as one over k times the channels."""
+    norm = copy.deepcopy(norms[0])
+    norm.num_features *= len(norms)
+    return _joined(norm, norms)
+
+
+def _joined(module, parts):
+    """Give `module` the parameters and buffers of `parts`, joined along their first dimension."""
+    for name, value in list(module.named_parameters()):
+        joined = torch.cat([getattr(part, name).detach() for part in parts])
+        setattr(module, name, nn.Parameter(joined, value.requires_grad))
+    for name, value in list(module.named_buffers()):
+        if value.dim():
+            setattr(module, name, torch.cat([getattr(part, name) for part in parts]))
+    return module
+
+
+class MixedNorm(nn.BatchNorm2d):
+    """BatchNorm without a learned scale that takes the mixing weights of alpha for its scale.
+
+    x (N, k*C, H, W), weights (k,) -> (N, k*C, H, W). The product weight * BatchNorm(x) costs no
+    multiplication and stores no map of its own; the gradient of the scale is alpha's.
+    """
+
+    def __init__(self, norm, k):
+        super().__init__(norm.num_features, norm.eps, norm.momentum, affine=False)
+        self.k = k
+        self.register_buffer("zero", torch.zeros(norm.num_features), persistent=False)
+
+    def forward(self, x, weights):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        scale = weights.repeat_interleave(self.num_features // self.k)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, scale, self.zero,
+            self.training, self.momentum, self.eps,
+        )  # fmt: skip
+
+
+class Loop(nn.Module):
+    """k blocks that could not be widened: run one by one, output concatenated."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x):
+        return torch.cat([block(x) for block in self.blocks], dim=1)
+
+
+class Fan(nn.Module):
+    """All edges that leave one node, each with all candidate ops mixed (Eq. 2).
+
+    x (N, C, H, W), weights (k, n_ops), the rows of softmax(alpha) of the k edges
+    -> k maps (N, C, ceil(H/stride), ceil(W/stride)), one per edge.
+    """
+
+    def __init__(self, C, stride, k, primitives):
+        super().__init__()
+        self.k = k
+        self.primitives = list(primitives)
+        self.bodies = nn.ModuleDict()  # op: its k blocks as one
+        self.norms = nn.ModuleDict()  # op: the norm that ended its blocks
+        self.plans = {}  # op: Widened, without the modules
+        self.looped = {}  # op: why it runs edge by edge
+        for name in primitives:
+            if name == "none":
+                continue  # adds zeros: it has its share in the softmax and needs no work
+            blocks = [ops.OPS[name](C, stride, affine=False) for _ in range(k)]
+            try:
+                plan = widen(blocks, C)
+            except CannotWiden as reason:
+                self.looped[name] = str(reason)
+                plan = Widened(Loop(blocks), False, False, None, None, False, set())
+            self.bodies[name] = plan.body
+            if plan.norm is not None:
+                self.norms[name] = MixedNorm(plan.norm, k)
+            self.plans[name] = plan._replace(body=None, norm=None)
+
+    def forward(self, x, weights):
+        sources = {(False, False): x}  # (relu, wide): that form of x, made once
+
+        def source(relu, wide):
+            if (relu, wide) not in sources:
+                before = source(relu, False) if wide else x
+                sources[relu, wide] = expand(before, self.k) if wide else F.relu(before)
+            return sources[relu, wide]
+
+        columns = dict(zip(self.primitives, weights.unbind(1), strict=True))  # op: (k,)
+        total = None  # (N, k*C, H', W')
+        shared = []
+        for name, body in self.bodies.items():
+            plan, weight = self.plans[name], columns[name]
+            y = body(source(plan.relu, plan.wide))
+            if plan.shared:
+                shared.append((y, weight))
+                continue
+            y = self.norms[name](y, weight) if name in self.norms else scaled(y, weight)
+            # in place: neither a norm nor a product needs its result for the backward pass
+            total = y if total is None else total.add_(y)
+        for y, weight in shared:  # y (N, C, H', W'): one map, k weights
+            if total is None:
+                total = scaled(expand(y, self.k), weight)
+            else:
+                parts, y = total.unflatten(1, (self.k, -1)), y.unsqueeze(1)
+                weight = weight.to(y.dtype).view(-1, 1, 1, 1)
+                total = parts.addcmul_(y, weight).flatten(1, 2)
+        return total.chunk(self.k, dim=1)  # chunk: its gradient keeps the memory format
+
+    # --- weights edge by edge -------------------------------------------------------------------
+
+    def edge_state(self, e):
+        """Weights and statistics of edge `e` under the names they have in a MixedOp."""
+        return dict(self._edge_tensors(e))
+
+    def load_edge_state(self, e, state):
+        """Take over weights and statistics of edge `e`, in the form of `edge_state`."""
+        with torch.no_grad():
+            for name, tensor in self._edge_tensors(e):
+                tensor.copy_(state[name])
+
+    def _edge_tensors(self, e):
+        """(name in a MixedOp, the part of the tensor that belongs to edge `e`)."""
+        for op, body in self.bodies.items():
+            prefix, plan = f"ops.{self.primitives.index(op)}.", self.plans[op]
+            if op in self.looped:
+                for name, tensor in body.blocks[e].state_dict().items():
+                    yield prefix + name, tensor
+                continue
+            for name, tensor in body.state_dict().items():
+                same = name.rpartition(".")[0] in plan.same or not tensor.dim()
+                yield prefix + name, tensor if same else tensor.chunk(self.k)[e]
+            if op in self.norms:
+                for name, tensor in self.norms[op].state_dict().items():
+                    part = tensor.chunk(self.k)[e] if tensor.dim() else tensor
+                    yield f"{prefix}{plan.norm_name}.{name}", part
+
+
+def scaled(y, weights):
+    """y (N, k*C, H, W), each edge's channels times its weight, weights (k,)."""
+    weights = weights.to(y.dtype).view(-1, 1, 1, 1)
+    return (y.unflatten(1, (len(weights), -1)) * weights).flatten(1, 2)

@@ -1,0 +1,292 @@
+"""How fast a search step is: the per-edge form of the supernet against the one that search.py uses.
+
+    python scripts/benchmark.py                    the paper's network on digits and CIFAR-10 sizes
+    python scripts/benchmark.py --sizes digits --repeats 9
+
+Both forms do the same work on the same random images, in one process, in turn, so that a machine
+whose speed drifts slows both. Reported are medians over the repeats and the ratio of each pair,
+with its smallest and largest value. Prints tables and writes JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import genotypes as gt
+import preproc
+import run_folder
+import utils
+from architect import Architect
+from models import reference, search_cells, search_cnn
+
+# (images as (channels, side), batch); the network is the paper's: C 16, 8 cells, 4 nodes, 8 ops
+SIZES = {
+    "digits": ((1, 8), 64),
+    "cifar10": ((3, 32), 64),
+    "64x64": ((3, 64), 16),
+    "cifar10-16": ((3, 32), 16),
+    "cifar10-96": ((3, 32), 96),
+}
+XI = 0.025
+
+
+class Form:
+    """One form of the supernet with all that a search step needs."""
+
+    def __init__(self, cell, device, shape, batch, fast, **net):
+        self.device = device
+        C_in, side = shape
+        usual = search_cnn.SearchCell
+        search_cnn.SearchCell = cell
+        try:
+            torch.manual_seed(0)
+            self.net = search_cnn.SearchCNNController(
+                C_in, net.pop("C", 16), 10, net.pop("n_layers", 8), F.cross_entropy, **net
+            )
+        finally:
+            search_cnn.SearchCell = usual
+        layout = utils.memory_format(device) if fast else torch.contiguous_format
+        self.net.to(device, memory_format=layout)
+        X = torch.randn(2, batch, C_in, side, side)
+        y = torch.randint(10, (2, batch))
+        self.trn_X, self.val_X = (x.to(device, memory_format=layout) for x in X)
+        self.trn_y, self.val_y = y.to(device)
+        self.w_optim = torch.optim.SGD(self.net.weights(), XI, momentum=0.9, weight_decay=3e-4)
+        self.alpha_optim = torch.optim.Adam(self.net.alphas(), 3e-4, betas=(0.5, 0.999))
+        self.architect = Architect(self.net, 0.9, 3e-4)
+
+    def alpha_step(self, xi):
+        data = self.trn_X, self.trn_y, self.val_X, self.val_y
+        self.architect.unrolled_backward(*data, xi, self.w_optim)
+        self.alpha_optim.step()
+
+    def w_step(self):
+        self.w_optim.zero_grad()
+        self.net.loss(self.trn_X, self.trn_y).backward()
+        nn.utils.clip_grad_norm_(self.net.weights(), 5.0)
+        self.w_optim.step()
+
+    def step(self, order):
+        self.alpha_step(XI if order == 2 else 0.0)
+        self.w_step()
+
+    def validate(self):
+        self.net.eval()
+        with torch.no_grad():
+            self.net(self.val_X)
+        self.net.train()
+
+
+def seconds(work, device):
+    """Wall-clock seconds of work(), the device's share included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(plain, fast, device, repeats):
+    """Run both in turn after one warm-up: medians, and the ratio fast / plain of each pair."""
+    plain(), fast()
+    pairs = [(seconds(plain, device), seconds(fast, device)) for _ in range(repeats)]
+    ratios = [b / a for a, b in pairs]
+    return {
+        "plain": statistics.median(a for a, _ in pairs),
+        "fast": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+    }
+
+
+def peak_memory(work, device):
+    """Bytes that work() holds at its peak beyond what is held before."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    # the resident set, looked at every 2 ms: what the operating system really gave
+    page, peak, stop = os.sysconf("SC_PAGE_SIZE"), [0], threading.Event()
+
+    def resident():
+        with open("/proc/self/statm") as stream:
+            return int(stream.read().split()[1]) * page
+
+    def watch():
+        while not stop.is_set():
+            peak[0] = max(peak[0], resident())
+            time.sleep(0.002)
+
+    before = resident()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        stop.set()
+        watcher.join()
+    return max(peak[0] - before, 0)
+
+
+def memory_of(cell, fast, checkpoint, device, shape, batch):
+    """Peak of a second-order step in a process of its own, so that nothing is left from another."""
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(
+        target=_memory_process, args=(queue, cell, fast, checkpoint, str(device), shape, batch)
+    )
+    process.start()
+    peak = queue.get()
+    process.join()
+    return peak
+
+
+def _memory_process(queue, cell, fast, checkpoint, device, shape, batch):
+    device = torch.device(device)
+    form = Form(cell, device, shape, batch, fast)
+    form.net.net.checkpoint_cells = checkpoint
+    queue.put(peak_memory(lambda: form.step(2), device))
+
+
+def bound(form, device):
+    """Seconds of the convolutions of one step alone, each timed as it stands in the fast form: no
+    arrangement of the same convolutions can be faster.
+
+    A second-order step passes every convolution five times forward, three times backward with the
+    gradient of its weights and twice without (the two alpha-only passes).
+    """
+    seen = []
+    hooks = [
+        module.register_forward_hook(lambda m, args, out: seen.append((m, args[0].detach(), out)))
+        for module in form.net.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    form.net(form.trn_X)
+    for hook in hooks:
+        hook.remove()
+    total = 0.0
+    for conv, x, out in seen:
+        x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        grad = torch.randn_like(out)
+        forward = min(seconds(lambda: conv(x), device) for _ in range(2))  # noqa: B023
+        y = conv(x)
+
+        def backward(inputs, y=y, grad=grad):
+            torch.autograd.grad(y, inputs, grad, retain_graph=True)
+
+        full = min(seconds(lambda: backward([x, conv.weight]), device) for _ in range(2))  # noqa: B023
+        light = min(seconds(lambda: backward([x]), device) for _ in range(2))  # noqa: B023
+        total += 5 * forward + 3 * full + 2 * light
+    return total
+
+
+def measure(name, device, repeats):
+    """All figures of one size."""
+    shape, batch = SIZES[name]
+    plain = Form(reference.PerEdgeCell, device, shape, batch, fast=False)
+    fast = Form(search_cells.SearchCell, device, shape, batch, fast=True)
+    phases = {
+        "step, order 2": lambda form: lambda: form.step(2),
+        "step, order 1": lambda form: lambda: form.step(1),
+        "alpha step": lambda form: lambda: form.alpha_step(XI),
+        "w step": lambda form: form.w_step,
+        "validation": lambda form: form.validate,
+    }
+    figures = {}
+    for phase, work in phases.items():
+        figures[phase] = compare(work(plain), work(fast), device, repeats)
+        show(f"{name}, {phase}", figures[phase])
+    least = bound(fast, device)
+    print(f"{name}: its convolutions alone {least:.2f} s, "
+          f"{least / figures['step, order 2']['fast']:.0%} of the fast step")  # fmt: skip
+    memory = {}
+    if device.type == "cuda" or os.path.exists("/proc/self/statm"):
+        for label, cell, is_fast, checkpoint in (
+            ("plain", reference.PerEdgeCell, False, False),
+            ("fast", search_cells.SearchCell, True, False),
+            ("fast, --checkpoint_cells", search_cells.SearchCell, True, True),
+        ):
+            memory[label] = memory_of(cell, is_fast, checkpoint, device, shape, batch)
+            print(f"{name}: peak memory {label} {memory[label] / 2**20:,.0f} MiB, "
+                  f"{memory[label] / memory['plain']:.2f} of plain")  # fmt: skip
+    return {"batch": batch, "phases": figures, "convolutions": least, "memory": memory}
+
+
+def growth(device):
+    """Seconds of a fast second-order step on digits as one thing grows, else the paper's."""
+    table = {}
+    darts = gt.PRESETS["darts"]
+    for label, batch, net in (
+        *((f"{n} nodes", 64, {"n_nodes": n}) for n in (2, 3, 4, 5)),
+        *((f"{n} ops", 64, {"primitives": darts[-n:]}) for n in (2, 4, 6, 8)),
+        *((f"batch {n}", n, {}) for n in (16, 32, 64, 96)),
+    ):
+        form = Form(search_cells.SearchCell, device, (1, 8), batch, fast=True, **net)
+        form.step(2)
+        table[label] = min(seconds(lambda: form.step(2), device) for _ in range(3))  # noqa: B023
+        print(f"digits, {label}: {table[label]:.2f} s")
+    return table
+
+
+def loader_seconds():
+    """Seconds that the loader of the digits takes for one batch of 64."""
+    data = preproc.search_data("digits", "", 64, 0.5, seed=0)
+    start = time.perf_counter()
+    n = sum(1 for _ in data.train)
+    return (time.perf_counter() - start) / n
+
+
+def show(label, f):
+    print(
+        f"{label:32} plain {f['plain']:8.3f} s   fast {f['fast']:8.3f} s   "
+        f"ratio {f['ratio']:.2f} ({f['low']:.2f} to {f['high']:.2f})",
+        flush=True,
+    )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("benchmark.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["digits", "cifar10-16"],
+                        help="default: digits cifar10-16; all: " + " ".join(SIZES))  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (default: 5)")
+    parser.add_argument("--growth", action="store_true", help="also: nodes, ops and batch size")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    parser.add_argument("--out", default="benchmark.json", help="file of the results")
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        parser.error(f"--repeats {args.repeats}: at least one pair is needed")
+    device = utils.pick_device(args.device)
+    utils.prepare_device(device)
+    print(f"{utils.device_name(device)}, torch {torch.__version__}")
+    record = {"sizes": {name: measure(name, device, args.repeats) for name in args.sizes}}
+    record["loader_seconds_per_batch"] = loader_seconds()
+    print(f"digits: the loader takes {record['loader_seconds_per_batch']:.3f} s for a batch of 64")
+    if args.growth:
+        record["growth"] = growth(device)
+    record |= {
+        "device": utils.device_name(device),
+        "versions": run_folder.versions(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    with utils.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(record, stream, indent=1)
+    print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
