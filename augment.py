@@ -91,7 +91,7 @@ def main(argv=None):
             best = last if is_best else best
             run.save(
                 parts, epoch, is_best, best=best, top1=held["top1"],
-                genotype=gt.to_str(genotype), flags=cfg.flags(),
+                genotype=gt.to_str(genotype), flags=cfg.flags(), data=data.spec.to_dict(),
             )  # fmt: skip
             run.info(
                 f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 "

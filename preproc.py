@@ -28,6 +28,15 @@ class DataSpec(NamedTuple):
     mean: tuple
     std: tuple
 
+    def to_dict(self):
+        """The same in types that JSON and torch.load(weights_only=True) know."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in self._asdict().items()}
+
+    @classmethod
+    def from_dict(cls, saved):
+        """The DataSpec that `to_dict` wrote."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+
 
 _DIGITS = tuple("0123456789")
 SPECS = {

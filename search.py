@@ -102,7 +102,7 @@ def main(argv=None):
 
             run.save(
                 parts, epoch, is_best, best=best, top1=held["top1"],
-                genotype=gt.to_str(genotype), flags=cfg.flags(),
+                genotype=gt.to_str(genotype), flags=cfg.flags(), data=data.spec.to_dict(),
             )  # fmt: skip
             draw(run, genotype, epoch)  # after saving: a drawing that fails costs no epoch
         finish(run, cfg, net, last, best)

@@ -1,5 +1,6 @@
 """Data sets, the split, transforms, loaders."""
 
+import json
 import urllib.error
 
 import numpy as np
@@ -259,3 +260,9 @@ def test_offline_says_which_file_to_put_where(name, error, monkeypatch):
 def test_each_data_set_has_files_of_its_own():
     files = [file for _, file in preproc._TORCHVISION.values()]
     assert len(set(files)) == 3
+
+
+@pytest.mark.parametrize("name", preproc.SPECS)
+def test_a_spec_survives_json(name):
+    about = preproc.SPECS[name]
+    assert preproc.DataSpec.from_dict(json.loads(json.dumps(about.to_dict()))) == about
