@@ -331,20 +331,21 @@ class Fan(nn.Module):
             self.plans[name] = plan._replace(body=None, norm=None)
 
     def forward(self, x, weights):
-        sources = {(False, False): x}  # (relu, wide): that form of x, made once
-
-        def source(relu, wide):
-            if (relu, wide) not in sources:
-                before = source(relu, False) if wide else x
-                sources[relu, wide] = expand(before, self.k) if wide else F.relu(before)
-            return sources[relu, wide]
+        # (relu, wide): that form of x, made once. No closure: one that calls itself would keep the
+        # maps alive until Python looks for reference cycles, and double the peak memory.
+        sources = {(False, False): x}
+        for relu, wide in sorted({(plan.relu, plan.wide) for plan in self.plans.values()}):
+            if relu and (True, False) not in sources:
+                sources[True, False] = F.relu(x)
+            if wide:
+                sources[relu, True] = expand(sources[relu, False], self.k)
 
         columns = dict(zip(self.primitives, weights.unbind(1), strict=True))  # op: (k,)
         total = None  # (N, k*C, H', W')
         shared = []
         for name, body in self.bodies.items():
             plan, weight = self.plans[name], columns[name]
-            y = body(source(plan.relu, plan.wide))
+            y = body(sources[plan.relu, plan.wide])
             if plan.shared:
                 shared.append((y, weight))
                 continue
