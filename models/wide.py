@@ -342,7 +342,7 @@ class Fan(nn.Module):
 
         columns = dict(zip(self.primitives, weights.unbind(1), strict=True))  # op: (k,)
         total = None  # (N, k*C, H', W')
-        shared = []
+        shared = []  # pairs of a map (N, C, H', W') and its weights (k,)
         for name, body in self.bodies.items():
             plan, weight = self.plans[name], columns[name]
             y = body(sources[plan.relu, plan.wide])
@@ -352,13 +352,9 @@ class Fan(nn.Module):
             y = self.norms[name](y, weight) if name in self.norms else scaled(y, weight)
             # in place: neither a norm nor a product needs its result for the backward pass
             total = y if total is None else total.add_(y)
-        for y, weight in shared:  # y (N, C, H', W'): one map, k weights
-            if total is None:
-                total = scaled(expand(y, self.k), weight)
-            else:
-                parts, y = total.unflatten(1, (self.k, -1)), y.unsqueeze(1)
-                weight = weight.to(y.dtype).view(-1, 1, 1, 1)
-                total = parts.addcmul_(y, weight).flatten(1, 2)
+        if shared:
+            y = mixed(*zip(*shared, strict=True))
+            total = y if total is None else total.add_(y)
         return total.chunk(self.k, dim=1)  # chunk: its gradient keeps the memory format
 
     # --- weights edge by edge -------------------------------------------------------------------
@@ -394,3 +390,17 @@ def scaled(y, weights):
     """y (N, k*C, H, W), each edge's channels times its weight, weights (k,)."""
     weights = weights.to(y.dtype).view(-1, 1, 1, 1)
     return (y.unflatten(1, (len(weights), -1)) * weights).flatten(1, 2)
+
+
+def mixed(maps, weights):
+    """Sums of shared maps, one per edge: n maps (N, C, H, W), n times weights (k,) -> (N, k*C, H, W).
+
+    As a 1x1 convolution from n*C to k*C channels, whose kernel is n*k diagonal blocks: most of its
+    products are with zero, but it reads every map once, where products and sums one by one would
+    read and write wide maps n times, and several times more in the backward pass.
+    """
+    weights = torch.stack(weights, dim=1)  # (k, n)
+    k, n = weights.shape
+    eye = torch.eye(maps[0].size(1), dtype=weights.dtype, device=weights.device)
+    kernel = torch.einsum("kn,cd->kcnd", weights, eye).flatten(2).flatten(0, 1)  # (k*C, n*C)
+    return F.conv2d(torch.cat(maps, dim=1), kernel[:, :, None, None].to(maps[0].dtype))
