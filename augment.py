@@ -19,6 +19,7 @@ import preproc
 import run_folder
 import utils
 from config import AugmentConfig
+from graphs import Graphed
 from models.augment_cnn import AugmentCNN
 from models.ops import OPS
 
@@ -51,15 +52,18 @@ def main(argv=None):
 
         # model
         net = build(data.spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
-        net.to(device, memory_format=utils.memory_format(device))
+        net.to(device)
+        layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
+        net.to(memory_format=utils.LAYOUTS[layout])
         if cfg.compile:
             for cell in net.cells:
                 cell.compile()
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(
-            net.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay
-        )
+            net.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay,
+            fused=device.type == "cuda",
+        )  # fmt: skip
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, cfg.epochs)
 
         parts = {"model": net, "optim": optim, "scheduler": scheduler}
@@ -72,7 +76,7 @@ def main(argv=None):
     with utils.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, net, genotype, data, device, cutout_length)
+        announce(run, cfg, net, genotype, data, device, layout, cutout_length)
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -107,8 +111,8 @@ def train(loader, net, optim, epoch, cfg, run, device):
     meter = utils.Meter(device)
     n_steps = len(loader)
     net.train()
-    for step, batch in enumerate(loader, start=1):
-        X, y = utils.to_device(batch, device)  # (N, C_in, H, W), (N,)
+
+    def move(X, y):  # waits for nothing, so that a CUDA graph can hold it
         optim.zero_grad()
         with utils.autocast(device, cfg.amp):
             logits, aux_logits = net(X)  # (N, n_classes) each
@@ -118,8 +122,16 @@ def train(loader, net, optim, epoch, cfg, run, device):
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
         optim.step()
+        return main_loss.detach(), logits.detach()
 
-        meter.add(main_loss, logits, y)
+    if cfg.cuda_graphs:
+        move = Graphed(move, run.warn)
+
+    for step, batch in enumerate(loader, start=1):
+        X, y = utils.to_device(batch, device)  # (N, C_in, H, W), (N,)
+        loss, logits = move(X, y)
+
+        meter.add(loss, logits, y)
         global_step = (epoch - 1) * n_steps + step
         if run.due(global_step):  # the only wait for the device
             run.step(epoch, step, n_steps, global_step, meter.means())
@@ -158,7 +170,9 @@ def evaluate_file(path, cfg, argv):
         genotype = gt.from_str(state["genotype"], OPS)
         net = build(spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
         utils.load_state(net, state["model"], path)
-        net.to(device, memory_format=utils.memory_format(device))
+        net.to(device)
+        layout = utils.pick_layout(cfg.layout, net, batch_size, spec.C_in, spec.size)
+        net.to(memory_format=utils.LAYOUTS[layout])
     with utils.run_errors("augment.py"):
         held = validate(loader, net, device, cfg.amp)
     print(
@@ -195,9 +209,9 @@ def sizes(net, spec):
     )
 
 
-def announce(run, cfg, net, genotype, data, device, cutout_length):
+def announce(run, cfg, net, genotype, data, device, layout, cutout_length):
     """The first lines: what is trained, on what."""
-    run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
+    run.info(f"{run.path} on {utils.device_name(device)}, maps {layout}, seed {cfg.seed}")
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} training images, "
         f"{len(data.held.dataset)} test images, batch {cfg.batch_size}, lr {cfg.lr}, "

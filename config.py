@@ -19,7 +19,9 @@ QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 2
 # Of no consequence for the result: never taken from an earlier run, ...
 OF_THE_CALL = ("name", "resume", "overwrite", "evaluate")
 # ... and taken from it, but free to change when it is resumed or evaluated.
-FREE = ("device", "gpus", "threads", "workers", "print_freq", "data_path")
+FREE = (
+    "device", "gpus", "threads", "workers", "layout", "cuda_graphs", "print_freq", "data_path",
+)  # fmt: skip
 
 
 # --- types of flags: each says what is allowed --------------------------------------------------
@@ -114,6 +116,11 @@ def add_run_group(parser, root):
                         "stays in float32")
     g.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True,
                    help="allow TF32 on CUDA cards that have it; not for the finite difference")
+    g.add_argument("--layout", choices=("auto", "channels_last", "contiguous"), default="auto",
+                   help="memory layout of maps; auto: channels_last on a CPU, on a CUDA card "
+                        "whichever is faster in a short trial")
+    g.add_argument("--cuda_graphs", action="store_true",
+                   help="record a step as one CUDA graph per epoch; for small maps on fast cards")
     g.add_argument("--compile", action="store_true",
                    help="torch.compile each cell; takes minutes at the start")
     g.add_argument("--print_freq", type=count, default=50,

@@ -22,6 +22,7 @@ import utils
 import visualize
 from architect import Architect
 from config import SearchConfig
+from graphs import Graphed
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 
@@ -49,7 +50,9 @@ def main(argv=None):
         net = SearchCNNController(
             data.spec.C_in, cfg.init_channels, len(data.spec.classes), cfg.layers,
             F.cross_entropy, cfg.n_nodes, primitives=cfg.primitives,
-        ).to(device, memory_format=utils.memory_format(device))  # fmt: skip
+        ).to(device)  # fmt: skip
+        layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
+        net.to(memory_format=utils.LAYOUTS[layout])
         net.net.checkpoint_cells = cfg.checkpoint_cells
         if cfg.compile:  # per cell: the whole net would take far longer and gain little
             for cell in net.net.cells:
@@ -57,11 +60,13 @@ def main(argv=None):
 
         # optimizers (sec. 3.1.1 and App. A.1)
         w_optim = torch.optim.SGD(
-            net.weights(), cfg.w_lr, momentum=cfg.w_momentum, weight_decay=cfg.w_weight_decay
-        )
+            net.weights(), cfg.w_lr, momentum=cfg.w_momentum, weight_decay=cfg.w_weight_decay,
+            fused=device.type == "cuda",
+        )  # fmt: skip
         alpha_optim = torch.optim.Adam(
-            net.alphas(), cfg.alpha_lr, betas=(0.5, 0.999), weight_decay=cfg.alpha_weight_decay
-        )
+            net.alphas(), cfg.alpha_lr, betas=(0.5, 0.999), weight_decay=cfg.alpha_weight_decay,
+            fused=device.type == "cuda", capturable=device.type == "cuda",
+        )  # fmt: skip
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
             w_optim, cfg.epochs, eta_min=cfg.w_lr_min
         )
@@ -79,7 +84,7 @@ def main(argv=None):
     with utils.run_errors("search.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, net, data, device, first_epoch)
+        announce(run, cfg, net, data, device, layout, first_epoch)
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -117,12 +122,7 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
     n_steps = len(data.train)
     net.train()
 
-    # D_val restarts when used up, so --val_portion never shortens the pass over D_train
-    batches = zip(data.train, utils.endless(data.val), strict=False)
-    for step, (train_batch, val_batch) in enumerate(batches, start=1):
-        trn_X, trn_y = utils.to_device(train_batch, device)  # (N, C_in, H, W), (N,)
-        val_X, val_y = utils.to_device(val_batch, device)
-
+    def move(trn_X, trn_y, val_X, val_y):  # waits for nothing, so that a CUDA graph can hold it
         # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
         with utils.autocast(device, cfg.amp):
             architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, w_optim)
@@ -136,6 +136,17 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
         loss.backward()
         nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
         w_optim.step()
+        return loss.detach(), logits.detach()
+
+    if cfg.cuda_graphs:
+        move = Graphed(move, run.warn)
+
+    # D_val restarts when used up, so --val_portion never shortens the pass over D_train
+    batches = zip(data.train, utils.endless(data.val), strict=False)
+    for step, (train_batch, val_batch) in enumerate(batches, start=1):
+        trn_X, trn_y = utils.to_device(train_batch, device)  # (N, C_in, H, W), (N,)
+        val_X, val_y = utils.to_device(val_batch, device)
+        loss, logits = move(trn_X, trn_y, val_X, val_y)
 
         meter.add(loss, logits, trn_y)
         global_step = (epoch - 1) * n_steps + step
@@ -155,9 +166,9 @@ def validate(loader, net, device, amp="off"):
 # --- what the run says and keeps ----------------------------------------------------------------
 
 
-def announce(run, cfg, net, data, device, first_epoch):
+def announce(run, cfg, net, data, device, layout, first_epoch):
     """The first lines: what is searched, on what, with what."""
-    run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
+    run.info(f"{run.path} on {utils.device_name(device)}, maps {layout}, seed {cfg.seed}")
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
         f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; "

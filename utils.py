@@ -89,13 +89,45 @@ def prepare_device(device, threads=None, tf32=True):
         torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
-def memory_format(device):
-    """The layout of maps that is fastest on `device`.
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
-    Channels last on a CPU, where it halves the time of a search step (scripts/benchmark.py);
-    torch's own order elsewhere, where we have not measured.
+
+def pick_layout(choice, net, batch_size, C_in, size):
+    """The memory layout of maps, a key of LAYOUTS, for --layout auto|channels_last|contiguous.
+
+    auto: channels_last on a CPU, where it is several times faster (scripts/benchmark.py); on a CUDA
+    card whichever is faster in a few passes of `net` tried here, since cards, sizes and precisions
+    differ; else contiguous. `net`, on its device, and the random generators stay as they are.
     """
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    device = next(net.parameters()).device
+    if choice != "auto":
+        return choice
+    if device.type != "cuda":
+        return "channels_last" if device.type == "cpu" else "contiguous"
+    return quickest_layout(net, torch.zeros(batch_size, C_in, *size, device=device))
+
+
+def quickest_layout(net, X, repeats=3):
+    """The key of LAYOUTS in which a forward and backward pass of `net` for X takes least time.
+    Works on a copy."""
+
+    def seconds(twin, batch):
+        start = time.perf_counter()
+        out = twin(batch)
+        logits = out[0] if isinstance(out, tuple) else out
+        logits.sum().backward()
+        if X.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    times = {}
+    with torch.random.fork_rng([X.device] if X.is_cuda else []):
+        for name, layout in LAYOUTS.items():
+            twin, batch = copy.deepcopy(net).to(memory_format=layout), X.to(memory_format=layout)
+            seconds(twin, batch)  # the first pass looks for kernels
+            times[name] = min(seconds(twin, batch) for _ in range(repeats))
+            del twin
+    return min(times, key=times.get)
 
 
 def autocast(device, amp):
@@ -114,11 +146,11 @@ def device_name(device):
 
 
 def to_device(batch, device):
-    """X and y of a batch on `device`, X in its memory format."""
+    """X and y of a batch on `device`."""
     X, y = batch
-    # asynchronous from pinned memory, an ordinary copy from elsewhere
-    X = X.to(device, non_blocking=True, memory_format=memory_format(device))
-    return X, y.to(device, non_blocking=True)
+    # asynchronous from pinned memory, an ordinary copy from elsewhere. Maps take their layout from
+    # the weights: the first convolution turns X into it.
+    return X.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
 
 def endless(loader):

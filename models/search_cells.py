@@ -38,6 +38,7 @@ class SearchCell(nn.Module):
             Fan(C, 2 if reduction and j < 2 else 1, len(targets), primitives)
             for j, targets in enumerate(self.targets)
         )
+        self.register_load_state_dict_pre_hook(_accept_per_edge)
 
     def forward(self, s0, s1, weights):
         """`weights[i]` (i + 2, n_ops): softmax(alpha) of the edges into node i + 2."""
@@ -66,3 +67,13 @@ class SearchCell(nn.Module):
                 prefix = f"dag.{i - 2}.{j}."
                 own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
                 fan.load_edge_state(e, own)
+
+
+def _accept_per_edge(cell, state, prefix, *_):
+    """Before load_state_dict: turn what a per-edge cell saved into the names of this one."""
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if any(name.startswith("dag.") for name in own):
+        cell.load_per_edge_state(own)
+        for name in own:
+            del state[prefix + name]
+        state.update({prefix + name: tensor for name, tensor in cell.state_dict().items()})

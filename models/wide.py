@@ -393,7 +393,8 @@ def scaled(y, weights):
 
 
 def mixed(maps, weights):
-    """Sums of shared maps, one per edge: n maps (N, C, H, W), n times weights (k,) -> (N, k*C, H, W).
+    """Weighted sums of shared maps, one per edge: n maps (N, C, H, W), n weights (k,) ->
+    (N, k*C, H, W).
 
     As a 1x1 convolution from n*C to k*C channels, whose kernel is n*k diagonal blocks: most of its
     products are with zero, but it reads every map once, where products and sums one by one would

@@ -55,8 +55,12 @@ class Form:
             )
         finally:
             search_cnn.SearchCell = usual
-        layout = utils.memory_format(device) if fast else torch.contiguous_format
-        self.net.to(device, memory_format=layout)
+        self.net.to(device)
+        layout = "contiguous"
+        if fast:
+            layout = utils.pick_layout("auto", self.net, batch, C_in, (side, side))
+        layout = utils.LAYOUTS[layout]
+        self.net.to(memory_format=layout)
         X = torch.randn(2, batch, C_in, side, side)
         y = torch.randint(10, (2, batch))
         self.trn_X, self.val_X = (x.to(device, memory_format=layout) for x in X)

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parent.parent
 # Who may import whom. No arrow points back up and there is no circle.
 ARROWS = {
     "search": {
-        "config", "utils", "run_folder", "preproc", "architect", "genotypes", "visualize",
+        "config", "utils", "run_folder", "preproc", "architect", "graphs", "genotypes", "visualize",
         "gif_maker", "plot_train_val", "models.search_cnn", "models.ops",
     },
     "augment": {
-        "config", "utils", "run_folder", "preproc", "genotypes", "plot_train_val",
+        "config", "utils", "run_folder", "preproc", "graphs", "genotypes", "plot_train_val",
         "models.augment_cnn", "models.ops",
     },
     "config": {"genotypes"},
@@ -33,6 +33,7 @@ ARROWS = {
     "models.ops": set(),
     "models": set(),
     "architect": set(),
+    "graphs": set(),
     "utils": set(),
     "preproc": set(),
     "genotypes": set(),

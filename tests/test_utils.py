@@ -203,3 +203,28 @@ def test_the_printed_command_uses_this_python(here, monkeypatch):
         assert utils.command("augment.py").startswith(sys.executable)
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     assert utils.command("augment.py").startswith("python ")
+
+
+@pytest.mark.parametrize("layout", utils.LAYOUTS)
+def test_the_quicker_layout_is_found_and_the_net_is_left_alone(layout, monkeypatch):
+    class Slow(torch.nn.Conv2d):
+        def forward(self, x):
+            right = x.is_contiguous(memory_format=utils.LAYOUTS[layout])
+            clock.append(clock[-1] + (1 if right else 2))
+            return super().forward(x)
+
+    clock = [0.0]
+    monkeypatch.setattr(utils.time, "perf_counter", lambda: clock[-1])
+    net = torch.nn.Sequential(Slow(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout())
+    before, rng = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    assert utils.quickest_layout(net, torch.ones(2, 3, 8, 8)) == layout
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert net[0].weight.grad is None
+
+
+def test_layouts_by_device_and_by_choice():
+    net = torch.nn.Conv2d(3, 4, 3)
+    assert utils.pick_layout("auto", net, 2, 3, (8, 8)) == "channels_last"  # a CPU
+    assert utils.pick_layout("contiguous", net, 2, 3, (8, 8)) == "contiguous"
+    assert utils.pick_layout("auto", net.to("meta"), 2, 3, (8, 8)) == "contiguous"

@@ -1,0 +1,81 @@
+"""A whole training step as one CUDA graph: recorded once, then started with a single call.
+
+A search step of small maps is thousands of kernels, each over before Python has started the next.
+A graph starts them all at once. What it needs:
+
+* inputs at fixed addresses: each batch is copied into the same buffers;
+* no wait for the device and no decision that depends on data within the step;
+* numbers that stay: the learning rate of an epoch is recorded with the rest, so every epoch records
+  anew.
+
+Where a step cannot be recorded it runs as always, and a warning says why.
+"""
+
+import torch
+
+
+def record(step, inputs):
+    """Record step(*inputs) on the current CUDA device -> a function that runs it again and returns
+    its outputs, always the same tensors. Recording itself computes nothing."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = step(*inputs)
+
+    def replay():
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+class Graphed:
+    """`step`, a function of tensors that returns tensors, recorded at its second call.
+
+    The first call runs as always, on a side stream: then optimizers make their state and cuDNN
+    tries its kernels, neither of which can be recorded. The tensors that a replay returns are
+    overwritten by the next.
+    """
+
+    def __init__(self, step, warn):
+        """`warn(text)` is told why, if the step cannot be recorded."""
+        self.step = step
+        self.warn = warn
+        self.warm = False
+        self.inputs = None  # the fixed buffers
+        self.replay = None
+        self.failed = False
+
+    def __call__(self, *batch):
+        if self.failed:
+            return self.step(*batch)
+        if not self.warm:
+            self.warm = True
+            return aside(self.step, batch)
+        if self.replay is None:
+            self.inputs = [x.clone() for x in batch]
+            try:
+                self.replay = record(self.step, self.inputs)
+            except RuntimeError as error:  # torch's word for all that CUDA refuses
+                self.failed = True
+                self.warn(
+                    f"the step cannot be recorded as a CUDA graph and runs kernel by kernel "
+                    f"({str(error).splitlines()[0]})"
+                )
+                return self.step(*batch)
+        if any(x.shape != kept.shape for x, kept in zip(batch, self.inputs, strict=True)):
+            return self.step(*batch)
+        for x, kept in zip(batch, self.inputs, strict=True):
+            kept.copy_(x, non_blocking=True)
+        return self.replay()
+
+
+def aside(step, batch):
+    """step(*batch) on a stream of its own, as recording wants of the call before it."""
+    if not batch[0].is_cuda:
+        return step(*batch)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        outputs = step(*batch)
+    torch.cuda.current_stream().wait_stream(stream)
+    return outputs

@@ -1,0 +1,95 @@
+"""Recording a step: buffers, fallback and, with a stand-in for the recorder, equal results.
+
+What a CUDA graph itself does is torch's business and needs a card: the last test runs where one is.
+"""
+
+import pytest
+import torch
+from conftest import FAST_AUGMENT, FAST_SEARCH, equal, run_in
+
+import augment
+import graphs
+import search
+
+
+def stand_in(log):
+    """As graphs.record: computes nothing when it records, and the inputs of a replay are those
+    buffers whatever batch the caller holds."""
+
+    def record(step, inputs):
+        log.append("record")
+
+        def replay():
+            log.append("replay")
+            return step(*inputs)
+
+        return replay
+
+    return record
+
+
+def test_the_first_call_runs_the_second_records_all_others_replay(monkeypatch):
+    log, seen = [], []
+    monkeypatch.setattr(graphs, "record", stand_in(log))
+
+    def step(X, y):
+        seen.append((X.tolist(), X.data_ptr()))
+        return X + y, y
+
+    graphed = graphs.Graphed(step, pytest.fail)
+    batches = [(torch.full((2,), float(i)), torch.ones(2)) for i in range(4)]
+    results = [graphed(*batch)[0].tolist() for batch in batches]
+    assert log == ["record", "replay", "replay", "replay"]
+    assert results == [[i + 1.0] * 2 for i in range(4)]
+    assert [values for values, _ in seen] == [batch[0].tolist() for batch in batches]
+    assert len({address for _, address in seen[1:]}) == 1  # fixed buffers
+    assert all(batch[0].tolist() == [i] * 2 for i, batch in enumerate(batches))
+
+    # another shape cannot go into the buffers
+    assert graphed(torch.zeros(3), torch.ones(3))[0].tolist() == [1.0] * 3
+    assert log.count("replay") == 3
+
+
+def test_what_cannot_be_recorded_runs_and_says_why_once(monkeypatch):
+    def refuse(step, inputs):
+        step(*inputs)
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graphs, "record", refuse)
+    warnings = []
+    graphed = graphs.Graphed(lambda X: (X + 1,), warnings.append)
+    results = [graphed(torch.full((2,), float(i)))[0].tolist() for i in range(4)]
+    assert results == [[i + 1.0] * 2 for i in range(4)]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("(operation not permitted when stream is capturing)")
+
+
+@pytest.mark.parametrize("script", ["search", "augment"])
+def test_a_run_is_the_same_with_graphs(script, tmp_path, monkeypatch):
+    log = []
+    monkeypatch.setattr(graphs, "record", stand_in(log))
+    if script == "search":
+        main, root, words = search.main, "searchs", [*FAST_SEARCH, "--epochs", "2"]
+    else:
+        main, root, words = augment.main, "augments", [*FAST_AUGMENT, "--genotype", "DARTS_V2"]
+    run_in(tmp_path, main, [*words, "--name", "off"])
+    assert not log
+    run_in(tmp_path, main, [*words, "--name", "on", "--cuda_graphs"])
+    epochs = 2 if script == "search" else 1
+    assert log.count("record") == epochs  # the learning rate is recorded with the step
+    assert log.count("replay") == epochs  # of two steps
+    states = [torch.load(tmp_path / root / run / "checkpoint.pt") for run in ("off", "on")]
+    assert equal(states[0]["model"], states[1]["model"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_a_search_step_on_a_card_is_the_same_with_graphs(tmp_path):
+    words = [*FAST_SEARCH, "--epochs", "1", "--batch_size", "32", "--no-tf32"]
+    for run, more in (("off", []), ("on", ["--cuda_graphs"])):
+        out = run_in(tmp_path, search.main, [*words, "--name", run, *more])
+        assert "cannot be recorded" not in out
+    a, b = (
+        torch.load(tmp_path / "searchs" / run / "checkpoint.pt")["model"] for run in ("off", "on")
+    )
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-2, atol=1e-3)
