@@ -88,7 +88,7 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     assert set(state) == {
         "model", "w_optim", "alpha_optim", "scheduler", "rng", "epoch", "best", "top1",
-        "genotype", "flags",
+        "genotype", "flags", "data",
     }  # fmt: skip
     assert state["epoch"] == 2
     flags = state["flags"]
