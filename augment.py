@@ -222,6 +222,8 @@ def announce(run, cfg, net, genotype, data, device):
     run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
     for note in data.notes:
         run.info(note)
+    if data.held_files:
+        run.write("held-out.txt", "\n".join(data.held_files))
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} training images, "
         f"{len(data.held.dataset)} {data.held_name} images, {preproc.in_words(data.spec)}, "

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +19,14 @@ from tqdm import tqdm
 import utils
 
 LARGEST = 224  # the short side, where images of several sizes must agree on one
+
+
+@contextmanager
+def no_warnings():
+    """Of odd metadata, which plays no part. Not for threads: it changes what all of them do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 # --- one image ----------------------------------------------------------------------------------
@@ -61,23 +70,29 @@ def fit(image, size):
 
 def read(path, C_in, size):
     """An image file as a uint8 tensor (C_in, H, W). Raises whatever Pillow says of a broken one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, which plays no part
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)  # as the camera was held
-            return F.pil_to_tensor(fit(to_channels(image, C_in), size))
+    with Image.open(path) as image:
+        image.load()
+        image = ImageOps.exif_transpose(image)  # as the camera was held
+        return F.pil_to_tensor(fit(to_channels(image, C_in), size))
+
+
+def is_readable(path):
+    """Whether `read` would succeed."""
+    try:
+        with no_warnings():
+            read(path, 3, (1, 1))
+    except Exception:  # Pillow raises many kinds
+        return False
+    return True
 
 
 def _header(path):
     """(H, W, mode, whether it is grey) without decoding."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            W, H = image.size
-            if image.getexif().get(0x0112, 1) >= 5:  # orientation: lies on its side
-                H, W = W, H
-            return H, W, image.mode, is_grey(image)
+    with Image.open(path) as image:
+        W, H = image.size
+        if image.getexif().get(0x0112, 1) >= 5:  # orientation: lies on its side
+            H, W = W, H
+        return H, W, image.mode, is_grey(image)
 
 
 # --- all images of a part -----------------------------------------------------------------------
@@ -95,8 +110,9 @@ def _for_each(function, paths, what):
     bar = tqdm(total=len(paths), desc=what, disable=None, leave=False)
     with ThreadPoolExecutor(utils.cores()) as pool, bar:  # Pillow lets other threads run
         for start in range(0, len(paths), 512):  # never all results at once
-            block = paths[start : start + 512]
-            for i, (result, why) in enumerate(pool.map(attempt, block), start):
+            with no_warnings():
+                results = list(pool.map(attempt, paths[start : start + 512]))
+            for i, (result, why) in enumerate(results, start):
                 bar.update()
                 yield i, result, why
 

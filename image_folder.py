@@ -18,6 +18,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 HELD_OUT = "held-out"  # the part that is made where there is neither val nor test
 
+LARGE = 256  # the shorter side, above which the log suggests smaller images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -226,9 +227,9 @@ class ImageFiles(Dataset):
         if self.images is not None:
             image = self.images[index]
         else:
-            image = image_files.read(
-                os.path.join(self.root, self.files[index]), self.C_in, self.size
-            )
+            path = os.path.join(self.root, self.files[index])
+            with image_files.no_warnings():
+                image = image_files.read(path, self.C_in, self.size)
         return image, self.targets[index]
 
 
@@ -239,6 +240,7 @@ class Loaded(NamedTuple):
     raw: ImageFiles
     notes: list
     room: Any  # what --cache_gb leaves for other parts
+    held: list  # of the training part, the files that are held out of it
 
 
 def load(name, path, part, options, seed=0, room=None):
@@ -255,12 +257,13 @@ def load(name, path, part, options, seed=0, room=None):
     saved = options.saved
     parts = find_parts(path)
     held_out = part == HELD_OUT
-    root = parts["train" if held_out else part]
+    root, held_files = parts["train" if held_out else part], []
     listed, notes = list_files(root, None if saved is None else saved.classes)
     if held_out or (part == "train" and len(parts) == 1):
         train, held = hold_out(listed, options.test_portion)
-        listed = listed.only(held if held_out else train)
+        everything, listed = listed, listed.only(held if held_out else train)
         if not held_out:
+            held_files = [everything.files[i] for i in held]
             notes.append(
                 f"there is neither val nor test in {path}: {len(held)} images, "
                 f"{options.test_portion:.0%} of each class by file name, are held out"
@@ -271,7 +274,7 @@ def load(name, path, part, options, seed=0, room=None):
 
     # sizes and modes, from the headers
     key = key_of(listed, "headers")
-    seen = image_files.recall(options.notebooks, key)
+    seen = _as_it_was(listed, image_files.recall(options.notebooks, key))
     if seen is None:
         seen = image_files.survey(listed)
         image_files.remember(options.notebooks, key, seen)
@@ -287,7 +290,7 @@ def load(name, path, part, options, seed=0, room=None):
     needed = len(listed.files) * about.C_in * about.size[0] * about.size[1] / 1e9
     keep = needed <= room
     key = key_of(listed, about.C_in, about.size)
-    pixels, images = image_files.recall(options.notebooks, key), None
+    pixels, images = _as_it_was(listed, image_files.recall(options.notebooks, key)), None
     if keep or pixels is None:
         counts, broken, images = image_files.decode(listed, about.C_in, about.size, keep)
         pixels = {"bad": broken, "mean_std": image_files.mean_and_std(counts)}
@@ -305,7 +308,16 @@ def load(name, path, part, options, seed=0, room=None):
            f"read from disk each time: decoded they take {needed:.3g} GB, more than --cache_gb")
     )  # fmt: skip
     raw = ImageFiles(listed, about.C_in, about.size, images)
-    return Loaded(about, raw, notes, room - needed if keep else room)
+    return Loaded(about, raw, notes, room - needed if keep else room, held_files)
+
+
+def _as_it_was(listed, known):
+    """What is remembered, or None if a file that was broken can be read now (a permission, say,
+    which changes neither its size nor its time)."""
+    for file in known["bad"] if known else ():
+        if image_files.is_readable(os.path.join(listed.root, file)):
+            return None
+    return known
 
 
 def _describe(name, path, classes, seen, options, notes):
@@ -321,6 +333,11 @@ def _describe(name, path, classes, seen, options, notes):
         notes.append(
             f"{fitted} images of {len(seen['sizes'])} sizes are scaled and cut to "
             f"{size[0]}x{size[1]} (--input_size H W sets another size)"
+        )
+    if min(size) > LARGE and not options.input_size:
+        notes.append(
+            f"images of {size[0]}x{size[1]} are large for a search; --input_size 224 would make it "
+            f"about {size[0] * size[1] / 224**2:.0f} times as fast"
         )
     mean = std = None
     if name == "imagenet" and C_in == 3:

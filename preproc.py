@@ -67,13 +67,14 @@ class Raw(NamedTuple):
     notes: list  # what was found and chosen, for the log
     convert: bool = False  # the images have not yet the size and channels of spec
     room: Any = None  # GB left for decoded images
+    held_files: tuple = ()  # what is held out of an image folder without val and test
 
 
 def open_part(name, data_path, part, options, seed=0, room=None):
     """One part as Raw: "train" (the share of options.subset), or one of `scored_parts`."""
     if name in FOLDERS:
         got = image_folder.load(name, data_path, part, options, seed, room)
-        return Raw(got.spec, got.raw, None, got.notes, room=got.room)
+        return Raw(got.spec, got.raw, None, got.notes, room=got.room, held_files=got.held)
     about = options.saved or _asked_for(spec(name), options)
     convert = (about.C_in, about.size) != (spec(name).C_in, spec(name).size)
     raw = load_split(name, data_path, part == "train")
@@ -151,6 +152,7 @@ class Data(NamedTuple):
     class_counts: tuple = ()  # training images of each class
     cutout_length: int = 0
     notes: tuple = ()  # what was found and chosen, for the log
+    held_files: tuple = ()  # image files held out of the training part, by name
 
 
 def default_workers(name, in_memory=False):
@@ -227,6 +229,7 @@ def search_data(
         class_counts=tuple(class_counts(raw)),
         cutout_length=cutout_length,
         notes=(*raw.notes, note),
+        held_files=tuple(raw.held_files),
     )
 
 
@@ -290,6 +293,7 @@ def augment_data(
         class_counts=tuple(class_counts(raw)),
         cutout_length=cutout_length,
         notes=(*raw.notes, *(n for held, _ in parts.values() for n in held.notes), note),
+        held_files=tuple(raw.held_files),
     )
 
 

@@ -170,6 +170,8 @@ def announce(run, cfg, net, data, device, first_epoch):
     run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
     for note in data.notes:
         run.info(note)
+    if data.held_files:
+        run.write("held-out.txt", "\n".join(data.held_files))
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
         f"alpha, {preproc.in_words(data.spec)}, batch {cfg.batch_size}, w_lr {cfg.w_lr}; "

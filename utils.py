@@ -193,7 +193,7 @@ def criterion(label_smoothing=0.0, class_weights="none", class_counts=(), device
         return F.cross_entropy
     weight = None
     if class_weights == "balanced":
-        counts = torch.tensor(class_counts, dtype=torch.float32)
+        counts = torch.tensor(class_counts, dtype=torch.float32).clamp_min(1)
         weight = (counts.sum() / (len(counts) * counts)).to(device)
     return functools.partial(F.cross_entropy, weight=weight, label_smoothing=label_smoothing)
 
