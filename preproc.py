@@ -109,7 +109,7 @@ def subject(name, data_path):
     """What a run on this data set is called if it has no --name: a folder name."""
     if name not in FOLDERS:
         return name
-    return re.sub(r"[^\w.+=-]+", "-", image_folder.subject(data_path)).lstrip("-.+=") or name
+    return re.sub(r"[^\w.+=-]+", "-", image_folder.subject(data_path)).strip("-.+=") or name
 
 
 def share(targets, portion, seed):

@@ -156,5 +156,49 @@ def test_cutout_is_half_the_side_and_none_for_large_images():
     assert transforms.default_cutout((224, 224)) == 0
 
 
+def test_every_flag_of_the_data_group_reaches_the_options():
+    words = (
+        "--in_channels 1 --input_size 7 --test_portion 0.3 --bad_images skip --subset 0.5 "
+        "--augment trivial --no-hflip --cache_gb 0.25"
+    )
+    cfg = config.SearchConfig(words.split())
+    saved = data_sets.SPECS["digits"]
+    own, other = "searchs/.images.json", "augments/.images.json"
+    assert preproc.Options.of(cfg, saved.to_dict()) == preproc.Options(
+        1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 0.25, saved, (own, other)
+    )
+    defaults = preproc.Options.of(config.AugmentConfig(["--genotype", "DARTS_V2"]))
+    assert defaults == preproc.Options(notebooks=(other, own))
+    # and the command that search.py prints repeats them, but for the share
+    printed = config.AugmentConfig(["--genotype", "DARTS_V2", *cfg.shared_words()])
+    for flag in config.SHARED:
+        assert getattr(printed, flag) == getattr(cfg, flag), flag
+    assert printed.subset == 1
+
+
+def test_flags_that_change_the_images_bind_a_run_that_goes_on(capsys):
+    saved = config.SearchConfig(["--name", "x", "--subset", "0.5", "--no-hflip"]).flags()
+    cfg = config.SearchConfig(["--name", "x", "--resume", "--cache_gb", "0"], saved)
+    assert (cfg.subset, cfg.hflip, cfg.cache_gb) == (0.5, False, 0)
+    for words, flag in (("--augment none", "augment"), ("--stem imagenet", "stem"),
+                        ("--input_size 9", "input_size"), ("--hflip", "hflip")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            config.SearchConfig(["--name", "x", "--resume", *words.split()], saved)
+        assert f"--{flag} was" in capsys.readouterr().err
+
+
+def test_a_folder_is_named_by_its_path_and_may_move(here):
+    (here / "pets").mkdir()
+    (here / "digits").mkdir()  # a known name stays what it is
+    cfg = config.SearchConfig(["--dataset", "pets"])
+    assert (cfg.dataset, cfg.data_path) == ("folder", "pets")
+    assert config.SearchConfig(["--dataset", "digits"]).dataset == "digits"
+    (here / "moved").mkdir()
+    words = ["--name", "x", "--resume", "--dataset", "moved"]
+    assert config.SearchConfig(words, cfg.flags()).data_path == "moved"
+    assert preproc.subject("folder", "a/my pets (2)/") == "my-pets-2"
+    assert preproc.subject("cifar10", "data") == "cifar10"
+
+
 def test_the_loss_without_flags_is_plain_cross_entropy():
     assert utils.criterion() is torch.nn.functional.cross_entropy
