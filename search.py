@@ -174,7 +174,7 @@ def announce(run, cfg, net, data, device, first_epoch):
         run.write("held-out.txt", "\n".join(data.held_files))
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
-        f"alpha, {preproc.in_words(data.spec)}, batch {cfg.batch_size}, w_lr {cfg.w_lr}; "
+        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; {preproc.in_words(data.spec)}, "
         f"{len(data.spec.classes)} classes: {', '.join(data.spec.classes)}"
     )
     if cfg.class_weights != "none" or max(data.class_counts) > 3 * min(data.class_counts):

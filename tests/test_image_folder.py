@@ -389,7 +389,7 @@ def test_from_a_folder_to_a_score(tmp_path, run):
     make(tmp_path / "my pets", ("train", "val", "test"), size=(6, 9), mode="L")
     out = run(search.main, *SEARCH, "--dataset", "../my pets", "--augment", "light", "--no-hflip",
               "--seed", "5")  # fmt: skip
-    assert "my pets: 10 images for w, 10 for alpha, grey 6x9" in out
+    assert "my pets: 10 images for w, 10 for alpha, batch 4, w_lr 0.025; grey 6x9, 2 classes" in out
     assert "augmentation light (asked), not mirrored" in out
     assert "top2 100.00%" in out  # two classes: it is called what it is
     assert "top5" not in out
