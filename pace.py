@@ -54,7 +54,7 @@ def speed(timed, trained):
 def in_words(speed, workers):
     """A line for the log; `workers` is the flag."""
     loader, step = (speed[f"{what}_images_per_second"] for what in ("loader", "step"))
-    text = f"loader {loader:,.0f} images per second, training step {step:,.0f}"
+    text = f"loader {loader:,.0f} images per second, network {step:,.0f}"
     if loader < 2 * step:
         now = "chosen by itself" if workers is None else workers
         return f"{text}: the loader costs time; more --workers (now {now}) may help"

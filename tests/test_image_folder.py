@@ -393,7 +393,7 @@ def test_from_a_folder_to_a_score(tmp_path, run):
     assert "augmentation light (asked), not mirrored" in out
     assert "top2 100.00%" in out  # two classes: it is called what it is
     assert "top5" not in out
-    assert re.search(r"loader [\d,]+ images per second, training step [\d,]+", out)
+    assert re.search(r"loader [\d,]+ images per second, network [\d,]+", out)
     record = lines("searchs/my-pets/metrics.jsonl")[0]
     rates = [record[f"{what}images_per_second"] for what in ("loader_", "step_", "")]
     assert 1 / rates[0] + 1 / rates[1] == pytest.approx(1 / rates[2])

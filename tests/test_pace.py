@@ -41,7 +41,7 @@ def test_waiting_is_measured_and_starts_anew_each_epoch(monkeypatch):
 
 def test_a_slow_loader_is_said():
     fast = {"loader_images_per_second": 1000.4, "step_images_per_second": 100.0}
-    assert pace.in_words(fast, None) == "loader 1,000 images per second, training step 100"
+    assert pace.in_words(fast, None) == "loader 1,000 images per second, network 100"
     slow = {**fast, "step_images_per_second": 900.0}
     assert "more --workers (now chosen by itself) may help" in pace.in_words(slow, None)
     assert "more --workers (now 1) may help" in pace.in_words(slow, 1)
