@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import genotypes as gt
+import pace
 import plot_train_val
 import preproc
 import run_folder
 import utils
 from config import AugmentConfig
 from graphs import Graphed
+from models import stems
 from models.augment_cnn import AugmentCNN
 from models.ops import OPS
 
@@ -42,16 +44,19 @@ def main(argv=None):
         utils.seed_everything(cfg.seed)
 
         # data
-        cutout_length = cfg.cutout_length
-        if cutout_length is None:
-            cutout_length = min(preproc.spec(cfg.dataset).size) // 2
         data = preproc.augment_data(
             cfg.dataset, cfg.data_path, cfg.batch_size, cfg.workers,
-            pin_memory=device.type == "cuda", cutout_length=cutout_length,
+            pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length, seed=cfg.seed,
+            options=preproc.Options.of(cfg, run.state and run.state.get("data")),
         )  # fmt: skip
+        data = data._replace(train=pace.Timed(data.train))
+        run.top_k = min(5, len(data.spec.classes))
+        criterion = utils.criterion(
+            cfg.label_smoothing, cfg.class_weights, data.class_counts, device
+        )
 
         # model
-        net = build(data.spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
+        net = build(data.spec, cfg, genotype)
         net.to(device)
         layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
         net.to(memory_format=utils.LAYOUTS[layout])
@@ -76,7 +81,7 @@ def main(argv=None):
     with utils.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, net, genotype, data, device, layout, cutout_length)
+        announce(run, cfg, net, genotype, data, device, layout)
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -84,9 +89,10 @@ def main(argv=None):
             lr = optim.param_groups[0]["lr"]
             # grows linearly, from 0 in the first epoch
             net.drop_path_prob(cfg.drop_path_prob * (epoch - 1) / cfg.epochs)
-            trained = train(data.train, net, optim, epoch, cfg, run, device)
+            trained = train(data.train, net, optim, epoch, cfg, run, device, criterion)
             scheduler.step()
-            run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
+            speed = pace.speed([data.train], trained)
+            run.metrics("train", epoch, epoch * n_steps, **trained, **speed, lr=lr)
             held = validate(data.held, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
@@ -99,14 +105,18 @@ def main(argv=None):
             )  # fmt: skip
             run.info(
                 f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 "
-                f"{trained['top1']:.2%}  test loss {held['loss']:.4f} top1 {held['top1']:.2%}  "
-                f"best {best['top1']:.2%} (epoch {best['epoch']})  {run.time_left(epoch)}"
+                f"{trained['top1']:.2%}  {data.held_name} loss {held['loss']:.4f} top1 "
+                f"{held['top1']:.2%}  best {best['top1']:.2%} (epoch {best['epoch']})  "
+                f"{run.time_left(epoch)}"
             )
-        report(run, cfg, net, data.spec, last, best)
+            if epoch == first_epoch:
+                run.info(pace.in_words(speed, cfg.workers))
+        tested = None if data.test is None else validate(data.test, net, device, cfg.amp)
+        report(run, cfg, net, data, last, best, tested)
     return run.path
 
 
-def train(loader, net, optim, epoch, cfg, run, device):
+def train(loader, net, optim, epoch, cfg, run, device, criterion=F.cross_entropy):
     """One pass over the training set. The loss that is reported is that of the main classifier."""
     meter = utils.Meter(device)
     n_steps = len(loader)
@@ -116,9 +126,9 @@ def train(loader, net, optim, epoch, cfg, run, device):
         optim.zero_grad()
         with utils.autocast(device, cfg.amp):
             logits, aux_logits = net(X)  # (N, n_classes) each
-            main_loss = loss = F.cross_entropy(logits, y)
+            main_loss = loss = criterion(logits, y)
             if aux_logits is not None:
-                loss = loss + cfg.aux_weight * F.cross_entropy(aux_logits, y)
+                loss = loss + cfg.aux_weight * criterion(aux_logits, y)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
         optim.step()
@@ -164,35 +174,47 @@ def evaluate_file(path, cfg, argv):
         cfg = AugmentConfig(argv, {k: v for k, v in state["flags"].items() if k != "batch_size"})
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
-        spec, loader = preproc.held_data(
-            cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda"
-        )
+        options = preproc.Options.of(cfg, state.get("data"))
+        loaders = {}
+        for part in preproc.scored_parts(cfg.dataset, cfg.data_path):
+            spec, loaders[part] = preproc.held_data(
+                cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda",
+                options, part,
+            )  # fmt: skip
         genotype = gt.from_str(state["genotype"], OPS)
-        net = build(spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
+        net = build(spec, cfg, genotype)
         utils.load_state(net, state["model"], path)
         net.to(device)
         layout = utils.pick_layout(cfg.layout, net, batch_size, spec.C_in, spec.size)
         net.to(memory_format=utils.LAYOUTS[layout])
     with utils.run_errors("augment.py"):
-        held = validate(loader, net, device, cfg.amp)
-    print(
-        f"{path}, epoch {state['epoch']}, {cfg.dataset} test split: top1 {held['top1']:.2%} "
-        f"top5 {held['top5']:.2%} loss {held['loss']:.4f} "
-        f"(training logged top1 {state['top1']:.2%})"
-    )
-    return held
+        scores = {part: validate(loader, net, device, cfg.amp) for part, loader in loaders.items()}
+    first = next(iter(scores))  # what training was scored on after every epoch
+    top = min(5, len(spec.classes))
+    for part, held in scores.items():
+        logged = f" (training logged top1 {state['top1']:.2%})" if part == first else ""
+        print(
+            f"{path}, epoch {state['epoch']}, {spec.name} {part} split: top1 {held['top1']:.2%} "
+            f"top{top} {held['top5']:.2%} loss {held['loss']:.4f}{logged}"
+        )
+    return scores[first]
 
 
-def build(spec, C, n_layers, auxiliary, genotype):
+def build(spec, cfg, genotype):
     """The final network for a data set."""
-    return AugmentCNN(spec.size, spec.C_in, C, len(spec.classes), n_layers, auxiliary, genotype)
+    return AugmentCNN(
+        spec.size, spec.C_in, cfg.init_channels, len(spec.classes), cfg.layers, cfg.aux_weight > 0,
+        genotype, stem=stems.pick(cfg.stem, spec.size),
+    )  # fmt: skip
 
 
 def subject(cfg):
     """What a run without --name is called after: its search, published cell, or data set."""
     if os.path.isdir(cfg.genotype):
         return os.path.basename(os.path.abspath(cfg.genotype))
-    return cfg.genotype if cfg.genotype in gt.PUBLISHED else cfg.dataset
+    if cfg.genotype in gt.PUBLISHED:
+        return cfg.genotype
+    return preproc.subject(cfg.dataset, cfg.data_path)
 
 
 # --- what the run says --------------------------------------------------------------------------
@@ -209,16 +231,27 @@ def sizes(net, spec):
     )
 
 
-def announce(run, cfg, net, genotype, data, device, layout, cutout_length):
+def announce(run, cfg, net, genotype, data, device, layout):
     """The first lines: what is trained, on what."""
     run.info(f"{run.path} on {utils.device_name(device)}, maps {layout}, seed {cfg.seed}")
+    for note in data.notes:
+        run.info(note)
+    if data.held_files:
+        run.write("held-out.txt", "\n".join(data.held_files))
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} training images, "
-        f"{len(data.held.dataset)} test images, batch {cfg.batch_size}, lr {cfg.lr}, "
-        f"cutout {cutout_length}; classes {', '.join(data.spec.classes)}"
+        f"{len(data.held.dataset)} {data.held_name} images, {preproc.in_words(data.spec)}, "
+        f"batch {cfg.batch_size}, lr {cfg.lr}, cutout {data.cutout_length}; "
+        f"classes {', '.join(data.spec.classes)}"
     )
+    if cfg.class_weights != "none" or max(data.class_counts) > 3 * min(data.class_counts):
+        run.info(preproc.balance_in_words(data, cfg.class_weights))
     run.info(f"genotype: {genotype}")
-    run.info(f"network: {cfg.layers} cells, {cfg.init_channels} channels, {sizes(net, data.spec)}")
+    stem = stems.pick(cfg.stem, data.spec.size)
+    run.info(
+        f"network: {stem} stem, {cfg.layers} cells, {cfg.init_channels} channels, "
+        f"{sizes(net, data.spec)}"
+    )
     if cfg.batch_size != 96 and cfg.lr == 0.025 and not cfg.quick:
         run.warn(
             f"batch {cfg.batch_size} with the learning rate of batch 96; the linear rule suggests "
@@ -226,19 +259,22 @@ def announce(run, cfg, net, genotype, data, device, layout, cutout_length):
         )
 
 
-def report(run, cfg, net, spec, last, best):
+def report(run, cfg, net, data, last, best, tested):
     """The last lines: both accuracies and everything one needs to quote them."""
     run.close_bar()
     try:
         plot_train_val.plot_run(run.path)
     except Exception as error:  # a picture never costs a result
         run.warn(f"no curves: {error}")
+    final, quote = "", "the last"
+    if tested is not None:  # images that no epoch was picked by
+        final, quote = f"test accuracy of the last epoch: {tested['top1']:.2%}\n", "the test's"
     versions = ", ".join(f"{name} {version}" for name, version in run_folder.versions().items())
     run.info(
-        f"test accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
-        f"test accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} (picked on the "
-        f"test split, so it flatters; quote the last)\n"
-        f"{sizes(net, spec)}\n"
+        f"{data.held_name} accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
+        f"{data.held_name} accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} "
+        f"(picked on the {data.held_name} split, so it flatters; quote {quote})\n"
+        f"{final}{sizes(net, data.spec)}\n"
         f"seed {cfg.seed}; {versions}\n"
         f"evaluate it again with\n{utils.command('augment.py', '--evaluate', run.path)}"
     )

@@ -6,6 +6,7 @@ one that differs says so in its help text. The README has the table.
 
 import argparse
 import math
+import os
 import re
 
 import genotypes as gt
@@ -21,6 +22,19 @@ OF_THE_CALL = ("name", "resume", "overwrite", "evaluate")
 # ... and taken from it, but free to change when it is resumed or evaluated.
 FREE = (
     "device", "gpus", "threads", "workers", "layout", "cuda_graphs", "print_freq", "data_path",
+    "cache_gb",
+)  # fmt: skip
+
+
+# Names that --dataset knows (data_sets.py has them all); a folder of images is named by its path.
+DATA_SETS = (
+    "digits", "mnist", "fashionmnist", "cifar10", "cifar100", "svhn", "kmnist", "emnist",
+    "folder", "imagenet",
+)  # fmt: skip
+# Flags of search.py that the training of the found cell must share, to see the same images.
+SHARED = (
+    "in_channels", "input_size", "test_portion", "bad_images", "augment", "hflip", "cache_gb",
+    "stem", "label_smoothing", "class_weights",
 )  # fmt: skip
 
 
@@ -52,6 +66,10 @@ def fraction(text):
 
 def probability(text):
     return number(text, float, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1)
+
+
+def share(text):
+    return number(text, float, "a number above 0, 1 at most", lambda x: 0 < x <= 1)
 
 
 def count(text):
@@ -110,7 +128,8 @@ def add_run_group(parser, root):
                    help="CPU threads of torch (default: its own choice, all cores); on a shared "
                         "machine fewer can be much faster")
     g.add_argument("--workers", type=count_or_zero,
-                   help="loader processes (default: 0 for digits, else one per core, 4 at most)")
+                   help="loader processes (default: 0 for images in memory, else one per core, at "
+                        "most 4)")
     g.add_argument("--amp", choices=("off", "bf16"), default="off",
                    help="bf16: bfloat16 where it is tolerated; the finite difference of the search "
                         "stays in float32")
@@ -128,11 +147,49 @@ def add_run_group(parser, root):
 
 
 def add_data_group(parser, cutout_default, cutout_help):
-    g = parser.add_argument_group("data")
+    g = parser.add_argument_group("data", "a data set by name, or a folder of your own images")
     g.add_argument("--dataset", default="digits",
-                   help="digits (bundled), mnist, fashionmnist or cifar10 (downloaded)")
-    g.add_argument("--data_path", default="./data/", help="folder of downloaded data sets")
+                   help="digits (bundled); mnist, fashionmnist, cifar10, cifar100, svhn, kmnist or "
+                        "emnist (downloaded); a folder that holds train/CLASS/IMAGES, and val/ or "
+                        "test/ if you have them; or imagenet, such a folder in --data_path at "
+                        "224x224")
+    g.add_argument("--data_path", default="./data/",
+                   help="folder of downloaded data sets; of the images for --dataset folder")
+    g.add_argument("--in_channels", type=int, choices=(1, 3),
+                   help="1: grey, 3: colour (default: what the images are)")
+    g.add_argument("--input_size", type=count, nargs="+", metavar=("H", "W"),
+                   help="scale and cut images to H x W pixels; one number: a square (default: as "
+                        "they are; of several sizes the median, the shorter side 224 at most)")
+    g.add_argument("--test_portion", type=fraction, default=0.2,
+                   help="share of every class that is held out of a folder without val/ and test/; "
+                        "the same images whatever --seed is")
+    g.add_argument("--bad_images", choices=("fail", "skip"), default="fail",
+                   help="what to do about files that cannot be read; both list them")
+    g.add_argument("--subset", type=share, default=1.0,
+                   help="share of the training images of every class to use")
+    g.add_argument("--augment", default="auto",
+                   choices=("auto", "none", "light", "cifar", "digits", "trivial"),
+                   help="random changes of training images; digits is for whatever must not be "
+                        "mirrored, auto chooses by data set (a folder: cifar)")
+    g.add_argument("--hflip", action=argparse.BooleanOptionalAction, default=None,
+                   help="mirror training images left to right, or not (default: as --augment does)")
     g.add_argument("--cutout_length", type=count_or_zero, default=cutout_default, help=cutout_help)
+    g.add_argument("--cache_gb", type=non_negative, default=2.0,
+                   help="keep decoded images of a folder in memory up to this many GB")
+
+
+def add_loss_group(parser):
+    g = parser.add_argument_group("loss", "cross-entropy of training; scores use the plain one")
+    g.add_argument("--label_smoothing", type=probability, default=0.0,
+                   help="share of the target that is spread over all classes")
+    g.add_argument("--class_weights", choices=("none", "balanced"), default="none",
+                   help="balanced: rare classes weigh more, in inverse proportion to their images")
+
+
+def add_stem_flag(g):
+    g.add_argument("--stem", choices=("auto", "cifar", "imagenet"), default="auto",
+                   help="cifar: the first cell sees every pixel; imagenet: it sees maps of an "
+                        "eighth of the size; auto: imagenet where the shorter side has 96 or more")
 
 
 def add_search_net_group(parser):
@@ -141,6 +198,7 @@ def add_search_net_group(parser):
     g.add_argument("--layers", type=count, default=8,
                    help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     g.add_argument("--n_nodes", type=count, default=4, help="computed nodes of a cell")
+    add_stem_flag(g)
     g.add_argument("--checkpoint_cells", action="store_true",
                    help="compute each cell twice to need less memory")
     g.add_argument("--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",
@@ -191,6 +249,7 @@ def add_augment_net_group(parser):
     g.add_argument("--init_channels", type=count, default=36, help="channels of the first cells")
     g.add_argument("--layers", type=count, default=20,
                    help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
+    add_stem_flag(g)
     g.add_argument("--aux_weight", type=non_negative, default=0.4,
                    help="weight of the auxiliary head's loss; 0 builds none")
     g.add_argument("--drop_path_prob", type=probability, default=0.2,
@@ -252,6 +311,7 @@ class Config(argparse.Namespace):
         elif parser.parse_args(argv).quick:
             parser.set_defaults(**self.QUICK)
         parser.parse_args(argv, namespace=self)
+        self.normalise(parser)
         if saved is not None:
             for key, value in saved.items():
                 if key not in FREE and getattr(self, key) != value:
@@ -261,12 +321,36 @@ class Config(argparse.Namespace):
     def add_groups(self, parser):
         raise NotImplementedError
 
+    def normalise(self, parser):
+        """One form for what can be said in several, so that a later run can compare."""
+        if self.input_size is not None:
+            if len(self.input_size) > 2:
+                parser.error(f"--input_size takes H and W, not {len(self.input_size)} numbers")
+            self.input_size = [self.input_size[0], self.input_size[-1]]
+        if self.dataset not in DATA_SETS and os.path.isdir(self.dataset):
+            # as a path it may differ when the run goes on: images can be moved
+            self.dataset, self.data_path = "folder", self.dataset
+
     def check(self, parser):
         """Refuse combinations of flags that make no sense."""
         if self.resume and not self.name:
             parser.error(f"--resume needs --name, the folder in {self.ROOT} to go on with")
         if self.resume and self.overwrite:
             parser.error("--resume keeps the earlier run and --overwrite deletes it; choose one")
+
+    def shared_words(self):
+        """The flags of SHARED that differ from their defaults, as words of a command line."""
+        defaults, words = type(self)([]), []
+        for flag in SHARED:
+            value = getattr(self, flag)
+            if value == getattr(defaults, flag):
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{flag}", *map(str, values)]
+        return words
 
     def flags(self):
         """All flags as a dict of JSON values."""
@@ -284,6 +368,7 @@ class SearchConfig(Config):
         add_data_group(parser, 0, "side in pixels of the square that cutout blanks; 0: none")
         add_search_net_group(parser)
         add_weight_group(parser)
+        add_loss_group(parser)
         add_alpha_group(parser)
 
     def check(self, parser):
@@ -304,10 +389,11 @@ class AugmentConfig(Config):
         add_data_group(
             parser, None,
             "side in pixels of the square that cutout blanks, 0: none (default: half the image, "
-            "the paper's 16 at 32 pixels)",
+            "the paper's 16 at 32 pixels; from 96 pixels on none, as in the official code)",
         )  # fmt: skip
         add_augment_net_group(parser)
         add_train_group(parser)
+        add_loss_group(parser)
 
     def check(self, parser):
         super().check(parser)

@@ -1,166 +1,26 @@
-"""Data sets, the split of the training set, transforms.
+"""From a data set to loaders: its parts, the split of the training set, batches.
 
 A search sees the training set alone, in two halves: w learns from one, alpha from the other.
-The test split is opened by `augment_data` only.
+The test split is opened by `augment_data` and `held_data` only. The data sets themselves are in
+data_sets.py, folders of images in image_folder.py, what happens to an image in transforms.py.
 """
 
-import os
-import urllib.error
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets
-from torchvision.transforms import v2
 
-# --- the data sets by name ----------------------------------------------------------------------
+import image_folder
+import utils
+from data_sets import FOLDERS, SPECS, DataSpec, Digits, Options, load_split, spec
+from transforms import Cutout, augmentation, chosen, default_cutout, transforms
 
+__all__ = [  # those of other modules that are used from here
+    "SPECS", "Cutout", "DataSpec", "Digits", "Options", "augmentation", "load_split", "spec",
+]  # fmt: skip
 
-class DataSpec(NamedTuple):
-    """What the networks need to know of a data set. Images are (C_in, *size); mean and std are per
-    channel, of values in [0, 1]."""
-
-    name: str
-    C_in: int
-    size: tuple
-    classes: tuple
-    mean: tuple
-    std: tuple
-
-    def to_dict(self):
-        """The same in types that JSON and torch.load(weights_only=True) know."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in self._asdict().items()}
-
-    @classmethod
-    def from_dict(cls, saved):
-        """The DataSpec that `to_dict` wrote."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
-
-
-_DIGITS = tuple("0123456789")
-SPECS = {
-    about.name: about
-    for about in (
-        DataSpec("digits", 1, (8, 8), _DIGITS, (0.3054,), (0.3753,)),
-        DataSpec("mnist", 1, (28, 28), _DIGITS, (0.1307,), (0.3081,)),
-        DataSpec(
-            "fashionmnist", 1, (28, 28),
-            ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-             "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-            (0.2860,), (0.3530,),
-        ),
-        DataSpec(
-            "cifar10", 3, (32, 32),
-            ("airplane", "automobile", "bird", "cat", "deer",
-             "dog", "frog", "horse", "ship", "truck"),
-            (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
-        ),
-    )
-}  # fmt: skip
-
-
-def spec(name):
-    """The DataSpec of a data set. Raises ValueError for an unknown name."""
-    if name not in SPECS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(SPECS)}")
-    return SPECS[name]
-
-
-def augmentation(name):
-    """The random transforms of a training image: small moves for all, and mirroring only where a
-    mirrored image is still one of its class (clothes and CIFAR, never digits; nothing is turned
-    upside down)."""
-    return {
-        "digits": [v2.RandomCrop(8, padding=1)],
-        "mnist": [v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))],
-        "fashionmnist": [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip()],
-        "cifar10": [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()],
-    }[name]
-
-
-class Digits(Dataset):
-    """UCI optical digits, bundled with the repository: 1,437 training and 360 test images, 8x8."""
-
-    N_TEST = 360
-
-    def __init__(self, train):
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "digits.npz")
-        with np.load(path) as file:
-            images, labels = file["images"], file["labels"]  # (1797, 8, 8) uint8, (1797,)
-        part = slice(None, -self.N_TEST) if train else slice(-self.N_TEST, None)
-        self.images = torch.from_numpy(images[part]).unsqueeze(1)  # (N, 1, 8, 8)
-        self.targets = labels[part].tolist()
-
-    def __len__(self):
-        return len(self.targets)
-
-    def __getitem__(self, index):
-        return self.images[index], self.targets[index]
-
-
-_TORCHVISION = {
-    "mnist": (datasets.MNIST, os.path.join("MNIST", "raw", "train-images-idx3-ubyte.gz (and the "
-                                           "three other files)")),
-    "fashionmnist": (datasets.FashionMNIST, os.path.join("FashionMNIST", "raw",
-                                                         "train-images-idx3-ubyte.gz (and the "
-                                                         "three other files)")),
-    "cifar10": (datasets.CIFAR10, "cifar-10-python.tar.gz"),
-}  # fmt: skip
-
-
-def load_split(name, data_path, train):
-    """The raw training or test split: (image, class) pairs, with `targets`.
-
-    Downloads what is missing to `data_path`. Raises ValueError for an unknown name and OSError,
-    saying which file to put where, when the download fails.
-    """
-    if spec(name).name == "digits":
-        return Digits(train)
-    dataset, file = _TORCHVISION[name]
-    try:
-        return dataset(data_path, train=train, download=True)
-    except (urllib.error.URLError, RuntimeError, OSError) as error:
-        reason = getattr(error, "reason", None) or str(error).splitlines()[0]
-        raise OSError(
-            f"{name} is not in {data_path} and cannot be downloaded ({reason}); "
-            f"put {os.path.join(data_path, file)} there yourself"
-        ) from None
-
-
-# --- transforms ---------------------------------------------------------------------------------
-
-
-class Cutout(torch.nn.Module):
-    """Cutout (arXiv 1708.04552): zero a square of `length` pixels around a random pixel.
-
-    x (C, H, W), normalised, so zero is the mean -> a new tensor. The square may hang over the
-    border. The position comes from torch's generator, which differs between loader workers.
-    """
-
-    def __init__(self, length):
-        super().__init__()
-        self.length = length
-
-    def forward(self, x):
-        H, W = x.shape[-2:]
-        top = int(torch.randint(H, ())) - self.length // 2
-        left = int(torch.randint(W, ())) - self.length // 2
-        x = x.clone()
-        x[:, max(top, 0) : max(top + self.length, 0), max(left, 0) : max(left + self.length, 0)] = 0
-        return x
-
-
-def transforms(about, train, cutout_length=0):
-    """The transform of a data set: raw image -> float tensor (C_in, H, W), normalised; for training
-    also augmented."""
-    steps = [v2.ToImage()]
-    if train:
-        steps += augmentation(about.name)
-    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(about.mean, about.std)]
-    if train and cutout_length:
-        steps.append(Cutout(cutout_length))
-    return v2.Compose([*steps, v2.ToPureTensor()])
+# --- the split ----------------------------------------------------------------------------------
 
 
 class View(Dataset):
@@ -195,6 +55,81 @@ def stratified_split(targets, portion, seed):
     return rng.permutation(np.concatenate(first)), rng.permutation(np.concatenate(second))
 
 
+# --- raw images ---------------------------------------------------------------------------------
+
+
+class Raw(NamedTuple):
+    """The images of one part, (image, class) each, before any transform."""
+
+    spec: DataSpec
+    images: Any
+    indices: Any  # those to take, or None for all
+    notes: list  # what was found and chosen, for the log
+    convert: bool = False  # the images have not yet the size and channels of spec
+    room: Any = None  # GB left for decoded images
+    held_files: tuple = ()  # what is held out of an image folder without val and test
+
+
+def open_part(name, data_path, part, options, seed=0, room=None):
+    """One part as Raw: "train" (the share of options.subset), or one of `scored_parts`."""
+    if name in FOLDERS:
+        got = image_folder.load(name, data_path, part, options, seed, room)
+        return Raw(got.spec, got.raw, None, got.notes, room=got.room, held_files=got.held)
+    about = options.saved or _asked_for(spec(name), options)
+    convert = (about.C_in, about.size) != (spec(name).C_in, spec(name).size)
+    raw = load_split(name, data_path, part == "train")
+    indices, notes = None, []
+    if part == "train" and options.subset < 1:
+        indices = share(raw.targets, options.subset, seed)
+        notes.append(f"--subset {options.subset}: {len(indices)} training images")
+    if convert and part == "train":
+        notes.append(f"converted to {about.C_in} channel(s) of {about.size[0]}x{about.size[1]}")
+    return Raw(about, raw, indices, notes, convert)
+
+
+def _asked_for(about, options):
+    """The DataSpec with --input_size and --in_channels."""
+    if options.input_size:
+        about = about._replace(size=tuple(options.input_size))
+    if options.in_channels and options.in_channels != about.C_in:
+        if options.in_channels == 1:  # about the same as that of the channels
+            mean, std = ((sum(values) / 3,) for values in (about.mean, about.std))
+        else:
+            mean, std = about.mean * 3, about.std * 3
+        about = about._replace(C_in=options.in_channels, mean=mean, std=std)
+    return about
+
+
+def scored_parts(name, data_path):
+    """The parts a training is scored on: the first after every epoch, a second one at the end."""
+    return image_folder.scored_parts(data_path) if name in FOLDERS else ["test"]
+
+
+def subject(name, data_path):
+    """What a run on this data set is called if it has no --name: a folder name."""
+    if name not in FOLDERS:
+        return name
+    return re.sub(r"[^\w.+=-]+", "-", image_folder.subject(data_path)).strip("-.+=") or name
+
+
+def share(targets, portion, seed):
+    """Indices of `portion` of every class, two images of it at least, in order."""
+    targets, kept = np.asarray(targets), []
+    rng = np.random.default_rng([seed, 1])  # not the draw of stratified_split
+    for y in np.unique(targets):
+        indices = rng.permutation(np.flatnonzero(targets == y))
+        kept.append(indices[: max(2, round(portion * len(indices)))])
+    return np.sort(np.concatenate(kept))
+
+
+def class_counts(raw):
+    """How many images each class has."""
+    targets = np.asarray(raw.images.targets)
+    if raw.indices is not None:
+        targets = targets[raw.indices]
+    return np.bincount(targets, minlength=len(raw.spec.classes)).tolist()
+
+
 # --- loaders ------------------------------------------------------------------------------------
 
 
@@ -204,22 +139,30 @@ class Data(NamedTuple):
     train  augmented, shuffled, full batches only: no BatchNorm ever sees a single image
     val    search: the half of alpha, augmented and shuffled; augment: None
     held   what is scored after an epoch, plain and in order; search: the half of alpha without
-           augmentation; augment: the test split
+           augmentation; augment: the test split, or D/val of an image folder
+    test   augment, where there are both D/val and D/test: D/test, for the end
     """
 
     spec: DataSpec
     train: DataLoader
     val: Any
     held: DataLoader
+    test: Any = None
+    held_name: str = "test"  # "test", "val" or "held-out"
+    class_counts: tuple = ()  # training images of each class
+    cutout_length: int = 0
+    notes: tuple = ()  # what was found and chosen, for the log
+    held_files: tuple = ()  # image files held out of the training part, by name
 
 
-def default_workers(name):
-    """Loader processes: none for the bundled digits, which lie in memory, else up to four."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: a container may own fewer cores than there are
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return 0 if name == "digits" else min(4, cores)
+def default_workers(name, in_memory=False):
+    """Loader processes: none for decoded images in memory (the digits are), else up to four."""
+    return 0 if name == "digits" or in_memory else min(4, utils.cores())
+
+
+def _workers(workers, name, raw):
+    in_memory = getattr(raw.images, "in_memory", False)
+    return default_workers(name, in_memory) if workers is None else workers
 
 
 def _loader(dataset, batch_size, train, workers, pin_memory):
@@ -236,45 +179,135 @@ def _check_batch(batch_size, n_images, what):
         )
 
 
+def in_words(about):
+    """Channels and size of the images."""
+    H, W = about.size
+    return f"{'grey' if about.C_in == 1 else 'colour'} {H}x{W}"
+
+
+def balance_in_words(data, class_weights):
+    """The rarest and the most frequent class, and what is done about it."""
+    counts, classes = data.class_counts, data.spec.classes
+    few, many = counts.index(min(counts)), counts.index(max(counts))
+    about = "balanced: the loss gives all classes the same say"
+    if class_weights == "none":
+        about = "none; --class_weights balanced gives rare classes the same say"
+    return (
+        f"class {classes[few]} has {counts[few]} training images, {classes[many]} "
+        f"{counts[many]}; class weights {about}"
+    )
+
+
 def search_data(
-    name, data_path, batch_size, val_portion, seed, workers=None, pin_memory=False, cutout_length=0
-):
-    """Data of a search: the training set in two stratified parts, `val_portion` of it for alpha."""
-    raw = load_split(name, data_path, train=True)
-    workers = default_workers(name) if workers is None else workers
-    w_part, alpha_part = stratified_split(raw.targets, val_portion, seed)
+    name, data_path, batch_size, val_portion, seed, workers=None, pin_memory=False, cutout_length=0,
+    options=None,
+):  # fmt: skip
+    """Data of a search: the training set in two stratified parts, `val_portion` of it for alpha.
+
+    name     one of data_sets.SPECS, or "folder" or "imagenet" for the image folder `data_path`
+    options  a data_sets.Options (default: those of the flags)
+    """
+    options = options or Options()
+    raw = open_part(name, data_path, "train", options, seed)
+    about, workers = raw.spec, _workers(workers, name, raw)
+    w_part, alpha_part = _halves(raw, val_portion, seed)
     _check_batch(batch_size, len(w_part), "the weights' share of the training set")
     if len(alpha_part) < 2:
         raise ValueError(f"--val_portion {val_portion} leaves alpha {len(alpha_part)} images")
+    _check_classes(raw, w_part, alpha_part, val_portion)
 
-    augmented, plain = transforms(spec(name), True, cutout_length), transforms(spec(name), False)
-    alpha_batch = min(batch_size, len(alpha_part))
+    kind, note = chosen(name, options)
+    augmented = transforms(about, True, cutout_length, kind, options.hflip, raw.convert)
+    plain = transforms(about, False, convert=raw.convert)
+    images, alpha_batch = raw.images, min(batch_size, len(alpha_part))
     return Data(
-        spec(name),
-        train=_loader(View(raw, augmented, w_part), batch_size, True, workers, pin_memory),
-        val=_loader(View(raw, augmented, alpha_part), alpha_batch, True, workers, pin_memory),
-        held=_loader(View(raw, plain, alpha_part), batch_size, False, workers, pin_memory),
+        about,
+        train=_loader(View(images, augmented, w_part), batch_size, True, workers, pin_memory),
+        val=_loader(View(images, augmented, alpha_part), alpha_batch, True, workers, pin_memory),
+        held=_loader(View(images, plain, alpha_part), batch_size, False, workers, pin_memory),
+        held_name="alpha half",
+        class_counts=tuple(class_counts(raw)),
+        cutout_length=cutout_length,
+        notes=(*raw.notes, note),
+        held_files=tuple(raw.held_files),
     )
 
 
-def augment_data(name, data_path, batch_size, workers=None, pin_memory=False, cutout_length=0):
-    """Data of the final training: all of the training set, scored on the test split."""
-    raw = load_split(name, data_path, train=True)
-    test = load_split(name, data_path, train=False)
-    workers = default_workers(name) if workers is None else workers
-    _check_batch(batch_size, len(raw), "the training set")
-    augmented, plain = transforms(spec(name), True, cutout_length), transforms(spec(name), False)
+def _halves(raw, val_portion, seed):
+    """`stratified_split` of the images of `raw`."""
+    targets = np.asarray(raw.images.targets)
+    if raw.indices is None:
+        return stratified_split(targets, val_portion, seed)
+    first, second = stratified_split(targets[raw.indices], val_portion, seed)
+    return raw.indices[first], raw.indices[second]
+
+
+def _check_classes(raw, w_part, alpha_part, val_portion):
+    targets = np.asarray(raw.images.targets)
+    for what, part in (("the weights", w_part), ("alpha", alpha_part)):
+        for y in sorted(set(targets[[*w_part, *alpha_part]]) - set(targets[part])):
+            n = int(sum(targets[[*w_part, *alpha_part]] == y))
+            raise ValueError(
+                f"class {raw.spec.classes[y]} has {n} training image(s), and none is left for "
+                f"{what} with --val_portion {val_portion}; add images, or leave the class out"
+            )
+
+
+def augment_data(
+    name, data_path, batch_size, workers=None, pin_memory=False, cutout_length=0, seed=0,
+    options=None,
+):  # fmt: skip
+    """Data of the final training: all of the training set, scored on the test split.
+
+    name, options  as in `search_data`
+    seed           of options.subset
+    cutout_length  None: `default_cutout`
+    """
+    options = options or Options()
+    raw = open_part(name, data_path, "train", options, seed)
+    about, loader_workers = raw.spec, _workers(workers, name, raw)
+    n_images = len(raw.images) if raw.indices is None else len(raw.indices)
+    _check_batch(batch_size, n_images, "the training set")
+    if cutout_length is None:
+        cutout_length = default_cutout(about.size)
+    kind, note = chosen(name, options)
+    augmented = transforms(about, True, cutout_length, kind, options.hflip, raw.convert)
+    plain = transforms(about, False, convert=raw.convert)
+
+    parts, room = {}, raw.room
+    for part in scored_parts(name, data_path):
+        held = open_part(name, data_path, part, options._replace(saved=about), room=room)
+        room = held.room
+        view, n = View(held.images, plain), _workers(workers, name, held)
+        parts[part] = held, _loader(view, batch_size, False, n, pin_memory)
+    first, *others = parts
     return Data(
-        spec(name),
-        train=_loader(View(raw, augmented), batch_size, True, workers, pin_memory),
+        about,
+        train=_loader(
+            View(raw.images, augmented, raw.indices), batch_size, True, loader_workers, pin_memory
+        ),
         val=None,
-        held=_loader(View(test, plain), batch_size, False, workers, pin_memory),
+        held=parts[first][1],
+        test=parts[others[0]][1] if others else None,
+        held_name=first,
+        class_counts=tuple(class_counts(raw)),
+        cutout_length=cutout_length,
+        notes=(*raw.notes, *(n for held, _ in parts.values() for n in held.notes), note),
+        held_files=tuple(raw.held_files),
     )
 
 
-def held_data(name, data_path, batch_size, workers=None, pin_memory=False):
-    """(DataSpec, loader) of the test split alone."""
-    test = load_split(name, data_path, train=False)
-    workers = default_workers(name) if workers is None else workers
-    plain = transforms(spec(name), False)
-    return spec(name), _loader(View(test, plain), batch_size, False, workers, pin_memory)
+def held_data(
+    name, data_path, batch_size, workers=None, pin_memory=False, options=None, part=None
+):  # fmt: skip
+    """(DataSpec, loader) of one of `scored_parts` alone (default: the first, which training is
+    scored on after every epoch).
+
+    Of an image folder options.saved must say what its training found out.
+    """
+    options = options or Options()
+    part = part or scored_parts(name, data_path)[0]
+    held = open_part(name, data_path, part, options)
+    plain = transforms(held.spec, False, convert=held.convert)
+    workers = _workers(workers, name, held)
+    return held.spec, _loader(View(held.images, plain), batch_size, False, workers, pin_memory)

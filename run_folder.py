@@ -94,6 +94,7 @@ class RunFolder:
         self.progress = None
         self._writer = None
         self._warned = set()
+        self.top_k = 5  # what "top5" is with fewer than five classes
         if cfg.resume:
             if not self.has_checkpoint():
                 raise ValueError(
@@ -205,7 +206,7 @@ class RunFolder:
         if self.progress.disable:
             self.info(
                 f"epoch {epoch} step {step}/{n_steps}  loss {means['loss']:.4f}  "
-                f"top1 {means['top1']:.2%}  top5 {means['top5']:.2%}"
+                f"top1 {means['top1']:.2%}  top{self.top_k} {means['top5']:.2%}"
             )
         self._shown = time.time()
         self.progress.set_postfix_str(

@@ -15,6 +15,7 @@ from torch import nn
 
 import genotypes as gt
 import gif_maker
+import pace
 import plot_train_val
 import preproc
 import run_folder
@@ -23,6 +24,7 @@ import visualize
 from architect import Architect
 from config import SearchConfig
 from graphs import Graphed
+from models import stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 
@@ -37,19 +39,24 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
-        run = run_folder.RunFolder(cfg, utils.device_name(device), stem=cfg.dataset)
+        stem = preproc.subject(cfg.dataset, cfg.data_path)
+        run = run_folder.RunFolder(cfg, utils.device_name(device), stem=stem)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
         data = preproc.search_data(
             cfg.dataset, cfg.data_path, cfg.batch_size, cfg.val_portion, cfg.seed, cfg.workers,
             pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length,
+            options=preproc.Options.of(cfg, run.state and run.state.get("data")),
         )  # fmt: skip
+        data = data._replace(train=pace.Timed(data.train), val=pace.Timed(data.val))
+        run.top_k = min(5, len(data.spec.classes))
 
         # model
         net = SearchCNNController(
             data.spec.C_in, cfg.init_channels, len(data.spec.classes), cfg.layers,
-            F.cross_entropy, cfg.n_nodes, primitives=cfg.primitives,
+            utils.criterion(cfg.label_smoothing, cfg.class_weights, data.class_counts, device),
+            cfg.n_nodes, primitives=cfg.primitives, stem=stems.pick(cfg.stem, data.spec.size),
         ).to(device)  # fmt: skip
         layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
         net.to(memory_format=utils.LAYOUTS[layout])
@@ -92,7 +99,8 @@ def main(argv=None):
             lr = w_optim.param_groups[0]["lr"]
             trained = train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device)
             scheduler.step()
-            run.metrics("train", epoch, epoch * n_steps, **trained, lr=lr)
+            speed = pace.speed((data.train, data.val), trained)
+            run.metrics("train", epoch, epoch * n_steps, **trained, **speed, lr=lr)
             held = validate(data.held, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
@@ -104,6 +112,8 @@ def main(argv=None):
             write_genotypes(run, cfg, data.spec, genotype, epoch, held["top1"], is_best)
             record_alphas(run, net, genotype, epoch, epoch * n_steps)
             log_epoch(run, cfg, net, genotype, epoch, trained, held, best)
+            if epoch == first_epoch:
+                run.info(pace.in_words(speed, cfg.workers))
 
             run.save(
                 parts, epoch, is_best, best=best, top1=held["top1"],
@@ -158,9 +168,9 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
 
 
 def validate(loader, net, device, amp="off"):
-    """Loss and accuracy of the supernet on `loader`, in evaluation mode."""
+    """Plain cross-entropy and accuracy of the supernet on `loader`, in evaluation mode."""
     net.eval()
-    return utils.evaluate(net, loader, net.criterion, device, amp)
+    return utils.evaluate(net, loader, F.cross_entropy, device, amp)
 
 
 # --- what the run says and keeps ----------------------------------------------------------------
@@ -169,14 +179,21 @@ def validate(loader, net, device, amp="off"):
 def announce(run, cfg, net, data, device, layout, first_epoch):
     """The first lines: what is searched, on what, with what."""
     run.info(f"{run.path} on {utils.device_name(device)}, maps {layout}, seed {cfg.seed}")
+    for note in data.notes:
+        run.info(note)
+    if data.held_files:
+        run.write("held-out.txt", "\n".join(data.held_files))
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
-        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; "
+        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; {preproc.in_words(data.spec)}, "
         f"{len(data.spec.classes)} classes: {', '.join(data.spec.classes)}"
     )
+    if cfg.class_weights != "none" or max(data.class_counts) > 3 * min(data.class_counts):
+        run.info(preproc.balance_in_words(data, cfg.class_weights))
     weights = sum(w.numel() for w in net.weights())
     run.info(
-        f"supernet: {cfg.layers} cells, {cfg.init_channels} channels, {cfg.n_nodes} nodes, "
+        f"supernet: {stems.pick(cfg.stem, data.spec.size)} stem, {cfg.layers} cells, "
+        f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{weights:,} weights; ops {', '.join(net.primitives)}"
     )
     for op, why in net.looped_ops().items():
@@ -297,9 +314,14 @@ def finish(run, cfg, net, last, best):
 
 def augment_command(run, cfg):
     """The complete command that trains the found cell, to be pasted into a shell."""
-    words = ["--genotype", run.path, "--dataset", cfg.dataset]
-    if cfg.data_path != "./data/":
-        words += ["--data_path", cfg.data_path]
+    words = ["--genotype", run.path]
+    if cfg.dataset == "folder":
+        words += ["--dataset", cfg.data_path]
+    else:
+        words += ["--dataset", cfg.dataset]
+        if cfg.data_path != "./data/":
+            words += ["--data_path", cfg.data_path]
+    words += cfg.shared_words()
     if cfg.device != "auto":
         words += ["--device", cfg.device]
     if cfg.gpus is not None:

@@ -1,6 +1,7 @@
 """Small helpers of both scripts: seed, device, metrics, counts, checkpoints, errors."""
 
 import copy
+import functools
 import os
 import random
 import shlex
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 # --- reproducibility and devices ----------------------------------------------------------------
@@ -87,6 +89,13 @@ def prepare_device(device, threads=None, tf32=True):
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def cores():
+    """CPU cores that this process may use; a container may own fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -203,6 +212,22 @@ class Meter:
         means = self.means()  # first: it waits for the device
         seconds = time.time() - self.start
         return {**means, "seconds": seconds, "images_per_second": self.n / seconds}
+
+
+def criterion(label_smoothing=0.0, class_weights="none", class_counts=(), device=None):
+    """Cross-entropy (logits (N, n_classes), y (N,)) -> mean loss, as --label_smoothing and
+    --class_weights ask for it.
+
+    With "balanced", class c weighs N / (n_classes * class_counts[c]), N images in all: the classes
+    have the same say, and the mean weight over the images is 1.
+    """
+    if class_weights == "none" and not label_smoothing:
+        return F.cross_entropy
+    weight = None
+    if class_weights == "balanced":
+        counts = torch.tensor(class_counts, dtype=torch.float32).clamp_min(1)
+        weight = (counts.sum() / (len(counts) * counts)).to(device)
+    return functools.partial(F.cross_entropy, weight=weight, label_smoothing=label_smoothing)
 
 
 def evaluate(forward, loader, criterion, device, amp="off"):

@@ -4,7 +4,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 import genotypes as gt
-from models import ops
+from models import ops, stems
 from models.augment_cells import AugmentCell
 
 
@@ -56,14 +56,16 @@ class AugmentCNN(nn.Module):
     """
 
     def __init__(
-        self, input_size, C_in, C, n_classes, n_layers, auxiliary, genotype, stem_multiplier=3
-    ):
+        self, input_size, C_in, C, n_classes, n_layers, auxiliary, genotype, stem_multiplier=3,
+        stem="cifar",
+    ):  # fmt: skip
         """
         input_size  side of the images in pixels, or (H, W)
         C_in        channels of the images
         C           channels of the first cells
         auxiliary   build the auxiliary head
         genotype    a genotypes.Genotype
+        stem        "cifar" or "imagenet" (models/stems.py)
 
         Raises ValueError if the genotype names an op that is not in OPS.
         """
@@ -72,13 +74,10 @@ class AugmentCNN(nn.Module):
         size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
         self.aux_pos = 2 * n_layers // 3 if auxiliary else -1
 
-        C_cur = stem_multiplier * C
-        self.stem = nn.Sequential(
-            nn.Conv2d(C_in, C_cur, 3, padding=1, bias=False),
-            nn.BatchNorm2d(C_cur),
-        )
+        self.stem = stems.build(stem, C_in, C, stem_multiplier)
+        size = stems.map_size(size, self.stem)
         self.cells = nn.ModuleList()
-        C_pp, C_p, C_cur, reduction_p = C_cur, C_cur, C, False
+        C_pp, C_p, C_cur, reduction_p = self.stem.C_out, self.stem.C_out, C, self.stem.reduction_p
         for i in range(n_layers):
             reduction = i in gt.reduction_layers(n_layers)
             if reduction:
@@ -93,7 +92,7 @@ class AugmentCNN(nn.Module):
         self.linear = nn.Linear(C_p, n_classes)
 
     def forward(self, X):
-        s0 = s1 = self.stem(X)  # (N, stem_multiplier * C, H, W)
+        s0, s1 = self.stem(X)  # (N, stem_multiplier * C, H, W) twice, or as in ImageNetStem
         aux_logits = None
         for i, cell in enumerate(self.cells):
             s0, s1 = s1, cell(s0, s1)

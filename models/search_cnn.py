@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import genotypes as gt
+from models import stems
 from models.ops import check_primitives
 from models.search_cells import SearchCell
 
@@ -19,17 +20,15 @@ class SearchCNN(nn.Module):
     Reduction cells stand at 1/3 and 2/3 of the depth; each doubles the channels.
     """
 
-    def __init__(self, C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, primitives):
+    def __init__(
+        self, C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, primitives, stem="cifar"
+    ):
         super().__init__()
         # True: keep only the inputs of each cell and compute it again for the backward pass
         self.checkpoint_cells = False
-        C_cur = stem_multiplier * C
-        self.stem = nn.Sequential(
-            nn.Conv2d(C_in, C_cur, 3, padding=1, bias=False),
-            nn.BatchNorm2d(C_cur),
-        )
+        self.stem = stems.build(stem, C_in, C, stem_multiplier)
         self.cells = nn.ModuleList()
-        C_pp, C_p, C_cur, reduction_p = C_cur, C_cur, C, False
+        C_pp, C_p, C_cur, reduction_p = self.stem.C_out, self.stem.C_out, C, self.stem.reduction_p
         for i in range(n_layers):
             reduction = i in gt.reduction_layers(n_layers)
             if reduction:
@@ -42,7 +41,7 @@ class SearchCNN(nn.Module):
         self.linear = nn.Linear(C_p, n_classes)
 
     def forward(self, X, weights_normal, weights_reduce):
-        s0 = s1 = self.stem(X)  # (N, stem_multiplier * C, H, W)
+        s0, s1 = self.stem(X)  # (N, stem_multiplier * C, H, W) twice, or as in ImageNetStem
         for cell in self.cells:
             weights = weights_reduce if cell.reduction else weights_normal
             if self.checkpoint_cells and torch.is_grad_enabled():
@@ -77,14 +76,16 @@ class SearchCNNController(nn.Module):
     """
 
     def __init__(
-        self, C_in, C, n_classes, n_layers, criterion, n_nodes=4, stem_multiplier=3, primitives=None
-    ):
+        self, C_in, C, n_classes, n_layers, criterion, n_nodes=4, stem_multiplier=3,
+        primitives=None, stem="cifar",
+    ):  # fmt: skip
         """
         C_in             channels of the images
         C                channels of the first cells
         criterion        (logits, y) -> scalar loss
         stem_multiplier  the stem has stem_multiplier * C channels
         primitives       candidate ops, names in OPS (default: genotypes.PRIMITIVES)
+        stem             "cifar" or "imagenet" (models/stems.py)
 
         Raises ValueError for primitives that are unknown or repeated.
         """
@@ -100,7 +101,7 @@ class SearchCNNController(nn.Module):
         self.alpha_normal = new_alpha()
         self.alpha_reduce = new_alpha()
         self.net = SearchCNN(
-            C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, self.primitives
+            C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, self.primitives, stem
         )
 
     def forward(self, X):

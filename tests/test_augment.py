@@ -222,7 +222,9 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
     assert (args[1], kwargs) == (0.03, {"momentum": 0.7, "weight_decay": 0.002})
     args, kwargs = seen["augment_data"]
     assert args == ("digits", "./data/", 700, None)
-    assert kwargs == {"pin_memory": False, "cutout_length": 3}
+    options = kwargs.pop("options")
+    assert kwargs == {"pin_memory": False, "cutout_length": 3, "seed": 1}
+    assert options == preproc.Options(notebooks=options.notebooks)
 
 
 def test_the_flags_of_speed_reach_their_places(here, monkeypatch):

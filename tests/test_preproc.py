@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+import data_sets
 import preproc
+import transforms
 
 
 class Stub:
@@ -37,10 +39,13 @@ class Stub:
 
 @pytest.fixture
 def stubs(monkeypatch):
-    """mnist, fashionmnist and cifar10 without a network."""
+    """The data sets of torchvision without a network."""
     grey, color = Stub((28, 28), "L"), Stub()
-    table = {"mnist": (grey, "f"), "fashionmnist": (grey, "f"), "cifar10": (color, "f")}
-    monkeypatch.setattr(preproc, "_TORCHVISION", table)
+    table = {
+        name: (grey if about.C_in == 1 else color, "f")
+        for name, about in data_sets.SPECS.items() if name != "digits"
+    }  # fmt: skip
+    monkeypatch.setattr(data_sets, "_TORCHVISION", table)
 
 
 # --- the bundled digits -------------------------------------------------------------------------
@@ -124,11 +129,13 @@ def test_images_are_normalised_and_otherwise_untouched_for_scoring():
 
 
 def test_augmentation_moves_images_and_mirrors_none_that_must_not_be():
-    for name in preproc.SPECS:
-        kinds = {type(t) for t in preproc.augmentation(name)}
+    for name, about in preproc.SPECS.items():
+        kind, _ = transforms.chosen(name, preproc.Options())
+        kinds = {type(t) for t in preproc.augmentation(kind, about.size)}
         assert kinds, name
         assert v2.RandomVerticalFlip not in kinds
-        assert (v2.RandomHorizontalFlip in kinds) == (name in ("fashionmnist", "cifar10"))
+        mirrored = name in ("fashionmnist", "cifar10", "cifar100")
+        assert (v2.RandomHorizontalFlip in kinds) == mirrored
 
 
 @pytest.mark.parametrize("name", preproc.SPECS)
@@ -140,7 +147,7 @@ def test_every_data_set_gives_batches_of_its_own_shape(name, stubs):
         assert X.shape == (4, spec.C_in, *spec.size)
         assert X.is_contiguous()
         assert y.dtype == torch.int64
-    assert len(spec.classes) == 10
+    assert len(set(spec.classes)) == {"cifar100": 100, "emnist": 47}.get(name, 10)
     assert len(spec.mean) == len(spec.std) == spec.C_in
 
 
@@ -185,7 +192,7 @@ def test_two_workers_do_not_cut_out_the_same_squares():
         return [tuple((x[0] == 0).flatten().tolist()) for X, _ in loader for x in X]
 
     raw = [(torch.full((1, 8, 8), 200, dtype=torch.uint8), 0)] * 32
-    view = preproc.View(raw, preproc.transforms(preproc.spec("digits"), True, 3))
+    view = preproc.View(raw, preproc.transforms(preproc.spec("digits"), True, 3, "digits"))
     torch.manual_seed(0)
     loader = preproc._loader(view, 8, True, 2, False)
     batches = boxes(loader)
@@ -241,7 +248,7 @@ def test_an_unknown_name_lists_the_known_ones():
             call()
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashionmnist", "cifar10"])
+@pytest.mark.parametrize("name", [name for name in data_sets.SPECS if name != "digits"])
 @pytest.mark.parametrize(
     "error", [urllib.error.URLError("no route"), RuntimeError("no route\nat all"), OSError("x")]
 )
@@ -249,8 +256,8 @@ def test_offline_says_which_file_to_put_where(name, error, monkeypatch):
     def fails(*args, **kwargs):
         raise error
 
-    file = preproc._TORCHVISION[name][1]
-    monkeypatch.setitem(preproc._TORCHVISION, name, (fails, file))
+    file = data_sets._TORCHVISION[name][1]
+    monkeypatch.setitem(data_sets._TORCHVISION, name, (fails, file))
     with pytest.raises(OSError, match=f"{name} is not in my_data and cannot be dow") as caught:
         preproc.load_split(name, "my_data", True)
     assert file in str(caught.value)
@@ -258,8 +265,8 @@ def test_offline_says_which_file_to_put_where(name, error, monkeypatch):
 
 
 def test_each_data_set_has_files_of_its_own():
-    files = [file for _, file in preproc._TORCHVISION.values()]
-    assert len(set(files)) == 3
+    files = [file for _, file in data_sets._TORCHVISION.values()]
+    assert len(set(files)) == len(files) == 7
 
 
 @pytest.mark.parametrize("name", preproc.SPECS)

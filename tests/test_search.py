@@ -88,7 +88,7 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     assert set(state) == {
         "model", "w_optim", "alpha_optim", "scheduler", "rng", "epoch", "best", "top1",
-        "genotype", "flags",
+        "genotype", "flags", "data",
     }  # fmt: skip
     assert state["epoch"] == 2
     flags = state["flags"]
@@ -342,7 +342,9 @@ def test_every_flag_reaches_its_place(here, calls):
         assert norm == 0.5
     (args, kwargs), = calls["search_data"]  # fmt: skip
     assert args[:6] == ("digits", "./data/", 300, 0.4, 11, None)
+    options = kwargs.pop("options")
     assert kwargs == {"pin_memory": False, "cutout_length": 3}
+    assert options == preproc.Options(notebooks=options.notebooks)
 
 
 def test_the_flags_of_speed_and_memory_reach_their_places(here, monkeypatch):

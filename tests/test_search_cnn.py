@@ -75,7 +75,7 @@ def test_every_edge_is_mixed_with_weights_that_sum_to_one():
 
 def slow_forward(net, X):
     """Sec. 2.1 and 2.2 with nothing but sums over nodes, edges and ops."""
-    s0 = s1 = net.net.stem(X)
+    s0, s1 = net.net.stem(X)
     for cell in net.net.cells:
         alphas = net.alpha_reduce if cell.reduction else net.alpha_normal
         states = {0: cell.preproc0(s0), 1: cell.preproc1(s1)}

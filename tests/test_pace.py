@@ -1,0 +1,47 @@
+"""The loader's images per second beside the step's."""
+
+import time
+
+import pytest
+
+import pace
+
+
+def test_waiting_is_measured_and_starts_anew_each_epoch(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def slow():
+        for _ in range(3):
+            clock[0] += 0.5
+            yield "batch"
+
+    class Loader:
+        dataset = "images"
+
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            return slow()
+
+    timed = pace.Timed(Loader())
+    assert (len(timed), timed.dataset) == (3, "images")
+    for _ in range(2):
+        for batch in timed:
+            assert batch == "batch"
+            clock[0] += 1  # a step
+        speed = pace.speed([timed], {"seconds": 4.5, "images_per_second": 20 / 4.5})
+        assert speed == {
+            "wait_seconds": 1.5,
+            "loader_images_per_second": pytest.approx(20 / 1.5),
+            "step_images_per_second": pytest.approx(20 / 3),
+        }
+
+
+def test_a_slow_loader_is_said():
+    fast = {"loader_images_per_second": 1000.4, "step_images_per_second": 100.0}
+    assert pace.in_words(fast, None) == "loader 1,000 images per second, network 100"
+    slow = {**fast, "step_images_per_second": 900.0}
+    assert "more --workers (now chosen by itself) may help" in pace.in_words(slow, None)
+    assert "more --workers (now 1) may help" in pace.in_words(slow, 1)
