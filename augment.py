@@ -1,8 +1,8 @@
-"""Train a found cell from scratch (sec. 3.2 of arXiv 1806.09055), or evaluate a trained one.
+"""Train a found cell from scratch (sec. 3.2 of arXiv 1806.09055), or use a trained one.
 
     python augment.py --genotype searchs/NAME --quick     minutes on a laptop
     python augment.py --genotype DARTS_V2 --dataset cifar10    the paper's setting
-    python augment.py --evaluate augments/NAME
+    python augment.py --evaluate augments/NAME            also --predict and --export: deploy.py
 
 Everything is recorded in augments/NAME.
 """
@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import deploy
 import genotypes as gt
 import plot_train_val
 import preproc
 import run_folder
 import utils
-from config import AugmentConfig
-from models.augment_cnn import AugmentCNN
+from config import AugmentConfig, data_flags, shape_flags
+from models import augment_cnn
 from models.ops import OPS
 
 
@@ -27,11 +28,16 @@ def main(argv=None):
     # config
     cfg = AugmentConfig(argv)
     if cfg.evaluate:
-        return evaluate(cfg, argv)
+        return deploy.evaluate(cfg, argv)
+    if cfg.predict:
+        return deploy.predict(cfg)
+    if cfg.export:
+        return deploy.export(cfg)
     with utils.usage_errors("augment.py"):
         if cfg.resume:
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
             cfg = AugmentConfig(argv, saved)
+        cfg, taken = (cfg, "") if cfg.resume else take_over(cfg, argv)
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=subject(cfg))
@@ -39,6 +45,7 @@ def main(argv=None):
         source = run.state["genotype"] if cfg.resume else cfg.genotype
         genotype = gt.load(source, OPS)
         utils.seed_everything(cfg.seed)
+        copied = ""
 
         # data
         cutout_length = cfg.cutout_length
@@ -50,7 +57,10 @@ def main(argv=None):
         )  # fmt: skip
 
         # model
-        net = build(data.spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
+        net = augment_cnn.build(data.spec, cfg, genotype)
+        if cfg.init_from and not cfg.resume:
+            copied = deploy.init_from(net, deploy.checkpoint_path(cfg.init_from))
+        size = sizes(net, data.spec)
         net.to(device, memory_format=utils.memory_format(device))
         if cfg.compile:
             for cell in net.cells:
@@ -72,7 +82,9 @@ def main(argv=None):
     with utils.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, net, genotype, data, device, cutout_length)
+        announce(run, cfg, size, genotype, data, device, cutout_length)
+        for line in filter(None, (taken, copied)):
+            run.info(line)
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -98,7 +110,7 @@ def main(argv=None):
                 f"{trained['top1']:.2%}  test loss {held['loss']:.4f} top1 {held['top1']:.2%}  "
                 f"best {best['top1']:.2%} (epoch {best['epoch']})  {run.time_left(epoch)}"
             )
-        report(run, cfg, net, data.spec, last, best)
+        report(run, cfg, size, last, best)
     return run.path
 
 
@@ -133,45 +145,37 @@ def validate(loader, net, device, amp="off"):
     return utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device, amp)
 
 
-def evaluate(cfg, argv):
-    """--evaluate: the network of a saved file, rebuilt from the file alone, on the test split. Of a
-    run folder both files, the last epoch and the best."""
-    paths = [cfg.evaluate]
-    if os.path.isdir(cfg.evaluate):
-        paths = [os.path.join(cfg.evaluate, f) for f in (run_folder.CHECKPOINT, run_folder.BEST)]
-    return [evaluate_file(path, cfg, argv) for path in paths]
+def take_over(cfg, argv):
+    """What the run behind --genotype or --init_from knows and the command line does not say: the
+    images it saw, and of a trained run its network. Returns (cfg, what was taken in words)."""
+    if cfg.genotype:
+        source, taken = cfg.genotype, searched_on(cfg.genotype)
+    else:
+        source = cfg.init_from
+        state = deploy.read(deploy.checkpoint_path(source))
+        taken = {**data_flags(state["flags"]), **shape_flags(state["flags"])}
+        taken["genotype"] = state["genotype"]
+    default = cfg.flags()
+    cfg = AugmentConfig(argv, taken=taken)
+    if cfg.dataset != taken.get("dataset", cfg.dataset):  # other images: nothing of those holds
+        taken = {k: v for k, v in taken.items() if k not in data_flags(taken)}
+        cfg = AugmentConfig(argv, taken=taken)
+    used = {k: v for k, v in taken.items() if k == "dataset" or v != default[k]}
+    said = ", ".join(f"{k} {v}" for k, v in used.items() if k != "genotype" and cfg.flags()[k] == v)
+    return cfg, said and f"from {source}: {said}"
 
 
-def evaluate_file(path, cfg, argv):
-    """Score one checkpoint and print what came out beside what training logged."""
-    with utils.usage_errors("augment.py"):
-        state = utils.load_checkpoint(path)
-        if "optim" not in state:
-            raise ValueError(f"{path} is a supernet; train its genotype first")
-        batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
-        cfg = AugmentConfig(argv, {k: v for k, v in state["flags"].items() if k != "batch_size"})
-        device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads, cfg.tf32)
-        spec, loader = preproc.held_data(
-            cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda"
-        )
-        genotype = gt.from_str(state["genotype"], OPS)
-        net = build(spec, cfg.init_channels, cfg.layers, cfg.aux_weight > 0, genotype)
-        utils.load_state(net, state["model"], path)
-        net.to(device, memory_format=utils.memory_format(device))
-    with utils.run_errors("augment.py"):
-        held = validate(loader, net, device, cfg.amp)
-    print(
-        f"{path}, epoch {state['epoch']}, {cfg.dataset} test split: top1 {held['top1']:.2%} "
-        f"top5 {held['top5']:.2%} loss {held['loss']:.4f} "
-        f"(training logged top1 {state['top1']:.2%})"
-    )
-    return held
-
-
-def build(spec, C, n_layers, auxiliary, genotype):
-    """The final network for a data set."""
-    return AugmentCNN(spec.size, spec.C_in, C, len(spec.classes), n_layers, auxiliary, genotype)
+def searched_on(source):
+    """The flags of a search that its training takes over; {} where `source` tells of none."""
+    flags = gt.about(source).get("flags", {})
+    if not flags and os.path.exists(source):  # from before genotype.json had them
+        folder = source if os.path.isdir(source) else os.path.dirname(source)
+        try:
+            flags = run_folder.read_flags(folder)
+        except ValueError:  # a genotype that was copied elsewhere
+            flags = {}
+    stem = {k: v for k, v in flags.items() if k == "stem_multiplier"}
+    return {**data_flags(flags), **stem}
 
 
 def subject(cfg):
@@ -195,7 +199,7 @@ def sizes(net, spec):
     )
 
 
-def announce(run, cfg, net, genotype, data, device, cutout_length):
+def announce(run, cfg, size, genotype, data, device, cutout_length):
     """The first lines: what is trained, on what."""
     run.info(f"{run.path} on {utils.device_name(device)}, seed {cfg.seed}")
     run.info(
@@ -204,7 +208,7 @@ def announce(run, cfg, net, genotype, data, device, cutout_length):
         f"cutout {cutout_length}; classes {', '.join(data.spec.classes)}"
     )
     run.info(f"genotype: {genotype}")
-    run.info(f"network: {cfg.layers} cells, {cfg.init_channels} channels, {sizes(net, data.spec)}")
+    run.info(f"network: {cfg.layers} cells, {cfg.init_channels} channels, {size}")
     if cfg.batch_size != 96 and cfg.lr == 0.025 and not cfg.quick:
         run.warn(
             f"batch {cfg.batch_size} with the learning rate of batch 96; the linear rule suggests "
@@ -212,7 +216,7 @@ def announce(run, cfg, net, genotype, data, device, cutout_length):
         )
 
 
-def report(run, cfg, net, spec, last, best):
+def report(run, cfg, size, last, best):
     """The last lines: both accuracies and everything one needs to quote them."""
     run.close_bar()
     try:
@@ -224,7 +228,7 @@ def report(run, cfg, net, spec, last, best):
         f"test accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
         f"test accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} (picked on the "
         f"test split, so it flatters; quote the last)\n"
-        f"{sizes(net, spec)}\n"
+        f"{size}\n"
         f"seed {cfg.seed}; {versions}\n"
         f"evaluate it again with\n{utils.command('augment.py', '--evaluate', run.path)}"
     )

@@ -354,6 +354,24 @@ def load(source, ops=None):
     )
 
 
+def about(source):
+    """What the JSON file of a genotype keeps beside it (see `to_json`); {} for other sources.
+
+    `source` as in `load`, which says what is wrong with a source that cannot be read.
+    """
+    path = str(source).strip()
+    if os.path.isdir(path):
+        path = os.path.join(path, "genotype.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(record, dict):
+        return {}
+    return {k: v for k, v in record.items() if k not in ("genotype", *Genotype._fields)}
+
+
 def describe(genotype, n_layers=None):
     """A genotype in words, one line per node; with `n_layers`, also how the cells are stacked."""
 

@@ -21,7 +21,7 @@ import run_folder
 import utils
 import visualize
 from architect import Architect
-from config import SearchConfig
+from config import SearchConfig, data_flags
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 
@@ -48,7 +48,7 @@ def main(argv=None):
         # model
         net = SearchCNNController(
             data.spec.C_in, cfg.init_channels, len(data.spec.classes), cfg.layers,
-            F.cross_entropy, cfg.n_nodes, primitives=cfg.primitives,
+            F.cross_entropy, cfg.n_nodes, cfg.stem_multiplier, cfg.primitives, cfg.k,
         ).to(device, memory_format=utils.memory_format(device))  # fmt: skip
         net.net.checkpoint_cells = cfg.checkpoint_cells
         if cfg.compile:  # per cell: the whole net would take far longer and gain little
@@ -175,6 +175,11 @@ def announce(run, cfg, net, data, device, first_epoch):
             f"batch {cfg.batch_size} with the learning rate of batch 64; the linear rule suggests "
             f"--w_lr {0.025 * cfg.batch_size / 64:g}"
         )
+    if cfg.layers < 3:
+        run.warn(
+            f"with --layers {cfg.layers} every cell is a reduction cell: the normal cell is not "
+            f"searched, and the one in the genotype is drawn by chance; take 3 or more"
+        )
     order = "second order" if cfg.order == 2 else "first order"
     start = "search" if first_epoch == 1 else f"go on with epoch {first_epoch} of the search"
     run.info(f"{start}: {cfg.epochs} epochs of {len(data.train)} steps, {order}")
@@ -184,7 +189,9 @@ def write_genotypes(run, cfg, spec, genotype, epoch, top1, is_best):
     """genotype-last.json after every epoch, genotype.json after the best so far."""
     about = {
         "epoch": epoch, "top1": top1, "dataset": spec.name, "size": list(spec.size),
-        "primitives": cfg.primitives, "n_nodes": cfg.n_nodes, "k": 2,
+        "primitives": cfg.primitives, "n_nodes": cfg.n_nodes, "k": cfg.k,
+        # what augment.py takes over
+        "flags": {**data_flags(cfg.flags()), "stem_multiplier": cfg.stem_multiplier},
     }  # fmt: skip
     text = gt.to_json(genotype, **about)
     run.write("genotype-last.json", text)
@@ -286,9 +293,7 @@ def finish(run, cfg, net, last, best):
 
 def augment_command(run, cfg):
     """The complete command that trains the found cell, to be pasted into a shell."""
-    words = ["--genotype", run.path, "--dataset", cfg.dataset]
-    if cfg.data_path != "./data/":
-        words += ["--data_path", cfg.data_path]
+    words = ["--genotype", run.path]  # which knows the data
     if cfg.device != "auto":
         words += ["--device", cfg.device]
     if cfg.gpus is not None:

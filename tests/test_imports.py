@@ -18,8 +18,12 @@ ARROWS = {
         "gif_maker", "plot_train_val", "models.search_cnn", "models.ops",
     },
     "augment": {
-        "config", "utils", "run_folder", "preproc", "genotypes", "plot_train_val",
+        "config", "utils", "run_folder", "preproc", "genotypes", "plot_train_val", "deploy",
         "models.augment_cnn", "models.ops",
+    },
+    "deploy": {
+        "config", "utils", "run_folder", "preproc", "genotypes", "models.augment_cnn",
+        "models.ops",
     },
     "config": {"genotypes"},
     "visualize": {"genotypes"},

@@ -1,0 +1,417 @@
+"""What a trained network is good for: score it, classify images, write it for other programs.
+
+    python augment.py --evaluate augments/NAME
+    python augment.py --predict cat.png --from augments/NAME
+    python augment.py --export onnx --from augments/NAME --out cat.onnx
+
+augment.py calls these. Everything but --evaluate needs the checkpoint alone, no data set.
+"""
+
+import copy
+import csv
+import importlib
+import io
+import json
+import os
+import sys
+import warnings
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
+
+import genotypes as gt
+import preproc
+import run_folder
+import utils
+from config import AugmentConfig
+from models import augment_cnn, ops
+
+# --- a trained network --------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """What `load` finds in a checkpoint of augment.py. `net` is on the CPU, in evaluation mode."""
+
+    path: str
+    net: nn.Module
+    spec: preproc.DataSpec
+    genotype: gt.Genotype
+    flags: dict
+    epoch: int
+    top1: float
+
+
+def checkpoint_path(run):
+    """The file of a RUN: of a run folder its last epoch, since the best was picked on the test
+    split; any other path is the file itself."""
+    return os.path.join(run, run_folder.CHECKPOINT) if os.path.isdir(run) else run
+
+
+def read(path):
+    """A checkpoint of augment.py as a dict. Raises ValueError for anything else."""
+    state = utils.load_checkpoint(path)
+    if "optim" not in state:
+        raise ValueError(
+            f"{path} is a supernet, whose weights belong to all ops of all edges; train its "
+            f"genotype first: augment.py --genotype {os.path.dirname(path)}"
+        )
+    return state
+
+
+def load(path):
+    """The network of a checkpoint of augment.py, from the file alone -> `Trained`."""
+    state = read(path)
+    # flags that an older checkpoint lacks have their defaults
+    flags = AugmentConfig(["--resume", "--name", "x"], state["flags"])
+    if "data" in state:
+        spec = preproc.DataSpec.from_dict(state["data"])
+    else:  # from before checkpoints remembered it
+        spec = preproc.spec(flags.dataset)
+    genotype = gt.from_str(state["genotype"], ops.OPS)
+    net = augment_cnn.build(spec, flags, genotype)
+    utils.load_state(net, state["model"], path)
+    return Trained(path, net.eval(), spec, genotype, state["flags"], state["epoch"], state["top1"])
+
+
+def init_from(net, path):
+    """Copy into `net` what a checkpoint holds under the same name in the same shape; returns what
+    was copied and what not, in words. Raises ValueError if that is nothing."""
+    saved, own = read(path)["model"], net.state_dict()
+    fits = {name: v for name, v in saved.items() if name in own and v.shape == own[name].shape}
+    if not fits:
+        raise ValueError(f"--init_from {path}: no tensor agrees in name and shape; other network?")
+    net.load_state_dict(fits, strict=False)
+    rest = [name for name in own if name not in fits]
+    named = ", ".join(rest[:4]) + (f" and {len(rest) - 4} more" if len(rest) > 4 else "")
+    kept = f"; not, and so new: {named}" if rest else ""
+    return f"copied {len(fits)} of {len(own)} tensors from {path}{kept}"
+
+
+# --- --evaluate ---------------------------------------------------------------------------------
+
+
+def evaluate(cfg, argv):
+    """--evaluate: score a checkpoint on the test split; of a run folder both files, the last epoch
+    and the best. Returns a list of the results."""
+    paths = [cfg.evaluate]
+    if os.path.isdir(cfg.evaluate):
+        paths = [os.path.join(cfg.evaluate, f) for f in (run_folder.CHECKPOINT, run_folder.BEST)]
+    return [evaluate_file(path, cfg, argv) for path in paths]
+
+
+def evaluate_file(path, cfg, argv):
+    """Score one checkpoint and print what came out beside what training logged."""
+    with utils.usage_errors("augment.py"):
+        trained = load(path)
+        batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
+        saved = {k: v for k, v in trained.flags.items() if k != "batch_size"}
+        cfg = AugmentConfig(argv, saved)
+        device = utils.pick_device(cfg.device, cfg.gpus)
+        utils.prepare_device(device, cfg.threads, cfg.tf32)
+        _, loader = preproc.held_data(
+            cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda"
+        )
+        net = trained.net.to(device, memory_format=utils.memory_format(device))
+    with utils.run_errors("augment.py"):
+        held = utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device, cfg.amp)
+    print(
+        f"{path}, epoch {trained.epoch}, {cfg.dataset} test split: top1 {held['top1']:.2%} "
+        f"top5 {held['top5']:.2%} loss {held['loss']:.4f} "
+        f"(training logged top1 {trained.top1:.2%})"
+    )
+    return held
+
+
+# --- --predict ----------------------------------------------------------------------------------
+
+
+def predict(cfg):
+    """--predict: one line of CSV per image, the file, its class and the probability of each class.
+
+    Images of any size and kind are brought to what the network was trained on. A file that cannot
+    be read costs a line on stderr and, at the end, exit code 1; the others are classified. Returns
+    the lines as dicts.
+    """
+    with utils.usage_errors("augment.py"):
+        files = images_of(cfg.predict)
+        trained = load(checkpoint_path(cfg.trained))
+        device = utils.pick_device(cfg.device, cfg.gpus)
+        utils.prepare_device(device, cfg.threads)
+        net = Deployed(trained).to(device, memory_format=utils.memory_format(device))
+    with utils.run_errors("augment.py"):
+        names, rows, broken = ["file", "class", *trained.spec.classes], [], 0
+        with text_to(cfg.out) as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(names)
+            for start in range(0, len(files), cfg.batch_size):
+                batch = files[start : start + cfg.batch_size]
+                readable = list(read_images(batch, trained.spec))
+                broken += len(batch) - len(readable)
+                for row in classify(net, readable, trained.spec.classes, device):
+                    writer.writerow(row)
+                    rows.append(dict(zip(names, row, strict=True)))
+    if cfg.out:
+        print(f"{cfg.out}: {len(rows)} images classified by {trained.path}")
+    if broken:
+        print(f"augment.py: {broken} of {len(files)} images cannot be read", file=sys.stderr)
+        raise SystemExit(1)
+    return rows
+
+
+@contextmanager
+def text_to(path):
+    """A stream to a file that appears when all is written; without a path, the terminal."""
+    if path is None:
+        yield sys.stdout
+        return
+    with utils.atomic(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+
+
+def images_of(path):
+    """The image files of a path: itself, or all below a folder, in order of their names."""
+    if not os.path.isdir(path):
+        if not os.path.exists(path):
+            raise ValueError(f"--predict {path}: there is no such file or folder")
+        return [path]
+    known = set(Image.registered_extensions())
+    files = sorted(
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if os.path.splitext(name)[1].lower() in known
+    )
+    if not files:
+        raise ValueError(f"--predict {path}: no image in this folder (PNG, JPEG, WebP, BMP, ...)")
+    return files
+
+
+def read_images(files, spec):
+    """Yield (file, (C_in, H, W) in [0, 1]) of every image that can be read, naming the others."""
+    to_tensor = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(list(spec.size), antialias=True),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.ToPureTensor(),
+        ]
+    )
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                yield file, to_tensor(to_mode(image, spec.C_in))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"augment.py: {file} cannot be read ({reason})", file=sys.stderr)
+
+
+def to_mode(image, C_in):
+    """A PIL image with `C_in` channels of 8 bits: grey, grey and alpha, RGB, RGB and alpha."""
+    modes = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+    if C_in not in modes:
+        raise ValueError(f"the network takes {C_in} channels, an image file has 1 to 4")
+    if image.mode.startswith("I"):  # 16 bits: PIL would cut off at 255
+        image = image.convert("I").point(lambda value: value / 257).convert("L")
+    elif image.mode == "P":  # a palette may hold transparency
+        image = image.convert("RGBA")
+    return image.convert(modes[C_in])
+
+
+def classify(net, images, classes, device):
+    """Yield [file, class, probability of each class] of (file, tensor) pairs."""
+    if not images:
+        return
+    X = torch.stack([image for _, image in images])  # (N, C_in, H, W)
+    with torch.no_grad():
+        shares = F.softmax(net(X.to(device)).double(), dim=1).cpu()  # (N, n_classes)
+    for (file, _), row in zip(images, shares, strict=True):
+        yield [file, classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())]
+
+
+# --- --export -----------------------------------------------------------------------------------
+
+
+class Deployed(nn.Module):
+    """The network as others use it, normalisation inside, auxiliary head and drop path off.
+
+    Images (N, C_in, H, W), float32 in [0, 1] -> logits (N, n_classes).
+    """
+
+    def __init__(self, trained):
+        super().__init__()
+        shape = (1, trained.spec.C_in, 1, 1)
+        self.register_buffer("mean", torch.tensor(trained.spec.mean).view(shape))
+        self.register_buffer("std", torch.tensor(trained.spec.std).view(shape))
+        self.net = trained.net
+        self.eval()
+
+    def forward(self, images):
+        return self.net((images - self.mean) / self.std)[0]
+
+
+def about(trained):
+    """What is kept inside an exported file."""
+    spec = trained.spec
+    return {
+        "input": f"float32 images (N, {spec.C_in}, {spec.size[0]}, {spec.size[1]}) in [0, 1]; the "
+                 "network normalises them itself",
+        "output": "logits (N, classes); their softmax are the probabilities",
+        "classes": list(spec.classes), "dataset": spec.name, "size": list(spec.size),
+        "mean": list(spec.mean), "std": list(spec.std),
+        "genotype": gt.to_str(trained.genotype), "epoch": trained.epoch, "top1": trained.top1,
+    }  # fmt: skip
+
+
+def export(cfg):
+    """--export: write the network as a file that needs no code of ours, and check that the file
+    computes what the network does. Returns the path."""
+    to_bytes, from_bytes, packages = FORMATS[cfg.export]
+    with utils.usage_errors("augment.py"):
+        if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+            raise ValueError(
+                f"--export {cfg.export} needs {' and '.join(missing)}: "
+                f"pip install {' '.join(missing)}"
+            )
+        folder = os.path.dirname(cfg.out) or "."
+        if not os.path.isdir(folder):
+            raise ValueError(f"--out {cfg.out}: there is no folder {folder}")
+        trained = load(checkpoint_path(cfg.trained))
+    with utils.run_errors("augment.py"):
+        wanted = Deployed(trained)
+        net = portable(wanted)
+        shape = (trained.spec.C_in, *trained.spec.size)
+        try:
+            with quiet():
+                data = to_bytes(net, torch.rand(3, *shape), about(trained))
+        except Exception as error:  # whatever the exporters say of a block they cannot write
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(
+                f"--export {cfg.export} cannot write this network ({type(error).__name__}: "
+                f"{reason}); try another format"
+            ) from error
+        with quiet():
+            worst = difference(wanted, from_bytes(data), shape)
+        with utils.atomic(cfg.out) as temporary:
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+    print(
+        f"{cfg.out}: {cfg.export}, {len(data) / 1e6:.1f} MB, from {trained.path} (epoch "
+        f"{trained.epoch}, top1 {trained.top1:.2%}); logits of batches of 1, 2 and 5 images differ "
+        f"from the network's by {worst:.1e} at most"
+    )
+    return cfg.out
+
+
+def difference(net, other, shape):
+    """Largest difference of two networks' logits, over batches of 1, 2 and 5 random images.
+
+    Raises FloatingPointError above 1e-4 (of the largest logit, where that is above 1).
+    """
+    worst = 0.0
+    generator = torch.Generator().manual_seed(0)
+    for N in (1, 2, 5):
+        images = torch.rand(N, *shape, generator=generator)
+        with torch.no_grad():
+            wanted = net(images)
+        error = (other(images) - wanted).abs().max().item()
+        worst = max(worst, error)
+        if not error <= 1e-4 * max(1.0, wanted.abs().max().item()):  # so that NaN fails
+            raise FloatingPointError(
+                f"the exported network differs from the trained one by {error:.2g} for a batch of "
+                f"{N}; nothing was written. A block whose result depends on more than its input, "
+                f"or that takes another way by its input, does that"
+            )
+    return worst
+
+
+def portable(net):
+    """A copy of a `Deployed` for any device, without the auxiliary head and in plain layers: our
+    dilated convolution has a way of its own on CPUs."""
+    net = copy.deepcopy(net)
+    if hasattr(net.net, "aux_head"):
+        del net.net.aux_head
+    for parent in list(net.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, ops.DilatedConv2d):
+                plain = nn.Conv2d(
+                    layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+                    layer.padding, layer.dilation, layer.groups, layer.bias is not None,
+                )  # fmt: skip
+                plain.load_state_dict(layer.state_dict())
+                setattr(parent, name, plain)
+    return net.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet():
+    """The exporters talk a lot, and warn of what they will do in later versions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def to_torchscript(net, images, about):
+    with torch.no_grad():
+        script = torch.jit.trace(net, images)
+    stream = io.BytesIO()
+    torch.jit.save(script, stream, _extra_files={"about.json": json.dumps(about)})
+    return stream.getvalue()
+
+
+def from_torchscript(data):
+    net = torch.jit.load(io.BytesIO(data))
+
+    def forward(images):
+        with torch.no_grad():
+            return net(images)
+
+    return forward
+
+
+def to_pt2(net, images, about):
+    batch = torch.export.Dim("N", min=1)
+    program = torch.export.export(net, (images,), dynamic_shapes={"images": {0: batch}})
+    stream = io.BytesIO()
+    torch.export.save(program, stream, extra_files={"about.json": json.dumps(about)})
+    return stream.getvalue()
+
+
+def from_pt2(data):
+    return torch.export.load(io.BytesIO(data)).module()
+
+
+def to_onnx(net, images, about):
+    import onnx
+
+    batch = torch.export.Dim("N", min=1)
+    program = torch.onnx.export(
+        net, (images,), dynamo=True, verbose=False, external_data=False,
+        input_names=["images"], output_names=["logits"], dynamic_shapes={"images": {0: batch}},
+    )  # fmt: skip
+    model = program.model_proto
+    onnx.helper.set_model_props(
+        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+    )
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def from_onnx(data):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+# --export FORMAT: (network -> bytes, bytes -> function of images, packages beyond requirements.txt)
+FORMATS = {
+    "onnx": (to_onnx, from_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "torchscript": (to_torchscript, from_torchscript, ()),
+    "pt2": (to_pt2, from_pt2, ()),
+}
