@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import check_ops
 import deploy
 import genotypes as gt
 import plot_train_val
@@ -44,6 +45,7 @@ def main(argv=None):
         # a resumed run keeps its cell, whatever has become of the file it came from
         source = run.state["genotype"] if cfg.resume else cfg.genotype
         genotype = gt.load(source, OPS)
+        check_ops.check(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
         copied = ""
 

@@ -209,6 +209,11 @@ def count_ops(gene):
     return dict(Counter(op for edges in gene for op, _ in edges).most_common())
 
 
+def ops_of(genotype):
+    """The names of the ops a genotype keeps, each once, in order of appearance."""
+    return list(dict.fromkeys([*count_ops(genotype.normal), *count_ops(genotype.reduce)]))
+
+
 def random_genotype(seed, primitives=None, n_nodes=4, k=2):
     """A genotype drawn uniformly from the search space, the baseline of sec. 3.
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import check_ops
 import genotypes as gt
 import gif_maker
 import plot_train_val
@@ -36,6 +37,7 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
+        check_ops.check(cfg.primitives, cfg.init_channels)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=cfg.dataset)
         utils.seed_everything(cfg.seed)
 

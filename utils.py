@@ -212,11 +212,19 @@ def param_size(net):
 def multiply_adds(net, C_in, size):
     """Multiply-adds of convolutions and linear layers for one image of `size` (H, W), evaluation
     mode. `net` is left as it is."""
-    # on the meta device: shapes alone, and no device's own way of computing an op is counted
-    twin = copy.deepcopy(net).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.zeros(1, C_in, *size, device="meta"))
-    return counter.get_total_flops() // 2  # torch counts a multiply-add as two
+    twin = copy.deepcopy(net).eval()
+
+    def count(device):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            twin.to(device)(torch.zeros(1, C_in, *size, device=device))
+        return counter.get_total_flops() // 2  # torch counts a multiply-add as two
+
+    try:
+        # on the meta device: shapes alone, and no device's own way of computing an op is counted
+        return count("meta")
+    except RuntimeError:  # a block that reads values
+        twin = copy.deepcopy(net).eval()
+        return count("cpu")
 
 
 # --- files --------------------------------------------------------------------------------------

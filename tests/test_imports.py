@@ -15,12 +15,13 @@ ROOT = Path(__file__).parent.parent
 ARROWS = {
     "search": {
         "config", "utils", "run_folder", "preproc", "architect", "genotypes", "visualize",
-        "gif_maker", "plot_train_val", "models.search_cnn", "models.ops",
+        "gif_maker", "plot_train_val", "models.search_cnn", "models.ops", "check_ops",
     },
     "augment": {
         "config", "utils", "run_folder", "preproc", "genotypes", "plot_train_val", "deploy",
-        "models.augment_cnn", "models.ops",
+        "models.augment_cnn", "models.ops", "check_ops",
     },
+    "check_ops": {"utils", "models.ops", "models.wide"},
     "deploy": {
         "config", "utils", "run_folder", "preproc", "genotypes", "models.augment_cnn",
         "models.ops",
