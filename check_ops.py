@@ -268,15 +268,10 @@ def remarks(op, affine, idle):
 # --- a block in all settings --------------------------------------------------------------------
 
 
-def settings(channels, affines=(False, True)):
-    """(C, stride, affine) to try."""
-    return [(C, stride, affine) for C in channels for stride in (1, 2) for affine in affines]
-
-
-def faults_of(name, channels, sizes, affines=(False, True)):
+def faults_of(name, settings, sizes):
     """({fault: settings it was seen in}, remarks) of a block."""
     faults, notes = {}, {}
-    for setting in settings(channels, affines):
+    for setting in settings:
         try:
             notes.update(dict.fromkeys(check_op(name, *setting, sizes)))
         except Fault as fault:
@@ -290,11 +285,13 @@ def at(setting):
 
 
 def check(primitives, C, affines=(False, True)):
-    """The quick part, for the start of a run: raises ValueError for the first bad block."""
+    """The quick part, for the start of a run with `C` channels: raises ValueError for the first bad
+    block. Stride 2 stands in reduction cells alone, which double the channels."""
+    settings = [(stride * C, stride, affine) for stride in (1, 2) for affine in affines]
     for name in primitives:
         if name == "none":
             continue
-        faults, _ = faults_of(name, [C], QUICK_SIZES, affines)
+        faults, _ = faults_of(name, settings, QUICK_SIZES)
         for fault, seen in faults.items():
             raise ValueError(
                 f"the block {name} ({at(seen[0])}) {fault}. "
@@ -348,6 +345,9 @@ def main(argv=None):
             raise ValueError(f"--channels {args.channels}: whole numbers of 1 or more, like 16,32")
         channels = [int(c) for c in channels]
         device = utils.pick_device(args.device)
+    settings = [
+        (C, stride, affine) for C in channels for stride in (1, 2) for affine in (False, True)
+    ]
     names = args.names or list(ops.OPS)
     C, size, batch = channels[-1], (32, 32), 8
     width = max(map(len, names))
@@ -355,14 +355,14 @@ def main(argv=None):
     print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
     wrong = []
     for name in names:
-        faults, notes = faults_of(name, channels, SIZES)
+        faults, notes = faults_of(name, settings, SIZES)
         for stride in (1, 2) if not faults else ():
             params, madds, forward, backward, how = cost(name, C, stride, size, batch, device)
             print(
                 f"{name:{width}} {stride:6} {params:8,} {madds / 1e6:8.2f} {forward:11.2f} "
                 f"{backward:12.2f}  {how}"
             )
-        tried = len(settings(channels))
+        tried = len(settings)
         for fault, seen in faults.items():
             where = "everywhere" if len(seen) == tried else f"{len(seen)} of {tried}: {at(seen[0])}"
             print(f"{name:{width}}  WRONG  {fault} ({where})")

@@ -283,7 +283,7 @@ def no_weights(C, stride, affine):
 def test_unusual_blocks_are_right(block, monkeypatch):
     monkeypatch.setitem(ops.OPS, "mine", block)
     check_ops.check(["mine"], 6)
-    assert check_ops.faults_of("mine", [3], check_ops.SIZES)[0] == {}
+    assert check_ops.faults_of("mine", [(3, 2, True)], check_ops.SIZES)[0] == {}
 
 
 def test_remarks(monkeypatch):
@@ -293,7 +293,9 @@ def test_remarks(monkeypatch):
         ops.OPS, "group", lambda C, s, affine: nn.Sequential(nn.AvgPool2d(1, s, ceil_mode=True),
                                                              nn.GroupNorm(1, C)),
     )  # fmt: skip
-    notes = {n: check_ops.faults_of(n, [4], ((3, 3),)) for n in ("frozen", "unused", "group")}
+    notes = {
+        n: check_ops.faults_of(n, [(4, 1, False)], ((3, 3),)) for n in ("frozen", "unused", "group")
+    }
     assert [faults for faults, _ in notes.values()] == [{}, {}, {}]
     assert notes["group"][1] == [
         "its GroupNorm has a scale in the supernet, where it competes with alpha"
@@ -380,7 +382,7 @@ def test_a_bad_block_stops_a_search_at_once_and_leaves_nothing(here, monkeypatch
         search.main([*TINY_SEARCH, "--primitives", "skip_connect,mine"])
     assert caught.value.code == 2
     text = capsys.readouterr().err
-    assert "search.py: the block mine (2 channels, stride 2, affine off) returns 7x6" in text
+    assert "search.py: the block mine (4 channels, stride 2, affine off) returns 7x6" in text
     assert text.count("\n") == 1
     assert os.listdir() == []
 
@@ -391,7 +393,7 @@ def test_a_bad_block_stops_a_training_at_once_and_leaves_nothing(here, monkeypat
         augment.main([*TINY_AUGMENT, "--genotype", "DARTS_V2"])
     assert caught.value.code == 2
     text = capsys.readouterr().err
-    assert "augment.py: the block sep_conv_3x3 (2 channels, stride 2, affine on) returns" in text
+    assert "augment.py: the block sep_conv_3x3 (4 channels, stride 2, affine on) returns" in text
     assert text.count("\n") == 1
     assert os.listdir() == []
 
