@@ -283,6 +283,7 @@ def export(cfg):
             raise ValueError(f"--out {cfg.out}: there is no folder {folder}")
         trained = load(checkpoint_path(cfg.trained))
     with utils.run_errors("augment.py"):
+        print(f"{trained.path} as {cfg.export}; a large network takes a minute or two", flush=True)
         wanted = Deployed(trained)
         net = portable(wanted)
         shape = (trained.spec.C_in, *trained.spec.size)

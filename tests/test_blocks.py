@@ -20,6 +20,7 @@ from architect import Architect
 from models import ops
 from models.augment_cnn import AugmentCNN
 from models.search_cnn import SearchCNNController
+from models.wide import Fan
 
 
 def conv(C, stride, affine):
@@ -186,6 +187,23 @@ def test_blocks_with_buffers_and_dropout_keep_the_promises_of_the_architect(bloc
     for alpha in net.alphas():
         assert alpha.grad.isfinite().all()
         assert alpha.grad.ne(0).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_wide_form_of_every_kind_of_block_equals_the_blocks(blocks, stride, training):
+    names = [name for name in BLOCKS if "dropout" not in name or not training]
+    torch.manual_seed(0)
+    fan = Fan(4, stride, 3, names).train(training)
+    edges = [ops.MixedOp(4, stride, names).train(training) for _ in range(3)]
+    for e, edge in enumerate(edges):
+        missing, unexpected = edge.load_state_dict(fan.edge_state(e), strict=False)
+        assert not unexpected
+        assert all(".spare." in key for key in missing)
+    x = torch.randn(4, 4, 7, 6)
+    weights = torch.rand(3, len(names))
+    for found, edge, row in zip(fan(x, weights), edges, weights, strict=True):
+        torch.testing.assert_close(found, edge(x, row), rtol=1e-4, atol=1e-5)
 
 
 def test_drop_path_drops_every_kind_of_block(blocks):

@@ -188,7 +188,7 @@ def load_exported(form, path):
 def test_an_exported_network_computes_what_the_trained_one_does(there, form, tmp_path, capsys):
     path = str(tmp_path / f"digits.{form}")
     assert augment.main(["--export", form, "--from", "augments/a", "--out", path]) == path
-    out = capsys.readouterr().out
+    out = capsys.readouterr().out.splitlines()[-1]
     assert out.startswith(f"{path}: {form}, ")
     assert "batches of 1, 2 and 5 images differ" in out
     assert os.listdir(tmp_path) == [f"digits.{form}"]
