@@ -2,7 +2,7 @@
 
     python augment.py --genotype searchs/NAME --quick     minutes on a laptop
     python augment.py --genotype DARTS_V2 --dataset cifar10    the paper's setting
-    python augment.py --evaluate augments/NAME            also --predict and --export: deploy.py
+    python augment.py --evaluate augments/NAME            also --predict and --export
 
 Everything is recorded in augments/NAME.
 """
@@ -15,6 +15,7 @@ from torch import nn
 
 import check_ops
 import deploy
+import export
 import genotypes as gt
 import plot_train_val
 import preproc
@@ -33,7 +34,7 @@ def main(argv=None):
     if cfg.predict:
         return deploy.predict(cfg)
     if cfg.export:
-        return deploy.export(cfg)
+        return export.export(cfg)
     with utils.usage_errors("augment.py"):
         if cfg.resume:
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
@@ -169,13 +170,14 @@ def take_over(cfg, argv):
 
 def searched_on(source):
     """The flags of a search that its training takes over; {} where `source` tells of none."""
-    flags = gt.about(source).get("flags", {})
-    if not flags and os.path.exists(source):  # from before genotype.json had them
+    flags = gt.about(source).get("flags")
+    if not isinstance(flags, dict) and os.path.exists(source):  # from before genotype.json had them
         folder = source if os.path.isdir(source) else os.path.dirname(source)
         try:
             flags = run_folder.read_flags(folder)
         except ValueError:  # a genotype that was copied elsewhere
-            flags = {}
+            flags = None
+    flags = flags if isinstance(flags, dict) else {}
     stem = {k: v for k, v in flags.items() if k == "stem_multiplier"}
     return {**data_flags(flags), **stem}
 

@@ -20,6 +20,7 @@ from torch import nn
 import augment
 import config
 import deploy
+import export
 import genotypes as gt
 import preproc
 import search
@@ -176,10 +177,10 @@ def load_exported(form, path):
         return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), about
     files = {"about.json": ""}
     if form == "torchscript":
-        with deploy.quiet():
+        with export.quiet():
             net = torch.jit.load(path, _extra_files=files)
         return lambda x: net(x).detach(), json.loads(files["about.json"])
-    with deploy.quiet():
+    with export.quiet():
         net = torch.export.load(path, extra_files=files).module()
     return lambda x: net(x).detach(), json.loads(files["about.json"])
 
@@ -220,9 +221,9 @@ class Moody(nn.Module):
 
 def test_a_file_that_computes_something_else_is_not_written(there, tmp_path, capsys, monkeypatch):
     def other(net, images, about):
-        return deploy.to_torchscript(nn.Sequential(net, nn.Hardtanh(-1e-3, 1e-3)), images, about)
+        return export.to_torchscript(nn.Sequential(net, nn.Hardtanh(-1e-3, 1e-3)), images, about)
 
-    monkeypatch.setitem(deploy.FORMATS, "torchscript", (other, deploy.from_torchscript, ()))
+    monkeypatch.setitem(export.FORMATS, "torchscript", (other, export.from_torchscript, ()))
     path = tmp_path / "x.pt"
     with pytest.raises(SystemExit) as caught:
         augment.main(["--export", "torchscript", "--from", "augments/a", "--out", str(path)])
@@ -233,17 +234,17 @@ def test_a_file_that_computes_something_else_is_not_written(there, tmp_path, cap
 
 def test_a_block_that_depends_on_the_batch_is_found_out(tmp_path):
     block = Moody(2, 1, True).eval()
-    with deploy.quiet():
-        data = deploy.to_torchscript(block, torch.rand(3, 2, 4, 4), {})
-    with pytest.raises(FloatingPointError, match="for a batch of 1"), deploy.quiet():
-        deploy.difference(block, deploy.from_torchscript(data), (2, 4, 4))
+    with export.quiet():
+        data = export.to_torchscript(block, torch.rand(3, 2, 4, 4), {})
+    with pytest.raises(FloatingPointError, match="for a batch of 1"), export.quiet():
+        export.difference(block, export.from_torchscript(data), (2, 4, 4))
 
 
 def test_an_exporter_that_gives_up_says_why_in_one_line(there, tmp_path, capsys, monkeypatch):
     def give_up(*args):
         raise RuntimeError("no such\noperator")
 
-    monkeypatch.setitem(deploy.FORMATS, "pt2", (give_up, None, ()))
+    monkeypatch.setitem(export.FORMATS, "pt2", (give_up, None, ()))
     with pytest.raises(SystemExit) as caught:
         augment.main(["--export", "pt2", "--from", "augments/a", "--out", str(tmp_path / "x.pt2")])
     assert caught.value.code == 1
@@ -255,7 +256,7 @@ def test_an_exporter_that_gives_up_says_why_in_one_line(there, tmp_path, capsys,
 
 
 def test_a_missing_package_is_named(there, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(deploy.FORMATS, "onnx", (None, None, ("torch", "no_such_package")))
+    monkeypatch.setitem(export.FORMATS, "onnx", (None, None, ("torch", "no_such_package")))
     with pytest.raises(SystemExit) as caught:
         augment.main(["--export", "onnx", "--from", "augments/a", "--out", str(tmp_path / "x")])
     assert caught.value.code == 2
@@ -270,7 +271,7 @@ def test_dilated_convolutions_leave_as_plain_ones():
     assert any(isinstance(m, ops.DilatedConv2d) for m in net.modules())
     trained = deploy.Trained("x", net, spec, gt.PC_DARTS_cifar, {}, 1, 0.5)
     own = deploy.Deployed(trained)
-    plain = deploy.portable(own)
+    plain = export.portable(own)
     assert not any(isinstance(m, ops.DilatedConv2d) for m in plain.modules())
     assert any(m.dilation == (2, 2) for m in plain.modules() if isinstance(m, nn.Conv2d))
     assert not hasattr(plain.net, "aux_head")

@@ -19,9 +19,11 @@ ARROWS = {
     },
     "augment": {
         "config", "utils", "run_folder", "preproc", "genotypes", "plot_train_val", "deploy",
+        "export",
         "models.augment_cnn", "models.ops", "check_ops",
     },
     "check_ops": {"utils", "models.ops", "models.wide"},
+    "export": {"deploy", "genotypes", "utils", "models.ops"},
     "deploy": {
         "config", "utils", "run_folder", "preproc", "genotypes", "models.augment_cnn",
         "models.ops",
