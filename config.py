@@ -20,6 +20,12 @@ QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 2
 OF_THE_CALL = ("name", "resume", "overwrite", "evaluate", "predict", "export", "trained", "out")
 # ... and taken from it, but free to change when it is resumed or evaluated.
 FREE = ("device", "gpus", "threads", "workers", "print_freq", "data_path")
+# What can be done with a trained network, and the flags that have a part in it.
+USES = {
+    "evaluate": ("batch_size", *FREE),
+    "predict": ("trained", "out", "batch_size", "device", "gpus", "threads"),
+    "export": ("trained", "out"),
+}
 # What a search says of its images, but each training decides for itself.
 OF_THE_TRAINING = ("cutout_length", "augment", "hflip", "cache_gb")
 
@@ -354,14 +360,13 @@ class AugmentConfig(Config):
 
     def check(self, parser):
         super().check(parser)
-        uses = [flag for flag in ("evaluate", "predict", "export") if getattr(self, flag)]
+        uses = [flag for flag in USES if getattr(self, flag)]
         if len(uses) > 1:
             parser.error(f"--{uses[0]} and --{uses[1]} are two things; one at a time")
         if uses:
             (use,) = uses
-            own = ("evaluate",) if use == "evaluate" else (use, "trained", "out")
             for key, value in self.flags().items():
-                if key not in (*own, "batch_size", *FREE) and value != parser.get_default(key):
+                if key not in (use, *USES[use]) and value != parser.get_default(key):
                     flag = "from" if key == "trained" else key
                     parser.error(f"--{use} trains nothing and does not take --{flag}")
             if use != "evaluate" and not self.trained:

@@ -291,6 +291,8 @@ def test_dilated_convolutions_leave_as_plain_ones():
         ("--genotype PDARTS --from augments/a", "--from and --out belong to"),
         ("--evaluate augments/a --from augments/a", "does not take --from"),
         ("--predict x --from augments/a --lr 1", "--predict trains nothing and does not take --lr"),
+        ("--predict x --from augments/a --workers 1", "--predict trains nothing and does not take"),
+        ("--export pt2 --from augments/a --out x --device cpu", "does not take --device"),
         ("--predict nothere --from augments/a", "--predict nothere: there is no such file"),
         ("--predict searchs/s/tb --from augments/a", "no image in this folder"),
         ("--predict searchs --from searchs/s", "is a supernet"),
