@@ -31,8 +31,8 @@ def slow_parse(weights, k, primitives):
     for rows in weights:
         edges = []
         for j, row in enumerate(rows):
-            p = np.exp(np.array(row) - max(row))
-            p /= p.sum()
+            p = [math.exp(a - max(row)) for a in row]  # numpy rounds otherwise, and breaks ties
+            p = [e / sum(p) for e in p]
             real = [(p[o], -o) for o, name in enumerate(primitives) if name != "none"]
             strength, o = max(real)
             edges.append((j, primitives[-o], strength))
