@@ -96,7 +96,8 @@ class Architect:
         `dw` holds one tensor per weight. Where the loss is smooth the error falls with eps^2,
         eps = 0.01 / ||dw||; where ReLU or max pooling changes sides between w+ and w- the
         gradient of alpha jumps, and the jump divided by 2 * eps comes in. A dw of zero gives zero.
-        BatchNorm statistics move, weights do not.
+        BatchNorm statistics move, weights do not. Both passes draw the same random numbers: two
+        dropout masks differ by far more than w+ and w-, and eps would divide that.
         """
         with torch.no_grad():
             # the bound keeps EPS / ||dw|| finite, and w+- = w for dw = 0; a tensor, not a
@@ -106,7 +107,10 @@ class Architect:
         with _full_precision(self.weights[0].device.type), _kept(self.weights) as saved:
             with torch.no_grad():
                 torch._foreach_add_(self.weights, step)  # w+ = w + eps * dw
+            random = _random_states(self.weights[0].device)
             positive = self._grad(trn_X, trn_y, self.alphas)
+            for state, set_state in random:  # dropout must draw the same in both passes
+                set_state(state)
             with torch.no_grad():  # from w itself: (w + s) - 2s would round twice
                 _copy(self.weights, saved)
                 torch._foreach_sub_(self.weights, step)  # w- = w - eps * dw
@@ -143,6 +147,19 @@ def _full_precision(device_type):
     finally:
         for backend, value in zip(backends, allowed, strict=True):
             backend.allow_tf32 = value
+
+
+def _random_states(device):
+    """(state, function that sets it) of every generator that a pass on `device` may draw from. The
+    states lie in the memory of the host, also those of a GPU, so it is not waited for."""
+    states = [(torch.get_rng_state(), torch.set_rng_state)]
+    if device.type == "cuda":
+        states.append(
+            (torch.cuda.get_rng_state(device), lambda s: torch.cuda.set_rng_state(s, device))
+        )
+    elif device.type == "mps":
+        states.append((torch.mps.get_rng_state(), torch.mps.set_rng_state))
+    return states
 
 
 @contextmanager

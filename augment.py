@@ -1,8 +1,8 @@
-"""Train a found cell from scratch (sec. 3.2 of arXiv 1806.09055), or evaluate a trained one.
+"""Train a found cell from scratch (sec. 3.2 of arXiv 1806.09055), or use a trained one.
 
     python augment.py --genotype searchs/NAME --quick     minutes on a laptop
     python augment.py --genotype DARTS_V2 --dataset cifar10    the paper's setting
-    python augment.py --evaluate augments/NAME
+    python augment.py --evaluate augments/NAME            also --predict and --export
 
 Everything is recorded in augments/NAME.
 """
@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import check_ops
+import deploy
+import export
 import genotypes as gt
 import pace
 import plot_train_val
 import preproc
 import run_folder
 import utils
-from config import AugmentConfig
+from config import AugmentConfig, data_flags, shape_flags
 from graphs import Graphed
-from models import stems
-from models.augment_cnn import AugmentCNN
+from models import augment_cnn, stems
 from models.ops import OPS
 
 
@@ -30,18 +32,25 @@ def main(argv=None):
     # config
     cfg = AugmentConfig(argv)
     if cfg.evaluate:
-        return evaluate(cfg, argv)
+        return deploy.evaluate(cfg, argv)
+    if cfg.predict:
+        return deploy.predict(cfg)
+    if cfg.export:
+        return export.export(cfg)
     with utils.usage_errors("augment.py"):
         if cfg.resume:
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
             cfg = AugmentConfig(argv, saved)
+        cfg, taken = (cfg, "") if cfg.resume else take_over(cfg, argv)
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=subject(cfg))
         # a resumed run keeps its cell, whatever has become of the file it came from
         source = run.state["genotype"] if cfg.resume else cfg.genotype
         genotype = gt.load(source, OPS)
+        check_ops.check(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
+        copied = ""
 
         # data
         data = preproc.augment_data(
@@ -56,7 +65,10 @@ def main(argv=None):
         )
 
         # model
-        net = build(data.spec, cfg, genotype)
+        net = augment_cnn.build(data.spec, cfg, genotype)
+        if cfg.init_from and not cfg.resume:
+            copied = deploy.init_from(net, deploy.checkpoint_path(cfg.init_from))
+        size = sizes(net, data.spec)
         net.to(device)
         layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
         net.to(memory_format=utils.LAYOUTS[layout])
@@ -81,7 +93,9 @@ def main(argv=None):
     with utils.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, net, genotype, data, device, layout)
+        announce(run, cfg, size, genotype, data, device, layout)
+        for line in filter(None, (taken, copied)):
+            run.info(line)
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -112,7 +126,7 @@ def main(argv=None):
             if epoch == first_epoch:
                 run.info(pace.in_words(speed, cfg.workers))
         tested = None if data.test is None else validate(data.test, net, device, cfg.amp)
-        report(run, cfg, net, data, last, best, tested)
+        report(run, cfg, size, data, last, best, tested)
     return run.path
 
 
@@ -155,57 +169,48 @@ def validate(loader, net, device, amp="off"):
     return utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device, amp)
 
 
-def evaluate(cfg, argv):
-    """--evaluate: the network of a saved file, rebuilt from the file alone, on the test split. Of a
-    run folder both files, the last epoch and the best."""
-    paths = [cfg.evaluate]
-    if os.path.isdir(cfg.evaluate):
-        paths = [os.path.join(cfg.evaluate, f) for f in (run_folder.CHECKPOINT, run_folder.BEST)]
-    return [evaluate_file(path, cfg, argv) for path in paths]
+def take_over(cfg, argv):
+    """What the run behind --genotype or --init_from knows and the command line does not say: the
+    images it saw, and of a trained run its network. Returns (cfg, what was taken in words)."""
+    if cfg.genotype:
+        source, taken = cfg.genotype, searched_on(cfg.genotype)
+    else:
+        source = cfg.init_from
+        state = deploy.read(deploy.checkpoint_path(source))
+        taken = {**data_flags(state["flags"]), **shape_flags(state["flags"])}
+        taken["genotype"] = state["genotype"]
+    default = cfg.flags()
+    cfg = AugmentConfig(argv, taken=taken)
+    if other_images(default, cfg.flags(), taken):  # nothing of those holds
+        taken = {k: v for k, v in taken.items() if k not in data_flags(taken)}
+        cfg = AugmentConfig(argv, taken=taken)
+    used = {k: v for k, v in taken.items() if k == "dataset" or v != default[k]}
+    said = ", ".join(f"{k} {v}" for k, v in used.items() if k != "genotype" and cfg.flags()[k] == v)
+    return cfg, said and f"from {source}: {said}"
 
 
-def evaluate_file(path, cfg, argv):
-    """Score one checkpoint and print what came out beside what training logged."""
-    with utils.usage_errors("augment.py"):
-        state = utils.load_checkpoint(path)
-        if "optim" not in state:
-            raise ValueError(f"{path} is a supernet; train its genotype first")
-        batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
-        cfg = AugmentConfig(argv, {k: v for k, v in state["flags"].items() if k != "batch_size"})
-        device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads, cfg.tf32)
-        options = preproc.Options.of(cfg, state.get("data"))
-        loaders = {}
-        for part in preproc.scored_parts(cfg.dataset, cfg.data_path):
-            spec, loaders[part] = preproc.held_data(
-                cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda",
-                options, part,
-            )  # fmt: skip
-        genotype = gt.from_str(state["genotype"], OPS)
-        net = build(spec, cfg, genotype)
-        utils.load_state(net, state["model"], path)
-        net.to(device)
-        layout = utils.pick_layout(cfg.layout, net, batch_size, spec.C_in, spec.size)
-        net.to(memory_format=utils.LAYOUTS[layout])
-    with utils.run_errors("augment.py"):
-        scores = {part: validate(loader, net, device, cfg.amp) for part, loader in loaders.items()}
-    first = next(iter(scores))  # what training was scored on after every epoch
-    top = min(5, len(spec.classes))
-    for part, held in scores.items():
-        logged = f" (training logged top1 {state['top1']:.2%})" if part == first else ""
-        print(
-            f"{path}, epoch {state['epoch']}, {spec.name} {part} split: top1 {held['top1']:.2%} "
-            f"top{top} {held['top5']:.2%} loss {held['loss']:.4f}{logged}"
-        )
-    return scores[first]
+def other_images(default, flags, taken):
+    """Whether the command line names another data set than the flags that were taken over."""
+    if flags["dataset"] != taken.get("dataset", flags["dataset"]):
+        return True
+    if default["dataset"] != "folder":  # not said; a --data_path alone says where images are now
+        return False
+    paths = [os.path.abspath(f["data_path"]) for f in (default, taken) if "data_path" in f]
+    return len(set(paths)) > 1
 
 
-def build(spec, cfg, genotype):
-    """The final network for a data set."""
-    return AugmentCNN(
-        spec.size, spec.C_in, cfg.init_channels, len(spec.classes), cfg.layers, cfg.aux_weight > 0,
-        genotype, stem=stems.pick(cfg.stem, spec.size),
-    )  # fmt: skip
+def searched_on(source):
+    """The flags of a search that its training takes over; {} where `source` tells of none."""
+    flags = gt.about(source).get("flags")
+    if not isinstance(flags, dict) and os.path.exists(source):  # from before genotype.json had them
+        folder = source if os.path.isdir(source) else os.path.dirname(source)
+        try:
+            flags = run_folder.read_flags(folder)
+        except ValueError:  # a genotype that was copied elsewhere
+            flags = None
+    flags = flags if isinstance(flags, dict) else {}
+    stem = {k: v for k, v in flags.items() if k == "stem_multiplier"}
+    return {**data_flags(flags), **stem}
 
 
 def subject(cfg):
@@ -231,7 +236,7 @@ def sizes(net, spec):
     )
 
 
-def announce(run, cfg, net, genotype, data, device, layout):
+def announce(run, cfg, size, genotype, data, device, layout):
     """The first lines: what is trained, on what."""
     run.info(f"{run.path} on {utils.device_name(device)}, maps {layout}, seed {cfg.seed}")
     for note in data.notes:
@@ -248,10 +253,7 @@ def announce(run, cfg, net, genotype, data, device, layout):
         run.info(preproc.balance_in_words(data, cfg.class_weights))
     run.info(f"genotype: {genotype}")
     stem = stems.pick(cfg.stem, data.spec.size)
-    run.info(
-        f"network: {stem} stem, {cfg.layers} cells, {cfg.init_channels} channels, "
-        f"{sizes(net, data.spec)}"
-    )
+    run.info(f"network: {stem} stem, {cfg.layers} cells, {cfg.init_channels} channels, {size}")
     if cfg.batch_size != 96 and cfg.lr == 0.025 and not cfg.quick:
         run.warn(
             f"batch {cfg.batch_size} with the learning rate of batch 96; the linear rule suggests "
@@ -259,7 +261,7 @@ def announce(run, cfg, net, genotype, data, device, layout):
         )
 
 
-def report(run, cfg, net, data, last, best, tested):
+def report(run, cfg, size, data, last, best, tested):
     """The last lines: both accuracies and everything one needs to quote them."""
     run.close_bar()
     try:
@@ -274,7 +276,7 @@ def report(run, cfg, net, data, last, best, tested):
         f"{data.held_name} accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
         f"{data.held_name} accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} "
         f"(picked on the {data.held_name} split, so it flatters; quote {quote})\n"
-        f"{final}{sizes(net, data.spec)}\n"
+        f"{final}{size}\n"
         f"seed {cfg.seed}; {versions}\n"
         f"evaluate it again with\n{utils.command('augment.py', '--evaluate', run.path)}"
     )

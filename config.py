@@ -18,7 +18,7 @@ QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 12,
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 
 # Of no consequence for the result: never taken from an earlier run, ...
-OF_THE_CALL = ("name", "resume", "overwrite", "evaluate")
+OF_THE_CALL = ("name", "resume", "overwrite", "evaluate", "predict", "export", "trained", "out")
 # ... and taken from it, but free to change when it is resumed or evaluated.
 FREE = (
     "device", "gpus", "threads", "workers", "layout", "cuda_graphs", "print_freq", "data_path",
@@ -31,11 +31,14 @@ DATA_SETS = (
     "digits", "mnist", "fashionmnist", "cifar10", "cifar100", "svhn", "kmnist", "emnist",
     "folder", "imagenet",
 )  # fmt: skip
-# Flags of search.py that the training of the found cell must share, to see the same images.
-SHARED = (
-    "in_channels", "input_size", "test_portion", "bad_images", "augment", "hflip", "cache_gb",
-    "stem", "label_smoothing", "class_weights",
-)  # fmt: skip
+# What can be done with a trained network, and the flags that have a part in it.
+USES = {
+    "evaluate": ("batch_size", *FREE),
+    "predict": ("trained", "out", "batch_size", "device", "gpus", "threads"),
+    "export": ("trained", "out"),
+}
+# What a search says of its images, but each training decides for itself.
+OF_THE_TRAINING = ("cutout_length", "subset")
 
 
 # --- types of flags: each says what is allowed --------------------------------------------------
@@ -199,6 +202,10 @@ def add_search_net_group(parser):
                    help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     g.add_argument("--n_nodes", type=count, default=4, help="computed nodes of a cell")
     add_stem_flag(g)
+    g.add_argument("--k", type=count, default=2,
+                   help="edges that a node of the found cell keeps (all, where it has fewer)")
+    g.add_argument("--stem_multiplier", type=count, default=3,
+                   help="channels of the stem, in multiples of --init_channels")
     g.add_argument("--checkpoint_cells", action="store_true",
                    help="compute each cell twice to need less memory")
     g.add_argument("--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",
@@ -234,22 +241,39 @@ def add_alpha_group(parser):
                    help="share of the training images that only alpha learns from")
 
 
-def add_evaluate_group(parser):
-    g = parser.add_argument_group("evaluate", "instead of training")
+def add_use_group(parser):
+    g = parser.add_argument_group(
+        "use", "instead of training: what a trained network can do. RUN is augments/NAME (its last "
+               "epoch) or one of its .pt files")
     g.add_argument("--evaluate", metavar="RUN",
-                   help="rebuild the network of augments/NAME (or of one of its .pt files) and "
-                        "score it on the test split; no other flag is needed")
+                   help="score RUN on the test split, its last and its best epoch; no other flag "
+                        "is needed")
+    g.add_argument("--predict", metavar="PATH",
+                   help="classify an image, or all images of a folder, with --from RUN: a line of "
+                        "CSV for each, to the terminal or to --out")
+    g.add_argument("--export", choices=("onnx", "torchscript", "pt2"), metavar="FORMAT",
+                   help="write the network of --from RUN to --out as onnx, torchscript or pt2 "
+                        "(torch.export), and check the file against the network")
+    g.add_argument("--from", metavar="RUN", dest="trained", help="for --predict and --export")
+    g.add_argument("--out", metavar="FILE", help="for --predict and --export")
 
 
 def add_augment_net_group(parser):
     g = parser.add_argument_group("network")
     g.add_argument("--genotype",
                    help="the cell: a run folder (searchs/NAME), a JSON file, a published name "
-                        f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...)")
+                        f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...). The data flags "
+                        "of a search are taken over unless given here")
+    g.add_argument("--init_from", metavar="RUN",
+                   help="start from the weights of augments/NAME (or of one of its .pt files), "
+                        "wherever name and shape agree. --genotype, the flags of the network and "
+                        "of the data are those of that run unless given here")
     g.add_argument("--init_channels", type=count, default=36, help="channels of the first cells")
     g.add_argument("--layers", type=count, default=20,
                    help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     add_stem_flag(g)
+    g.add_argument("--stem_multiplier", type=count, default=3,
+                   help="channels of the stem, in multiples of --init_channels")
     g.add_argument("--aux_weight", type=non_negative, default=0.4,
                    help="weight of the auxiliary head's loss; 0 builds none")
     g.add_argument("--drop_path_prob", type=probability, default=0.2,
@@ -285,6 +309,28 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def flags_of(add_groups, flags):
+    """Those of `flags` that the groups hold."""
+    parser = Parser(add_help=False)
+    for add_group in add_groups:
+        add_group(parser)
+    return {key: flags[key] for key in vars(parser.parse_args([])) if key in flags}
+
+
+def data_flags(flags):
+    """Those of `flags` that say what the images are and how they are learned from: what a training
+    takes over from its search."""
+    groups = [lambda parser: add_data_group(parser, None, ""), add_loss_group, add_stem_flag]
+    found = flags_of(groups, flags)
+    return {key: value for key, value in found.items() if key not in OF_THE_TRAINING}
+
+
+def shape_flags(flags):
+    """Those of `flags` that say which final network it is."""
+    found = flags_of([add_augment_net_group], flags)
+    return {k: v for k, v in found.items() if k not in ("init_from", "drop_path_prob")}
+
+
 # --- the two configurations ---------------------------------------------------------------------
 
 
@@ -292,13 +338,14 @@ class Config(argparse.Namespace):
     """All flags of a run as attributes. Parses `argv` (None: sys.argv) and creates nothing.
 
     `saved` holds flags of an earlier run, for --resume and --evaluate: they take the place of the
-    defaults, and a flag that contradicts them is refused.
+    defaults, and a flag that contradicts them is refused. `taken` holds flags of another run, for
+    --genotype and --init_from: they take the place of the defaults and may be contradicted.
     """
 
     ROOT = PROG = DESCRIPTION = None
     QUICK = {}
 
-    def __init__(self, argv=None, saved=None):
+    def __init__(self, argv=None, saved=None, taken=None):
         super().__init__()
         parser = Parser(
             self.PROG, description=self.DESCRIPTION, formatter_class=HelpFormatter,
@@ -310,6 +357,7 @@ class Config(argparse.Namespace):
             parser.set_defaults(**saved)
         elif parser.parse_args(argv).quick:
             parser.set_defaults(**self.QUICK)
+        parser.set_defaults(**taken or {})
         parser.parse_args(argv, namespace=self)
         self.normalise(parser)
         if saved is not None:
@@ -338,20 +386,6 @@ class Config(argparse.Namespace):
         if self.resume and self.overwrite:
             parser.error("--resume keeps the earlier run and --overwrite deletes it; choose one")
 
-    def shared_words(self):
-        """The flags of SHARED that differ from their defaults, as words of a command line."""
-        defaults, words = type(self)([]), []
-        for flag in SHARED:
-            value = getattr(self, flag)
-            if value == getattr(defaults, flag):
-                continue
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                values = value if isinstance(value, list) else [value]
-                words += [f"--{flag}", *map(str, values)]
-        return words
-
     def flags(self):
         """All flags as a dict of JSON values."""
         return dict(vars(self))
@@ -375,17 +409,22 @@ class SearchConfig(Config):
         super().check(parser)
         if self.w_lr_min > self.w_lr:
             parser.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
+        if self.k > self.n_nodes + 1:
+            parser.error(
+                f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
+                f"{self.n_nodes + 1} inputs to keep; lower --k"
+            )
 
 
 class AugmentConfig(Config):
     """Flags of augment.py."""
 
     ROOT, PROG, QUICK = "augments", "augment.py", QUICK_AUGMENT
-    DESCRIPTION = "Train a found cell from scratch, or evaluate a trained one."
+    DESCRIPTION = "Train a found cell from scratch, or use a trained one."
 
     def add_groups(self, parser):
         add_run_group(parser, self.ROOT)
-        add_evaluate_group(parser)
+        add_use_group(parser)
         add_data_group(
             parser, None,
             "side in pixels of the square that cutout blanks, 0: none (default: half the image, "
@@ -397,12 +436,22 @@ class AugmentConfig(Config):
 
     def check(self, parser):
         super().check(parser)
-        if self.evaluate:
-            allowed = ("evaluate", "batch_size", *FREE)
+        uses = [flag for flag in USES if getattr(self, flag)]
+        if len(uses) > 1:
+            parser.error(f"--{uses[0]} and --{uses[1]} are two things; one at a time")
+        if uses:
+            (use,) = uses
             for key, value in self.flags().items():
-                if key not in allowed and value != parser.get_default(key):
-                    parser.error(f"--evaluate trains nothing and does not take --{key}")
-        if not (self.genotype or self.evaluate or self.resume):
+                if key not in (use, *USES[use]) and value != parser.get_default(key):
+                    flag = "from" if key == "trained" else key
+                    parser.error(f"--{use} trains nothing and does not take --{flag}")
+            if use != "evaluate" and not self.trained:
+                parser.error(f"--{use} needs --from, the trained network: augments/NAME")
+            if use == "export" and not self.out:
+                parser.error("--export needs --out, the file to write")
+        elif self.trained or self.out:
+            parser.error("--from and --out belong to --predict and --export")
+        if not (self.genotype or self.init_from or uses or self.resume):
             parser.error(
                 "--genotype is needed: a run folder such as searchs/digits, a JSON file, the text "
                 f"Genotype(...), or one of {', '.join(gt.PUBLISHED)}"

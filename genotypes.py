@@ -209,6 +209,11 @@ def count_ops(gene):
     return dict(Counter(op for edges in gene for op, _ in edges).most_common())
 
 
+def ops_of(genotype):
+    """The names of the ops a genotype keeps, each once, in order of appearance."""
+    return list(dict.fromkeys([*count_ops(genotype.normal), *count_ops(genotype.reduce)]))
+
+
 def random_genotype(seed, primitives=None, n_nodes=4, k=2):
     """A genotype drawn uniformly from the search space, the baseline of sec. 3.
 
@@ -352,6 +357,24 @@ def load(source, ops=None):
         f"no genotype {shorten(source)!r}: neither a run folder, a file, the text Genotype(...), "
         f"nor a published name ({', '.join(PUBLISHED)}){hint}"
     )
+
+
+def about(source):
+    """What the JSON file of a genotype keeps beside it (see `to_json`); {} for other sources.
+
+    `source` as in `load`, which says what is wrong with a source that cannot be read.
+    """
+    path = str(source).strip()
+    if os.path.isdir(path):
+        path = os.path.join(path, "genotype.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(record, dict):
+        return {}
+    return {k: v for k, v in record.items() if k not in ("genotype", *Genotype._fields)}
 
 
 def describe(genotype, n_layers=None):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import check_ops
 import genotypes as gt
 import gif_maker
 import pace
@@ -22,7 +23,7 @@ import run_folder
 import utils
 import visualize
 from architect import Architect
-from config import SearchConfig
+from config import SearchConfig, data_flags
 from graphs import Graphed
 from models import stems
 from models.ops import check_primitives
@@ -39,6 +40,7 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
+        check_ops.check(cfg.primitives, cfg.init_channels)
         stem = preproc.subject(cfg.dataset, cfg.data_path)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=stem)
         utils.seed_everything(cfg.seed)
@@ -56,7 +58,8 @@ def main(argv=None):
         net = SearchCNNController(
             data.spec.C_in, cfg.init_channels, len(data.spec.classes), cfg.layers,
             utils.criterion(cfg.label_smoothing, cfg.class_weights, data.class_counts, device),
-            cfg.n_nodes, primitives=cfg.primitives, stem=stems.pick(cfg.stem, data.spec.size),
+            cfg.n_nodes, cfg.stem_multiplier, cfg.primitives, cfg.k,
+            stem=stems.pick(cfg.stem, data.spec.size),
         ).to(device)  # fmt: skip
         layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
         net.to(memory_format=utils.LAYOUTS[layout])
@@ -203,6 +206,11 @@ def announce(run, cfg, net, data, device, layout, first_epoch):
             f"batch {cfg.batch_size} with the learning rate of batch 64; the linear rule suggests "
             f"--w_lr {0.025 * cfg.batch_size / 64:g}"
         )
+    if cfg.layers < 3:
+        run.warn(
+            f"with --layers {cfg.layers} every cell is a reduction cell: the normal cell is not "
+            f"searched, and the one in the genotype is drawn by chance; take 3 or more"
+        )
     order = "second order" if cfg.order == 2 else "first order"
     start = "search" if first_epoch == 1 else f"go on with epoch {first_epoch} of the search"
     run.info(f"{start}: {cfg.epochs} epochs of {len(data.train)} steps, {order}")
@@ -212,7 +220,9 @@ def write_genotypes(run, cfg, spec, genotype, epoch, top1, is_best):
     """genotype-last.json after every epoch, genotype.json after the best so far."""
     about = {
         "epoch": epoch, "top1": top1, "dataset": spec.name, "size": list(spec.size),
-        "primitives": cfg.primitives, "n_nodes": cfg.n_nodes, "k": 2,
+        "primitives": cfg.primitives, "n_nodes": cfg.n_nodes, "k": cfg.k,
+        # what augment.py takes over
+        "flags": {**data_flags(cfg.flags()), "stem_multiplier": cfg.stem_multiplier},
     }  # fmt: skip
     text = gt.to_json(genotype, **about)
     run.write("genotype-last.json", text)
@@ -314,14 +324,7 @@ def finish(run, cfg, net, last, best):
 
 def augment_command(run, cfg):
     """The complete command that trains the found cell, to be pasted into a shell."""
-    words = ["--genotype", run.path]
-    if cfg.dataset == "folder":
-        words += ["--dataset", cfg.data_path]
-    else:
-        words += ["--dataset", cfg.dataset]
-        if cfg.data_path != "./data/":
-            words += ["--data_path", cfg.data_path]
-    words += cfg.shared_words()
+    words = ["--genotype", run.path]  # which knows the data
     if cfg.device != "auto":
         words += ["--device", cfg.device]
     if cfg.gpus is not None:

@@ -6,7 +6,9 @@ To add a block, write it as an ordinary nn.Module, give it a line in OPS and nam
 * C channels in, C channels out: (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride)), for odd
   sizes as well, stride 1 or 2.
 * Every BatchNorm inside takes `affine`. It is False in the supernet, where a learned scale would
-  compete with alpha, and True in the final network.
+  compete with alpha, and True in the final network. Its name is `affine`: it is passed by name.
+
+`python check_ops.py NAME` tries a block and says what is wrong with it.
 """
 
 from functools import partial

@@ -77,7 +77,7 @@ class SearchCNNController(nn.Module):
 
     def __init__(
         self, C_in, C, n_classes, n_layers, criterion, n_nodes=4, stem_multiplier=3,
-        primitives=None, stem="cifar",
+        primitives=None, k=2, stem="cifar",
     ):  # fmt: skip
         """
         C_in             channels of the images
@@ -85,6 +85,7 @@ class SearchCNNController(nn.Module):
         criterion        (logits, y) -> scalar loss
         stem_multiplier  the stem has stem_multiplier * C channels
         primitives       candidate ops, names in OPS (default: genotypes.PRIMITIVES)
+        k                edges that a node of the genotype keeps
         stem             "cifar" or "imagenet" (models/stems.py)
 
         Raises ValueError for primitives that are unknown or repeated.
@@ -92,6 +93,7 @@ class SearchCNNController(nn.Module):
         super().__init__()
         self.primitives = check_primitives(gt.PRIMITIVES if primitives is None else primitives)
         self.n_nodes = n_nodes
+        self.k = k
         self.criterion = criterion
 
         def new_alpha():  # one row per edge, nearly equal: 1e-3 * N(0, 1)
@@ -140,8 +142,8 @@ class SearchCNNController(nn.Module):
         """The discrete architecture that alpha stands for now (sec. 2.4)."""
         concat = range(2, self.n_nodes + 2)
         return gt.Genotype(
-            normal=gt.parse(self.alpha_normal, k=2, primitives=self.primitives),
+            normal=gt.parse(self.alpha_normal, k=self.k, primitives=self.primitives),
             normal_concat=concat,
-            reduce=gt.parse(self.alpha_reduce, k=2, primitives=self.primitives),
+            reduce=gt.parse(self.alpha_reduce, k=self.k, primitives=self.primitives),
             reduce_concat=concat,
         )

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 import genotypes as gt
 from architect import Architect
-from models import reference, search_cnn
+from models import ops, reference, search_cnn
 from models.search_cnn import SearchCNNController
 
 XI, MOMENTUM, DECAY = 0.05, 0.9, 3e-4
@@ -194,6 +194,26 @@ def test_hessian_vector_product_equals_double_backward(per_edge):
     for length in (1e-3, 1.0, 1e3):  # eps falls as dw grows, so the step stays the same
         found = architect.compute_hessian([length * d for d in dw], trn_X, trn_y)
         assert relative_error(found, [length * h for h in wanted]) < 1e-2
+
+
+def test_dropout_draws_the_same_mask_for_both_passes_of_the_difference(per_edge, monkeypatch):
+    def dropped(C, stride, affine):
+        return nn.Sequential(*ops.OPS["sep_conv_3x3"](C, stride, affine), nn.Dropout(0.3))
+
+    monkeypatch.setitem(ops.OPS, "dropped", dropped)
+    net = smooth(supernet(primitives=["dropped", "avg_pool_3x3"]))
+    trn_X, trn_y, _, _ = batches()
+    torch.manual_seed(3)
+    dw = [torch.randn_like(w) for w in net.weights()]
+    architect = Architect(net, MOMENTUM, DECAY)
+    torch.manual_seed(4)
+    wanted = hessian_vector(net, dw, trn_X, trn_y)  # under the mask of seed 4
+    after = torch.get_rng_state()
+    torch.manual_seed(4)
+    found = architect.compute_hessian(dw, trn_X, trn_y)
+    assert relative_error(found, wanted) < 1e-2
+    assert torch.equal(after, torch.get_rng_state())  # the next step draws anew
+    assert relative_error(architect.compute_hessian(dw, trn_X, trn_y), wanted) > 0.1
 
 
 def hessian_vector(net, dw, X, y):

@@ -219,7 +219,9 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
     words = "--genotype DARTS_V2 --lr 0.03 --momentum 0.7 --weight_decay 0.002 --cutout_length 3"
     augment.main([*FAST_AUGMENT, *words.split()])
     args, kwargs = seen["SGD"]
-    assert (args[1], kwargs) == (0.03, {"momentum": 0.7, "weight_decay": 0.002})
+    assert (args[1], kwargs) == (
+        0.03, {"momentum": 0.7, "weight_decay": 0.002, "fused": False}
+    )  # fmt: skip
     args, kwargs = seen["augment_data"]
     assert args == ("digits", "./data/", 700, None)
     options = kwargs.pop("options")

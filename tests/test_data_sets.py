@@ -169,11 +169,12 @@ def test_every_flag_of_the_data_group_reaches_the_options():
     )
     defaults = preproc.Options.of(config.AugmentConfig(["--genotype", "DARTS_V2"]))
     assert defaults == preproc.Options(notebooks=(other, own))
-    # and the command that search.py prints repeats them, but for the share
-    printed = config.AugmentConfig(["--genotype", "DARTS_V2", *cfg.shared_words()])
-    for flag in config.SHARED:
-        assert getattr(printed, flag) == getattr(cfg, flag), flag
-    assert printed.subset == 1
+    # and the training of the found cell takes them over, but for the share
+    words = ["--genotype", "DARTS_V2", "--stem", "imagenet"]
+    training = config.AugmentConfig(words, taken=config.data_flags(cfg.flags()))
+    for flag in ("in_channels", "input_size", "test_portion", "bad_images", "augment", "hflip"):
+        assert getattr(training, flag) == getattr(cfg, flag), flag
+    assert (training.subset, training.stem) == (1, "imagenet")
 
 
 def test_flags_that_change_the_images_bind_a_run_that_goes_on(capsys):

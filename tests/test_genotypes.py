@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import genotypes as gt
@@ -31,8 +31,8 @@ def slow_parse(weights, k, primitives):
     for rows in weights:
         edges = []
         for j, row in enumerate(rows):
-            p = np.exp(np.array(row) - max(row))
-            p /= p.sum()
+            p = [math.exp(a - max(row)) for a in row]  # numpy rounds otherwise, and breaks ties
+            p = [e / sum(p) for e in p]
             real = [(p[o], -o) for o, name in enumerate(primitives) if name != "none"]
             strength, o = max(real)
             edges.append((j, primitives[-o], strength))
@@ -66,6 +66,36 @@ def test_a_constant_added_to_a_row_changes_nothing(case):
     weights = [[[round(a) for a in row] for row in rows] for rows in weights]
     shifted = [[[a + 7 * (j + 1) for a in row] for j, row in enumerate(rows)] for rows in weights]
     assert gt.parse(shifted, k, primitives) == gt.parse(weights, k, primitives)
+
+
+@given(alphas(), st.randoms(use_true_random=False))
+def test_the_place_of_none_and_of_every_other_op_is_free(case, rng):
+    weights, k, primitives = case
+    # all different, so that no tie is decided by the order of the columns
+    ranks = iter(rng.sample(range(1000), sum(len(row) for rows in weights for row in rows)))
+    weights = [[[next(ranks) / 100 for _ in row] for row in rows] for rows in weights]
+    for rows in weights:  # nor by the rounding of a softmax
+        real = [c for c, name in enumerate(primitives) if name != "none"]
+        strengths = sorted(max(gt.softmax(row)[c] for c in real) for row in rows)
+        assume(all(b - a > 1e-9 for a, b in zip(strengths, strengths[1:], strict=False)))
+    order = rng.sample(range(len(primitives)), len(primitives))
+    moved = [[[row[c] for c in order] for row in rows] for rows in weights]
+    assert gt.parse(moved, k, [primitives[c] for c in order]) == gt.parse(weights, k, primitives)
+
+
+@given(alphas())
+def test_a_gene_keeps_k_edges_or_all_and_more_with_a_larger_k(case):
+    weights, k, primitives = case
+    gene, larger = gt.parse(weights, k, primitives), gt.parse(weights, k + 1, primitives)
+    for rows, edges, more in zip(weights, gene, larger, strict=True):
+        inputs = [j for _, j in edges]
+        assert len(edges) == min(k, len(rows))
+        assert inputs == sorted(set(inputs))
+        assert set(edges) <= set(more)
+        assert all(op in primitives and op != "none" for op, _ in edges)
+    concat = range(2, len(gene) + 2)
+    genotype = gt.Genotype(gene, concat, gene, concat)
+    assert gt.from_str(gt.to_str(genotype), gt.AnyOp()) == genotype
 
 
 def test_edges_are_ranked_by_softmax_and_not_by_raw_alpha():

@@ -16,11 +16,17 @@ ARROWS = {
     "search": {
         "config", "utils", "run_folder", "preproc", "pace", "graphs", "architect", "genotypes",
         "visualize", "gif_maker", "plot_train_val", "models.search_cnn", "models.ops",
-        "models.stems",
+        "models.stems", "check_ops",
     },
     "augment": {
         "config", "utils", "run_folder", "preproc", "pace", "graphs", "genotypes", "plot_train_val",
-        "models.augment_cnn", "models.ops", "models.stems",
+        "deploy", "export", "models.augment_cnn", "models.ops", "models.stems", "check_ops",
+    },
+    "check_ops": {"utils", "models.ops", "models.wide"},
+    "export": {"deploy", "genotypes", "utils", "models.ops"},
+    "deploy": {
+        "config", "utils", "run_folder", "preproc", "image_files", "genotypes",
+        "models.augment_cnn", "models.ops",
     },
     "config": {"genotypes"},
     "visualize": {"genotypes"},

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import FAST_AUGMENT, FAST_SEARCH
+from PIL import Image
 from torch import nn
 
+import augment
+import check_ops
 import config
 import genotypes as gt
+import preproc
+import search
 from models import ops
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +38,8 @@ def test_the_table_of_defaults_is_the_parsers():
     elsewhere = {
         "name", "quick", "resume", "overwrite", "device", "gpus", "threads", "workers",
         "print_freq", "dataset", "data_path", "primitives", "genotype", "evaluate", "compile",
-        "checkpoint_cells", "cache_gb",
+        "checkpoint_cells", "cache_gb", "predict", "export", "trained", "out", "init_from",
+        "layout", "cuda_graphs",
     }  # fmt: skip
     for script, cfg in parsed.items():
         assert set(cfg.flags()) - elsewhere == listed[script]
@@ -61,7 +68,10 @@ def test_every_command_names_a_script_and_flags_that_exist():
                 config.SearchConfig(words[2:])
             elif words[1] == "augment.py":
                 config.AugmentConfig(words[2:])
-    assert seen >= {"search.py", "augment.py", "visualize.py", "gif_maker.py", "plot_train_val.py"}
+    assert seen >= {
+        "search.py", "augment.py", "visualize.py", "gif_maker.py", "plot_train_val.py",
+        "check_ops.py",
+    }  # fmt: skip
 
 
 def test_every_file_named_is_there():
@@ -89,9 +99,10 @@ def test_all_ops_and_published_cells_are_named():
         assert name in README, name
 
 
-def test_the_example_block_runs_as_written(monkeypatch):
+def test_the_example_block_runs_as_written(monkeypatch, here, capsys):
     block, primitives = re.findall(r"```python\n(.*?)```", README, re.S)[:2]
     monkeypatch.setattr(ops, "OPS", dict(ops.OPS))
+    monkeypatch.setattr(augment, "OPS", ops.OPS)
     exec(block, vars(ops))
     names = {}
     exec(primitives, names)
@@ -104,8 +115,28 @@ def test_the_example_block_runs_as_written(monkeypatch):
                 norms = [m for m in op.modules() if isinstance(m, nn.BatchNorm2d)]
                 assert norms
                 assert all(norm.affine == affine for norm in norms)
-    assert ops.check_primitives(names["PRIMITIVES"])
+    check_ops.main(["ghost_conv"])
+    assert "ghost_conv" in capsys.readouterr().out
+    monkeypatch.setattr(gt, "PRIMITIVES", names["PRIMITIVES"])
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    assert "ops ghost_conv, sep_conv_3x3, skip_connect, none" in capsys.readouterr().out
+    gene = [[("ghost_conv", 0), ("ghost_conv", 1)], [("ghost_conv", 1), ("skip_connect", 2)]]
+    text = gt.to_str(gt.Genotype(gene, [2, 3], gene, [2, 3]))
+    augment.main([*FAST_AUGMENT, "--genotype", text, "--name", "a"])
     vars(ops).pop("GhostConv")
+
+
+def test_the_example_of_an_exported_network_runs_as_written(finished_augment, here, capsys):
+    (example,) = re.findall(r"```python\n(import json.*?)```", README, re.S)
+    run = str(finished_augment[0] / "augments" / "a")
+    image, _ = preproc.Digits(train=False)[0]
+    Image.fromarray(image[0].numpy()).save("seven.png")
+    augment.main(["--export", "onnx", "--from", run, "--out", "digits.onnx"])
+    capsys.readouterr()
+    augment.main(["--predict", "seven.png", "--from", run])
+    wanted = capsys.readouterr().out.splitlines()[1].split(",")[1]
+    exec(example, {})
+    assert capsys.readouterr().out == f"{wanted}\n"
 
 
 @pytest.mark.parametrize("script", ["search", "augment"])

@@ -1,0 +1,382 @@
+"""Try every block of OPS and say in words what is wrong with it.
+
+    python check_ops.py                     all of OPS
+    python check_ops.py ghost_conv          one block, or some
+    python check_ops.py --channels 16,32    at the channels you search with
+
+search.py and augment.py run the quick part of this on their own ops when they start.
+"""
+
+import argparse
+import copy
+import inspect
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import utils
+from models import ops
+from models.wide import Fan
+
+SIZES = ((1, 1), (2, 2), (33, 32), (8, 9), (7, 6))  # (H, W); small, odd, not square
+QUICK_SIZES = ((7, 6),)
+
+SCALED_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
+
+
+class Fault(Exception):
+    """What a block does wrong, in words that follow its name."""
+
+
+# --- one block, one setting ---------------------------------------------------------------------
+
+
+def check_op(name, C, stride, affine, sizes=SIZES):
+    """Build a block and try it. Returns remarks, in words; raises Fault.
+
+    torch's random generators are left as they were.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # of the CPU; others are left alone
+        op = build(name, C, stride, affine)
+        check_norms(op, affine)
+        idle = {key for key, p in op.named_parameters() if p.requires_grad}
+        for size in reversed(sizes):  # the last says most of what is wrong
+            # channels last, as on a CPU: view() fails where reshape() does not
+            x = torch.randn(3, C, *size).to(memory_format=torch.channels_last)
+            idle -= check_training(name, op, x, stride)
+            check_evaluation(op, x)
+        x = torch.randn(3, C, *sizes[-1])
+        check_weights(name, op, x, C, stride, affine)
+        check_device(op, x)
+        return remarks(op, affine, idle)
+
+
+def build(name, C, stride, affine):
+    """OPS[name](C, stride, affine), twice: each edge needs a module of its own."""
+    factory = ops.OPS[name]
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise Fault(f"is a {type(factory).__name__} in OPS; write lambda C, stride, affine: ...")
+    try:
+        inspect.signature(factory).bind(C, stride, affine=affine)
+    except TypeError as error:
+        raise Fault(
+            f"takes wrong arguments ({error}); write lambda C, stride, affine: ..."
+        ) from None
+    except ValueError:  # a callable of C, which has no signature
+        pass
+    try:
+        made = [factory(C, stride, affine=affine) for _ in range(2)]
+    except Exception as error:
+        raise Fault(f"cannot be built: {words(error)}") from error
+    for op in made:
+        if not isinstance(op, nn.Module):
+            raise Fault(f"gives a {type(op).__name__}, not an nn.Module")
+    tensors = [{id(t) for t in (*op.parameters(), *op.buffers())} for op in made]
+    if tensors[0] & tensors[1]:
+        raise Fault("gives the same weights at every call; each edge needs a new module")
+    for key, parameter in made[0].named_parameters():
+        if parameter.dtype != torch.float32:
+            raise Fault(f"has its weight {key} in {short(parameter.dtype)}, not in float32")
+    return made[0]
+
+
+def check_norms(op, affine):
+    """Every BatchNorm has the scale it was asked for: none in the supernet."""
+    for key, module in op.named_modules():
+        if isinstance(module, _BatchNorm) and module.affine != affine:
+            raise Fault(
+                f"has a BatchNorm ({key or 'itself'}) with affine={module.affine}; pass it the "
+                f"affine of the block"
+            )
+
+
+def check_training(name, op, x, stride):
+    """Shape, dtype, finite values and gradients of a pass in training mode. Returns the names of
+    the weights that got a gradient."""
+    op.train()
+    buffers = {key: id(buffer) for key, buffer in op.named_buffers()}
+    leaf = x.clone().requires_grad_()
+    given = leaf * 1  # not a leaf, so a block may try to write into it
+    where = f"on maps of {x.shape[2]}x{x.shape[3]}"
+    y = call(op, given, where)
+    wanted = (x.shape[0], x.shape[1], -(-x.shape[2] // stride), -(-x.shape[3] // stride))
+    if not isinstance(y, torch.Tensor):
+        raise Fault(f"returns a {type(y).__name__}, not one map")
+    if y.dim() != 4 or y.shape[0] != wanted[0]:
+        raise Fault(f"returns the shape {tuple(y.shape)} {where}, where {wanted} is needed")
+    if y.shape[1] != wanted[1]:
+        raise Fault(f"returns {y.shape[1]} channels for {x.shape[1]}; as many must come out")
+    if y.shape[2:] != wanted[2:]:
+        got, need = ("x".join(map(str, size)) for size in (y.shape[2:], wanted[2:]))
+        raise Fault(f"returns {got} pixels {where}; stride {stride} needs {need}, rounded up")
+    if y.dtype != x.dtype:
+        raise Fault(f"turns float32 into {short(y.dtype)}")
+    if not torch.equal(given, x):
+        raise Fault(
+            "changes its input in place (inplace=True in its first layer?); the other ops read "
+            "the same map"
+        )
+    if not y.isfinite().all():
+        raise Fault(f"gives NaN or infinity {where}")
+    for key, buffer in op.named_buffers():
+        if buffers.get(key) != id(buffer):
+            raise Fault(f"replaces its buffer {key}; write into it instead, with copy_() or add_()")
+    reached = check_gradient(name, op, leaf, y, where)
+    for key, module in op.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                raise Fault(
+                    f"keeps the map of the last call in {f'{key}.' if key else ''}{attribute}, "
+                    f"and with it memory; drop it"
+                )
+    return reached
+
+
+def check_gradient(name, op, leaf, y, where):
+    """The input gets a gradient, finite and not zero everywhere. Returns the names of the weights
+    that get one."""
+    if name == "none":
+        return set()  # that is what it is for
+    lost = Fault("passes no gradient to its input (detach(), no_grad(), whole numbers?)")
+    if not y.requires_grad:
+        raise lost
+    trained = {key: p for key, p in op.named_parameters() if p.requires_grad}
+    try:
+        # random factors, since the plain sum of a normalised map has no gradient
+        goal = (y * torch.randn(y.shape)).sum()
+        grads = torch.autograd.grad(goal, [leaf, *trained.values()], allow_unused=True)
+    except RuntimeError as error:
+        raise Fault(f"cannot be differentiated {where}: {words(error)}") from error
+    if grads[0] is None:
+        raise lost
+    for key, grad in zip(["its input", *trained], grads, strict=True):
+        if grad is not None and not grad.isfinite().all():
+            raise Fault(f"gives {key} a gradient that is NaN or infinite {where}")
+    # a map of a pixel or two may well have none
+    if leaf.shape[2] > 2 and not grads[0].any() and not awake(op, leaf):
+        raise Fault(f"passes a gradient of zero to its input {where}")
+    return {key for key, grad in zip(trained, grads[1:], strict=True) if grad is not None}
+
+
+def awake(op, x):
+    """Whether the input gets a gradient once the weights have left a start at zero."""
+    op = copy.deepcopy(op)
+    with torch.no_grad():
+        for parameter in op.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    (grad,) = torch.autograd.grad(op(x * 1).square().sum(), x, allow_unused=True)
+    return grad is not None and bool(grad.any())
+
+
+def check_evaluation(op, x):
+    """In evaluation mode a result depends on the image and the weights, on nothing else."""
+    op.eval()
+    buffers = {key: buffer.clone() for key, buffer in op.named_buffers()}
+    where = f"in evaluation mode, on maps of {x.shape[2]}x{x.shape[3]}"
+    with torch.no_grad():
+        y, again = call(op, x, where), call(op, x, where)
+        if not close(y, again):
+            raise Fault(
+                "gives another result at the second call in evaluation mode: it keeps a state, or "
+                "draws random numbers (F.dropout needs training=self.training)"
+            )
+        if any(not torch.equal(buffers[key], buffer) for key, buffer in op.named_buffers()):
+            raise Fault("changes a buffer in evaluation mode")
+        if not close(call(op, x[:1], f"{where}, one image"), y[:1]):
+            raise Fault("mixes the images of a batch in evaluation mode")
+        other = x.contiguous()
+        if not close(call(op, other, f"{where}, contiguous"), y):
+            raise Fault("gives another result when the map lies in memory in another order")
+    op.train()
+
+
+def check_weights(name, op, x, C, stride, affine):
+    """The state_dict holds all there is: a new block with it computes the same."""
+    torch.default_generator.manual_seed(1)
+    twin = ops.OPS[name](C, stride, affine=affine)
+    try:
+        twin.load_state_dict(op.state_dict())
+    except Exception as error:
+        raise Fault(f"cannot be saved and loaded: {words(error)}") from error
+    with torch.no_grad():
+        if not close(twin.eval()(x), op.eval()(x)):
+            raise Fault(
+                "holds weights that PyTorch does not see, so they are neither trained nor saved "
+                "(layers in a Python list? take nn.ModuleList; a tensor? nn.Parameter)"
+            )
+
+
+def check_device(op, x):
+    """A tensor made in forward must be on the device of the input: tried on the meta device."""
+    try:
+        copy.deepcopy(op).to("meta").eval()(x.to("meta"))
+    except Exception as error:
+        text = str(error)
+        if "item()" in text or "_local_scalar_dense" in text:
+            return  # reads values, which meta tensors lack
+        if "device" in text:
+            raise Fault(
+                "makes a tensor on the CPU while it runs, which fails on a GPU; give it "
+                f"device=x.device ({words(error)})"
+            ) from error
+
+
+def call(op, x, where):
+    try:
+        return op(x)
+    except Exception as error:
+        raise Fault(f"fails {where}: {words(error)}") from error
+
+
+def close(a, b):
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def short(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def words(error, limit=160):
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"
+
+
+def remarks(op, affine, idle):
+    """What is allowed and good to know; `idle` are the weights that got no gradient."""
+    found = []
+    frozen = [key for key, p in op.named_parameters() if not p.requires_grad]
+    if frozen:
+        found.append(f"frozen: {', '.join(frozen)}")
+    if idle:
+        found.append(f"without a gradient, so never trained: {', '.join(sorted(idle))}")
+    for module in op.modules():
+        if isinstance(module, SCALED_NORMS) and any(True for _ in module.parameters()):
+            if not affine:
+                found.append(
+                    f"its {type(module).__name__} has a scale in the supernet, where it competes "
+                    f"with alpha"
+                )
+            break
+    return found
+
+
+# --- a block in all settings --------------------------------------------------------------------
+
+
+def faults_of(name, settings, sizes):
+    """({fault: settings it was seen in}, remarks) of a block."""
+    faults, notes = {}, {}
+    for setting in settings:
+        try:
+            notes.update(dict.fromkeys(check_op(name, *setting, sizes)))
+        except Fault as fault:
+            faults.setdefault(str(fault), []).append(setting)
+    return faults, list(notes)
+
+
+def at(setting):
+    C, stride, affine = setting
+    return f"{C} channels, stride {stride}, affine {'on' if affine else 'off'}"
+
+
+def check(primitives, C, affines=(False, True)):
+    """The quick part, for the start of a run with `C` channels: raises ValueError for the first bad
+    block. Stride 2 stands in reduction cells alone, which double the channels."""
+    settings = [(stride * C, stride, affine) for stride in (1, 2) for affine in affines]
+    for name in primitives:
+        if name == "none":
+            continue
+        faults, _ = faults_of(name, settings, QUICK_SIZES)
+        for fault, seen in faults.items():
+            raise ValueError(
+                f"the block {name} ({at(seen[0])}) {fault}. "
+                f"{utils.command('check_ops.py', name)} says more"
+            )
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def cost(name, C, stride, size, batch, device):
+    """Parameters, multiply-adds of one image, milliseconds forward and backward of a batch, and how
+    the supernet runs the block."""
+    op = ops.OPS[name](C, stride, affine=True).to(device)
+    x = torch.randn(batch, C, *size, device=device, requires_grad=True)
+    times = []
+    for _ in range(6):  # the first warms up
+        start = time.perf_counter()
+        y = op(x * 1).sum()
+        y.item()  # waits for the device
+        middle = time.perf_counter()
+        if name != "none":
+            torch.autograd.grad(y, x)[0].sum().item()
+        times.append((middle - start, time.perf_counter() - middle))
+    forward, backward = (1e3 * statistics.median(part) for part in zip(*times[1:], strict=True))
+    madds = utils.multiply_adds(op, C, size)
+    if name == "none":
+        how = "left out"
+    else:
+        looped = Fan(C, stride, 2, [name]).looped
+        how = f"edge by edge: {looped[name]}" if looped else "wide"
+    return utils.count_params(op), madds, forward, backward, how
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        "check_ops.py", description="Try every block of OPS and say what is wrong with it."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="blocks (default: all of OPS)")
+    parser.add_argument("--channels", default="7,16", metavar="LIST",
+                        help="channels to try, separated by commas (default: 7,16)")  # fmt: skip
+    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="cpu",
+                        help="for the times (default: cpu)")  # fmt: skip
+    args = parser.parse_args(argv)
+    with utils.usage_errors("check_ops.py"):
+        for name in args.names:
+            if name not in ops.OPS:
+                raise ValueError(f"unknown op {name}; known: {', '.join(ops.OPS)}")
+        channels = args.channels.split(",")
+        if not all(c.isdigit() and int(c) > 0 for c in channels):
+            raise ValueError(f"--channels {args.channels}: whole numbers of 1 or more, like 16,32")
+        channels = [int(c) for c in channels]
+        device = utils.pick_device(args.device)
+    settings = [
+        (C, stride, affine) for C in channels for stride in (1, 2) for affine in (False, True)
+    ]
+    names = args.names or list(ops.OPS)
+    C, size, batch = channels[-1], (32, 32), 8
+    width = max(map(len, names))
+    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {utils.device_name(device)}")
+    print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
+    wrong = []
+    for name in names:
+        faults, notes = faults_of(name, settings, SIZES)
+        for stride in (1, 2) if not faults else ():
+            params, madds, forward, backward, how = cost(name, C, stride, size, batch, device)
+            print(
+                f"{name:{width}} {stride:6} {params:8,} {madds / 1e6:8.2f} {forward:11.2f} "
+                f"{backward:12.2f}  {how}"
+            )
+        tried = len(settings)
+        for fault, seen in faults.items():
+            where = "everywhere" if len(seen) == tried else f"{len(seen)} of {tried}: {at(seen[0])}"
+            print(f"{name:{width}}  WRONG  {fault} ({where})")
+        for note in notes:
+            print(f"{name:{width}}  note   {note}")
+        wrong += [name] if faults else []
+    if wrong:
+        print(f"{len(wrong)} of {len(names)} blocks wrong: {', '.join(wrong)}")
+        raise SystemExit(1)
+    print(
+        f"all {len(names)} blocks are right: {', '.join(map(str, channels))} channels, stride 1 "
+        f"and 2, affine on and off, maps of {', '.join(f'{h}x{w}' for h, w in SIZES)}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Write a trained network for other programs, and check that the file computes the same.
+
+    python augment.py --export onnx --from augments/NAME --out cat.onnx
+
+augment.py calls `export`. What is written is a deploy.Deployed: normalisation inside.
+"""
+
+import copy
+import importlib.util
+import io
+import json
+import os
+import warnings
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+import deploy
+import genotypes as gt
+import utils
+from models import ops
+
+
+def about(trained):
+    """What is kept inside an exported file."""
+    spec = trained.spec
+    return {
+        "input": f"float32 images (N, {spec.C_in}, {spec.size[0]}, {spec.size[1]}) in [0, 1]; the "
+                 "network normalises them itself",
+        "output": "logits (N, classes); their softmax are the probabilities",
+        "classes": list(spec.classes), "dataset": spec.name, "size": list(spec.size),
+        "mean": list(spec.mean), "std": list(spec.std),
+        "genotype": gt.to_str(trained.genotype), "epoch": trained.epoch, "top1": trained.top1,
+    }  # fmt: skip
+
+
+def export(cfg):
+    """--export: write the network as a file that needs no code of ours, and check that the file
+    computes what the network does. Returns the path."""
+    to_bytes, from_bytes, packages = FORMATS[cfg.export]
+    with utils.usage_errors("augment.py"):
+        if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+            raise ValueError(
+                f"--export {cfg.export} needs {' and '.join(missing)}: "
+                f"pip install {' '.join(missing)}"
+            )
+        folder = os.path.dirname(cfg.out) or "."
+        if not os.path.isdir(folder):
+            raise ValueError(f"--out {cfg.out}: there is no folder {folder}")
+        trained = deploy.load(deploy.checkpoint_path(cfg.trained))
+    with utils.run_errors("augment.py"):
+        print(f"{trained.path} as {cfg.export}; a large network takes a minute or two", flush=True)
+        wanted = deploy.Deployed(trained)
+        net = portable(wanted)
+        shape = (trained.spec.C_in, *trained.spec.size)
+        try:
+            with quiet():
+                data = to_bytes(net, torch.rand(3, *shape), about(trained))
+        except Exception as error:  # whatever the exporters say of a block they cannot write
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(
+                f"--export {cfg.export} cannot write this network ({type(error).__name__}: "
+                f"{reason}); try another format"
+            ) from error
+        with quiet():
+            worst = difference(wanted, from_bytes(data), shape)
+        with utils.atomic(cfg.out) as temporary:
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+    print(
+        f"{cfg.out}: {cfg.export}, {len(data) / 1e6:.1f} MB, from {trained.path} (epoch "
+        f"{trained.epoch}, top1 {trained.top1:.2%}); logits of batches of 1, 2 and 5 images differ "
+        f"from the network's by {worst:.1e} at most"
+    )
+    return cfg.out
+
+
+def difference(net, other, shape):
+    """Largest difference of two networks' logits, over batches of 1, 2 and 5 random images.
+
+    Raises FloatingPointError above 1e-4 (of the largest logit, where that is above 1).
+    """
+    worst = 0.0
+    generator = torch.Generator().manual_seed(0)
+    for N in (1, 2, 5):
+        images = torch.rand(N, *shape, generator=generator)
+        with torch.no_grad():
+            wanted = net(images)
+        error = (other(images) - wanted).abs().max().item()
+        worst = max(worst, error)
+        if not error <= 1e-4 * max(1.0, wanted.abs().max().item()):  # so that NaN fails
+            raise FloatingPointError(
+                f"the exported network differs from the trained one by {error:.2g} for a batch of "
+                f"{N}; nothing was written. A block whose result depends on more than its input, "
+                f"or that takes another way by its input, does that"
+            )
+    return worst
+
+
+def portable(net):
+    """A copy of a deploy.Deployed for any device, without the auxiliary head and in plain layers:
+    our dilated convolution has a way of its own on CPUs."""
+    net = copy.deepcopy(net)
+    if hasattr(net.net, "aux_head"):
+        del net.net.aux_head
+    for parent in list(net.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, ops.DilatedConv2d):
+                plain = nn.Conv2d(
+                    layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+                    layer.padding, layer.dilation, layer.groups, layer.bias is not None,
+                )  # fmt: skip
+                plain.load_state_dict(layer.state_dict())
+                setattr(parent, name, plain)
+    return net.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet():
+    """The exporters talk a lot, and warn of what they will do in later versions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def to_torchscript(net, images, about):
+    with torch.no_grad():
+        script = torch.jit.trace(net, images)
+    stream = io.BytesIO()
+    torch.jit.save(script, stream, _extra_files={"about.json": json.dumps(about)})
+    return stream.getvalue()
+
+
+def from_torchscript(data):
+    net = torch.jit.load(io.BytesIO(data))
+
+    def forward(images):
+        with torch.no_grad():
+            return net(images)
+
+    return forward
+
+
+def to_pt2(net, images, about):
+    batch = torch.export.Dim("N", min=1)
+    program = torch.export.export(net, (images,), dynamic_shapes={"images": {0: batch}})
+    stream = io.BytesIO()
+    torch.export.save(program, stream, extra_files={"about.json": json.dumps(about)})
+    return stream.getvalue()
+
+
+def from_pt2(data):
+    return torch.export.load(io.BytesIO(data)).module()
+
+
+def to_onnx(net, images, about):
+    import onnx
+
+    batch = torch.export.Dim("N", min=1)
+    program = torch.onnx.export(
+        net, (images,), dynamo=True, verbose=False, external_data=False,
+        input_names=["images"], output_names=["logits"], dynamic_shapes={"images": {0: batch}},
+    )  # fmt: skip
+    model = program.model_proto
+    onnx.helper.set_model_props(
+        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+    )
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def from_onnx(data):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+# --export FORMAT: (network -> bytes, bytes -> function of images, packages beyond requirements.txt)
+FORMATS = {
+    "onnx": (to_onnx, from_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "torchscript": (to_torchscript, from_torchscript, ()),
+    "pt2": (to_pt2, from_pt2, ()),
+}
