@@ -7,6 +7,7 @@
 Everything is recorded in augments/NAME.
 """
 
+import functools
 import os
 
 import torch
@@ -18,9 +19,11 @@ import plot_train_val
 import preproc
 import run_folder
 import utils
+import visualize
 from config import AugmentConfig
 from models.augment_cnn import AugmentCNN
 from models.ops import OPS
+from pictures import Pictures
 
 
 def main(argv=None):
@@ -73,6 +76,7 @@ def main(argv=None):
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, genotype, data, device, cutout_length)
+        pictures = Pictures(run, {"curves": plot_train_val.plot_run})
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -93,12 +97,9 @@ def main(argv=None):
                 parts, epoch, is_best, best=best, top1=held["top1"],
                 genotype=gt.to_str(genotype), flags=cfg.flags(), data=data.spec.to_dict(),
             )  # fmt: skip
-            run.info(
-                f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 "
-                f"{trained['top1']:.2%}  test loss {held['loss']:.4f} top1 {held['top1']:.2%}  "
-                f"best {best['top1']:.2%} (epoch {best['epoch']})  {run.time_left(epoch)}"
-            )
-        report(run, cfg, net, data.spec, last, best)
+            run.row(epoch, trained, held, best, "test")
+            pictures.after_epoch(trained["seconds"] + held["seconds"])
+        report(run, cfg, net, genotype, data.spec, last, best, pictures)
     return run.path
 
 
@@ -184,10 +185,9 @@ def subject(cfg):
 # --- what the run says --------------------------------------------------------------------------
 
 
-def sizes(net, spec):
+def sizes(net, spec, madds):
     """Parameters with and without the auxiliary head, and multiply-adds, in words."""
     H, W = spec.size
-    madds = utils.multiply_adds(net, spec.C_in, spec.size)
     return (
         f"{utils.param_size(net):.3f} M params ({utils.count_params(net, auxiliary=False):,}; with "
         f"the auxiliary head {utils.count_params(net):,}), {madds / 1e6:.1f} M multiply-adds for "
@@ -204,7 +204,17 @@ def announce(run, cfg, net, genotype, data, device, cutout_length):
         f"cutout {cutout_length}; classes {', '.join(data.spec.classes)}"
     )
     run.info(f"genotype: {genotype}")
-    run.info(f"network: {cfg.layers} cells, {cfg.init_channels} channels, {sizes(net, data.spec)}")
+    madds = utils.multiply_adds(net, data.spec.C_in, data.spec.size)
+    run.info(
+        f"network: {cfg.layers} cells, {cfg.init_channels} channels, {sizes(net, data.spec, madds)}"
+    )
+    run.write("genotype.json", gt.to_json(genotype, dataset=data.spec.name,
+                                          size=list(data.spec.size)))  # fmt: skip
+    run.note(
+        next=utils.command("augment.py", "--evaluate", run.path),
+        network={"params": utils.count_params(net, auxiliary=False), "madds": madds,
+                 "size": list(data.spec.size), "layers": cfg.layers, "channels": cfg.init_channels},
+    )  # fmt: skip
     if cfg.batch_size != 96 and cfg.lr == 0.025 and not cfg.quick:
         run.warn(
             f"batch {cfg.batch_size} with the learning rate of batch 96; the linear rule suggests "
@@ -212,19 +222,21 @@ def announce(run, cfg, net, genotype, data, device, cutout_length):
         )
 
 
-def report(run, cfg, net, spec, last, best):
+def report(run, cfg, net, genotype, spec, last, best, pictures):
     """The last lines: both accuracies and everything one needs to quote them."""
     run.close_bar()
-    try:
-        plot_train_val.plot_run(run.path)
-    except Exception as error:  # a picture never costs a result
-        run.warn(f"no curves: {error}")
+    run.hparams(best_top1=best["top1"], last_top1=last["top1"])
+    drawing = functools.partial(
+        visualize.plot, genotype, run.file("normal"), run.file("reduce"), spec.name
+    )
+    pictures.at_end(drawing=drawing)
+    madds = utils.multiply_adds(net, spec.C_in, spec.size)
     versions = ", ".join(f"{name} {version}" for name, version in run_folder.versions().items())
-    run.info(
+    run.result(
         f"test accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
         f"test accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} (picked on the "
         f"test split, so it flatters; quote the last)\n"
-        f"{sizes(net, spec)}\n"
+        f"{sizes(net, spec, madds)}\n"
         f"seed {cfg.seed}; {versions}\n"
         f"evaluate it again with\n{utils.command('augment.py', '--evaluate', run.path)}"
     )

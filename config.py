@@ -19,7 +19,7 @@ QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 2
 # Of no consequence for the result: never taken from an earlier run, ...
 OF_THE_CALL = ("name", "resume", "overwrite", "evaluate")
 # ... and taken from it, but free to change when it is resumed or evaluated.
-FREE = ("device", "gpus", "threads", "workers", "print_freq", "data_path")
+FREE = ("device", "gpus", "threads", "workers", "print_freq", "data_path", "quiet", "max_madds")
 
 
 # --- types of flags: each says what is allowed --------------------------------------------------
@@ -116,6 +116,8 @@ def add_run_group(parser, root):
                    help="allow TF32 on CUDA cards that have it; not for the finite difference")
     g.add_argument("--compile", action="store_true",
                    help="torch.compile each cell; takes minutes at the start")
+    g.add_argument("--quiet", action="store_true",
+                   help="say only warnings and the result; the log has the rest")
     g.add_argument("--print_freq", type=count, default=50,
                    help="steps between lines (without a terminal) or updates of the bar's means")
 
@@ -134,6 +136,8 @@ def add_search_net_group(parser):
     g.add_argument("--layers", type=count, default=8,
                    help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     g.add_argument("--n_nodes", type=count, default=4, help="computed nodes of a cell")
+    g.add_argument("--max_madds", type=positive, metavar="M",
+                   help="warn when the found network needs more than M million multiply-adds")
     g.add_argument("--checkpoint_cells", action="store_true",
                    help="compute each cell twice to need less memory")
     g.add_argument("--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",

@@ -116,7 +116,10 @@ def main(argv=None):
     parser.add_argument("--out", help="folder to write to (default: the run folder)")
     args = parser.parse_args(argv)
     if not 0 < args.fps <= 50:
-        parser.error(f"--fps {args.fps}: a GIF shows above 0 and up to 50 frames per second")
+        parser.exit(
+            2,
+            f"gif_maker.py: --fps {args.fps}: a GIF shows above 0 and up to 50 frames per second\n",
+        )
     try:
         print("\n".join(make_gifs(args.run, args.out, args.fps)))
     except (ValueError, OSError) as error:

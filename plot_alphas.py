@@ -49,11 +49,14 @@ def figure(history, title=None):
         fig.suptitle(title)
     grid = fig.add_gridspec(2, 2, height_ratios=(1.15 * n_rows, 1.7))
     every = [curves(history, cell) for cell in CELLS]
-    top = max(max(series) for cell in every for ops in cell.values() for series in ops.values())
+    weights = [w for cell in every for ops in cell.values() for one in ops.values() for w in one]
+    low, high = min(weights), max(weights)
     for i, (cell, edges) in enumerate(zip(CELLS, every, strict=True)):
         axes = fig.add_subplot(grid[0, i])
-        panels(axes, edges, last, cell, top)
-        axes.set_title(f"{CELLS[cell]}: weight of each op, from 0 to {top:.3f}", fontsize="medium")
+        panels(axes, edges, last, cell, low, high)
+        axes.set_title(
+            f"{CELLS[cell]}: weight of each op, from {low:.3f} to {high:.3f}", fontsize="medium"
+        )
     entropy(fig.add_subplot(grid[1, :]), history)
     handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
                for op in last["primitives"]]  # fmt: skip
@@ -62,11 +65,16 @@ def figure(history, title=None):
     return fig
 
 
-def panels(axes, edges, last, cell, top):
+def panels(axes, edges, last, cell, low, high):
     """One panel per edge of a cell, all in one Axes: thirty real ones would take seconds to draw.
 
-    The panel of the edge from input j to node i has its lower left corner at (i, -j).
+    The panel of the edge from input j to node i has its lower left corner at (i, -j), and shows
+    weights from `low` to `high`. The dotted line is an undecided edge.
     """
+
+    def level(weight, j):
+        return HIGH * (0.06 + 0.88 * (weight - low) / max(high - low, 1e-9)) - j
+
     gene = getattr(gt.from_str(last["genotype"], ops=gt.AnyOp()), cell)
     kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
     frames, lines, colors = [], [], []
@@ -74,7 +82,7 @@ def panels(axes, edges, last, cell, top):
         frames.append(Rectangle((node, -j), WIDE, HIGH))
         for op, series in ops.items():
             step = WIDE / max(len(series) - 1, 1)
-            points = [(node + step * t, HIGH * w / top - j) for t, w in enumerate(series)]
+            points = [(node + step * t, level(w, j)) for t, w in enumerate(series)]
             if len(points) == 1:  # one epoch is a level, not a point nobody sees
                 points.append((node + WIDE, points[0][1]))
             lines.append(points)
@@ -83,6 +91,11 @@ def panels(axes, edges, last, cell, top):
         frames, facecolor="white",
         edgecolor=[palette.INK if edge in kept else "#d5d5d5" for edge in edges],
         linewidth=[1.8 if edge in kept else 0.8 for edge in edges],
+    ))  # fmt: skip
+    flat = 1 / len(last["primitives"])
+    axes.add_collection(LineCollection(
+        [[(i, level(flat, j)), (i + WIDE, level(flat, j))] for i, j in edges],
+        colors=palette.FAINT, linewidths=0.7, linestyles="dotted",
     ))  # fmt: skip
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.4))
     for edge in records.edges(last, cell):

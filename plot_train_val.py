@@ -115,12 +115,13 @@ def plot_runs(run_paths, out=None):
 def main(argv=None):
     parser = argparse.ArgumentParser("plot_train_val.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("runs", metavar="RUN", nargs="+", help="searchs/NAME or augments/NAME")
-    parser.add_argument("--out", help="picture to write, its ending names the format (default: "
-                                      "loss_accuracy.png, in the folder of a single run)")  # fmt: skip
+    parser.add_argument("--out", help="picture to write, its ending names the format "
+                        "(default: loss_accuracy.png, in the folder of a single run)")  # fmt: skip
     args = parser.parse_args(argv)
     known = Figure().canvas.get_supported_filetypes()
     if args.out and os.path.splitext(args.out)[1].lstrip(".").lower() not in known:
-        parser.error(f"--out {args.out}: the ending is none of {', '.join(sorted(known))}")
+        parser.exit(2, f"plot_train_val.py: --out {args.out}: the ending is none of "
+                       f"{', '.join(sorted(known))}\n")  # fmt: skip
     try:
         print(plot_runs(args.runs, args.out))
     except (ValueError, OSError) as error:

@@ -255,7 +255,7 @@ def main(argv=None):
         genotype = gt.load(args.genotype, ops=gt.AnyOp())
         known = background(args.genotype, genotype)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"visualize.py: {error}\n")
     try:
         os.makedirs(args.out, exist_ok=True)
         normal, reduce = (os.path.join(args.out, cell) for cell in ("normal", "reduce"))
