@@ -40,7 +40,7 @@ def curves(history, cell):
 
 
 def figure(history, title=None):
-    """matplotlib Figure of a search from `records.read_alphas`: all edges of both cells, entropy."""
+    """matplotlib Figure from `records.read_alphas`: all edges of both cells, and the entropy."""
     last = history[-1]
     n_nodes = len(last["normal"])
     n_rows = n_nodes + 1  # inputs that an edge can come from

@@ -62,8 +62,8 @@ def figure(runs, title=None):
         if best is not None:
             epoch, top1 = best
             accuracy.plot(
-                [epoch], [100 * top1], "o", markersize=11, markerfacecolor="none", markeredgewidth=2,
-                color=palette.INK if single else hue,
+                [epoch], [100 * top1], "o", markersize=11, markerfacecolor="none",
+                markeredgewidth=2, color=palette.INK if single else hue,
                 label=f"best: {top1:.2%} (epoch {epoch})",
             )  # fmt: skip
         rates = {epoch: r["lr"] for epoch, r in metrics["train"].items() if "lr" in r}

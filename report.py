@@ -9,6 +9,7 @@ after every epoch.
 
 import argparse
 import base64
+import functools
 import os
 import sys
 import time
@@ -159,14 +160,20 @@ def edges(run_path, epoch, genotype):
     return found
 
 
-def write(run_path):
-    """Write report.html into a run folder, in one piece; returns its path."""
+@functools.cache
+def template():
+    """The page's template, compiled once."""
     here = os.path.dirname(os.path.abspath(__file__))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.join(here, "templates")), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    page = environment.get_template("report.html.j2").render(collect(run_path))
+    return environment.get_template("report.html.j2")
+
+
+def write(run_path):
+    """Write report.html into a run folder, in one piece; returns its path."""
+    page = template().render(collect(run_path))
     path = os.path.join(run_path, REPORT)
     temporary = f"{path}.tmp"
     try:
