@@ -16,7 +16,7 @@ FAMILIES = {
     },
     "dilated": {"dil_conv_3x3": "#9a5cb4", "dil_conv_5x5": "#642e7d"},
     "mobile": {
-        "mb_conv_3x3": "#b8860b", "mb_conv_5x5": "#8f6400", "mb_conv_3x3_e6": "#d0973a",
+        "mb_conv_3x3": "#b8860b", "mb_conv_5x5": "#8f6400", "mb_conv_3x3_e6": "#c4842a",
         "mb_conv_5x5_e6": "#6e4d00", "fused_mb_conv_3x3": "#a8743a", "ds_conv_3x3": "#85702c",
     },
     "factorised": {"conv_7x1_1x7": "#0b7a75"},
