@@ -14,16 +14,28 @@ ROOT = Path(__file__).parent.parent
 # Who may import whom. No arrow points back up and there is no circle.
 ARROWS = {
     "search": {
-        "config", "utils", "run_folder", "preproc", "architect", "genotypes", "visualize",
-        "gif_maker", "plot_train_val", "models.search_cnn", "models.ops",
+        "config", "utils", "run_folder", "preproc", "architect", "genotypes", "search_log",
+        "pictures", "models.search_cnn", "models.ops",
+    },
+    "search_log": {
+        "config", "utils", "genotypes", "records", "visualize", "gif_maker", "plot_train_val",
+        "plot_alphas", "report", "models.augment_cnn",
     },
     "augment": {
-        "config", "utils", "run_folder", "preproc", "genotypes", "plot_train_val",
-        "models.augment_cnn", "models.ops",
+        "config", "utils", "run_folder", "preproc", "genotypes", "visualize",
+        "plot_train_val", "pictures", "models.augment_cnn", "models.ops",
     },
     "config": {"genotypes"},
-    "visualize": {"genotypes"},
-    "run_folder": {"utils"},
+    "run_folder": {"utils", "records", "terminal"},
+    "pictures": {"records", "report"},
+    "report": {
+        "genotypes", "palette", "records", "visualize", "gif_maker", "plot_train_val",
+        "plot_alphas",
+    },
+    "visualize": {"genotypes", "palette", "records"},
+    "gif_maker": {"palette", "records"},
+    "plot_train_val": {"palette", "records"},
+    "plot_alphas": {"genotypes", "palette", "records", "plot_train_val"},
     "models.search_cnn": {"models.search_cells", "models.ops", "genotypes"},
     "models.search_cells": {"models.ops", "models.wide"},
     "models.wide": {"models.ops"},
@@ -36,8 +48,9 @@ ARROWS = {
     "utils": set(),
     "preproc": set(),
     "genotypes": set(),
-    "gif_maker": set(),
-    "plot_train_val": set(),
+    "records": set(),
+    "palette": set(),
+    "terminal": set(),
 }  # fmt: skip
 
 
@@ -68,7 +81,9 @@ def test_the_import_arrows():
 
 
 def test_torch_stays_out_of_genotypes_and_config():
-    for name in ("genotypes", "config", "gif_maker", "plot_train_val", "visualize"):
+    for name in (
+        "genotypes", "config", "gif_maker", "plot_train_val", "plot_alphas", "visualize", "report",
+    ):  # fmt: skip
         code = f"import {name}, sys; assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
