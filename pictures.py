@@ -28,7 +28,7 @@ class Pictures:
         summary = records.read_object(run.file(records.SUMMARY))
         self.seconds = summary.get("picture_seconds", 0.0)  # of earlier calls, when resumed
         self.trained = report.seconds_of(run.path)
-        self._cost = 0.0  # of all the costly ones, the last time
+        self._costs = {}  # of each costly kind, the last time
 
     def after_epoch(self, seconds, **makers):
         """Make what belongs to an epoch of so many `seconds`: {kind: function without arguments},
@@ -37,17 +37,21 @@ class Pictures:
         start = time.perf_counter()
         self._make(makers)
         limit = SHARE_LONG if seconds > LONG else SHARE_SHORT
-        spent = self.seconds + time.perf_counter() - start
-        if spent + self._cost <= limit * self.trained:
-            self._make_costly()
-        self._close(start)
+        for kind in self.costly:
+            spent = self.seconds + time.perf_counter() - start
+            if spent + self._costs.get(kind, 0.0) <= limit * self.trained:
+                self._make_costly(kind)
+        self._make_page()
+        self.seconds += time.perf_counter() - start
+        self._make({"summary": lambda: self.run.note(picture_seconds=round(self.seconds, 3))})
 
     def at_end(self, **makers):
         """Everything once more, as it is at the end; says what all has cost, the end apart."""
         start = time.perf_counter()
         self._make(makers)
-        self._make_costly()
-        self._make({"report": lambda: report.write(self.run.path)})
+        for kind in self.costly:
+            self._make_costly(kind)
+        self._make_page()
         self.run.info(
             f"pictures took {self.seconds:.1f} s, "
             f"{report.share(self.seconds, self.trained):.1%} of the {self.trained:.1f} s of the "
@@ -55,16 +59,13 @@ class Pictures:
             f"{self.run.file(report.REPORT)}"
         )
 
-    def _make_costly(self):
+    def _make_costly(self, kind):
         start = time.perf_counter()
-        self._make({kind: lambda m=m: m(self.run.path) for kind, m in self.costly.items()})
-        self._cost = time.perf_counter() - start
+        self._make({kind: lambda: self.costly[kind](self.run.path)})
+        self._costs[kind] = time.perf_counter() - start
 
-    def _close(self, start):
-        """Write the page, add the time since `start`, and note it for the next page."""
+    def _make_page(self):
         self._make({"report": lambda: report.write(self.run.path)})
-        self.seconds += time.perf_counter() - start
-        self._make({"summary": lambda: self.run.note(picture_seconds=round(self.seconds, 3))})
 
     def _make(self, makers):
         for kind, maker in makers.items():

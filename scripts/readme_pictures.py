@@ -13,11 +13,14 @@ import shutil
 import sys
 from pathlib import Path
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent
-ASSETS = ROOT / "assets"
+import visualize
+
+ASSETS = Path(visualize.__file__).resolve().parent / "assets"
 COPIES = {
     "normal.gif": "quick-normal.gif", "loss_accuracy.png": "quick-curves.png",
     "alphas.png": "quick-alphas.png",
@@ -54,9 +57,6 @@ def main(argv=None):
     program = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if program is None:
         sys.exit("readme_pictures.py: no chromium on the PATH or in $CHROMIUM")
-    sys.path.insert(0, str(ROOT))
-    import visualize
-
     try:
         visualize.main([str(args.run), "--out", str(ASSETS)])
         for cell in ("normal", "reduce"):

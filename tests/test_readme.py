@@ -32,7 +32,7 @@ def test_the_table_of_defaults_is_the_parsers():
     elsewhere = {
         "name", "quick", "resume", "overwrite", "device", "gpus", "threads", "workers",
         "print_freq", "dataset", "data_path", "primitives", "genotype", "evaluate", "compile",
-        "checkpoint_cells",
+        "checkpoint_cells", "quiet", "max_madds",
     }  # fmt: skip
     for script, cfg in parsed.items():
         assert set(cfg.flags()) - elsewhere == listed[script]
