@@ -119,7 +119,7 @@ def finish(run, cfg, net, spec, last, best, pictures, words):
     pictures.at_end(drawing=lambda: report.draw_epochs(run.path, only_missing=True))
     skips, edges = skips_of(kept.normal)
     if 2 * skips >= edges:
-        run.warn(f"the recommended normal cell has {skips} skip connections on {edges} edges")
+        run.warn(f"the best normal cell has {skips} skip connections on {edges} edges")
     run.result(
         f"{best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell must "
         f"be trained from scratch. Train it with\n{utils.command('augment.py', *words)}"
