@@ -621,7 +621,7 @@ def test_any_picture_that_fails_costs_one_warning(here, monkeypatch, capsys, bro
     monkeypatch.setattr(getattr(search_log, broken), names.get(broken, "plot_run"), fail)
     search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
     out = capsys.readouterr().out
-    assert out.count("WARNING") == out.count("no ink") == 1
+    assert out.count("WARNING: no ") == out.count("no ink") == 1
     assert "recommended" in out
     assert final("s")["epoch"] == 2
     left = set(os.listdir("searchs/s"))
