@@ -15,6 +15,7 @@ import sys
 import time
 
 import jinja2
+from PIL import Image
 
 import genotypes as gt
 import gif_maker
@@ -37,6 +38,16 @@ def data_uri(path):
     except OSError:
         return None
     return f"data:{TYPES[os.path.splitext(path)[1]]};base64,{content}"
+
+
+def phone_width(path):
+    """Pixels that a drawing needs to be read on a phone; wider than the phone, it is moved with the
+    finger. 0 if there is no such file."""
+    try:
+        with Image.open(path) as image:
+            return round(0.42 * image.width)
+    except OSError:
+        return 0
 
 
 def seconds_of(run_path):
@@ -126,17 +137,20 @@ def pace(metrics):
 
 
 def cells(run_path, genotype, best):
-    """Both cells: title, drawing, animation (data: URIs or None), op counts with colors."""
+    """Both cells: title, drawing and animation (data: URIs or None) with the widths they need on a
+    phone, op counts with colors."""
     found = []
     for cell, title in CELLS.items():
         files = [os.path.join(run_path, f"{cell}.png")]
         if best:
             files.insert(0, os.path.join(run_path, "plots", f"EP{best[0]:02d}-{cell}.png"))
+        drawing = next(filter(os.path.isfile, files), files[-1])
+        gif = os.path.join(run_path, f"{cell}.gif")
         counts = gt.count_ops(getattr(genotype, cell))
         found.append({
             "title": title,
-            "drawing": next(filter(None, map(data_uri, files)), None),
-            "gif": data_uri(os.path.join(run_path, f"{cell}.gif")),
+            "drawing": data_uri(drawing), "drawing_width": phone_width(drawing),
+            "gif": data_uri(gif), "gif_width": phone_width(gif),
             "counts": [(op, n, palette.color(op)) for op, n in counts.items()],
         })  # fmt: skip
     return found
