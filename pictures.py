@@ -12,7 +12,7 @@ import report
 # Largest share of the time of the epochs that pictures may take, and from how many seconds an epoch
 # counts as long. What must be made after every epoch is made in any case: the drawings and the
 # page, together a fifth of a second.
-SHARE_LONG, SHARE_SHORT, LONG = 0.03, 0.12, 60.0
+SHARE_LONG, SHARE_SHORT, LONG = 0.03, 0.12, 20.0
 
 
 class Pictures:
