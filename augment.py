@@ -7,6 +7,7 @@
 Everything is recorded in augments/NAME.
 """
 
+import functools
 import os
 
 import torch
@@ -22,10 +23,12 @@ import plot_train_val
 import preproc
 import run_folder
 import utils
+import visualize
 from config import AugmentConfig, data_flags, shape_flags
 from graphs import Graphed
 from models import augment_cnn, stems
 from models.ops import OPS
+from pictures import Pictures
 
 
 def main(argv=None):
@@ -68,7 +71,8 @@ def main(argv=None):
         net = augment_cnn.build(data.spec, cfg, genotype)
         if cfg.init_from and not cfg.resume:
             copied = deploy.init_from(net, deploy.checkpoint_path(cfg.init_from))
-        size = sizes(net, data.spec)
+        madds = utils.multiply_adds(net, data.spec.C_in, data.spec.size)
+        size = sizes(net, data.spec, madds)
         net.to(device)
         layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
         net.to(memory_format=utils.LAYOUTS[layout])
@@ -96,6 +100,14 @@ def main(argv=None):
         announce(run, cfg, size, genotype, data, device, layout)
         for line in filter(None, (taken, copied)):
             run.info(line)
+        run.note(
+            next=utils.command("augment.py", "--evaluate", run.path),
+            network={
+                "params": utils.count_params(net, auxiliary=False), "madds": madds,
+                "size": list(data.spec.size), "layers": cfg.layers, "channels": cfg.init_channels,
+            },
+        )  # fmt: skip
+        pictures = Pictures(run, {"curves": plot_train_val.plot_run})
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -117,16 +129,12 @@ def main(argv=None):
                 parts, epoch, is_best, best=best, top1=held["top1"],
                 genotype=gt.to_str(genotype), flags=cfg.flags(), data=data.spec.to_dict(),
             )  # fmt: skip
-            run.info(
-                f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 "
-                f"{trained['top1']:.2%}  {data.held_name} loss {held['loss']:.4f} top1 "
-                f"{held['top1']:.2%}  best {best['top1']:.2%} (epoch {best['epoch']})  "
-                f"{run.time_left(epoch)}"
-            )
             if epoch == first_epoch:
                 run.info(pace.in_words(speed, cfg.workers))
+            run.row(epoch, trained, held, best, data.held_name)
+            pictures.after_epoch(trained["seconds"] + held["seconds"])
         tested = None if data.test is None else validate(data.test, net, device, cfg.amp)
-        report(run, cfg, size, data, last, best, tested)
+        report(run, cfg, size, genotype, data, last, best, tested, pictures)
     return run.path
 
 
@@ -225,10 +233,9 @@ def subject(cfg):
 # --- what the run says --------------------------------------------------------------------------
 
 
-def sizes(net, spec):
+def sizes(net, spec, madds):
     """Parameters with and without the auxiliary head, and multiply-adds, in words."""
     H, W = spec.size
-    madds = utils.multiply_adds(net, spec.C_in, spec.size)
     return (
         f"{utils.param_size(net):.3f} M params ({utils.count_params(net, auxiliary=False):,}; with "
         f"the auxiliary head {utils.count_params(net):,}), {madds / 1e6:.1f} M multiply-adds for "
@@ -254,6 +261,8 @@ def announce(run, cfg, size, genotype, data, device, layout):
     run.info(f"genotype: {genotype}")
     stem = stems.pick(cfg.stem, data.spec.size)
     run.info(f"network: {stem} stem, {cfg.layers} cells, {cfg.init_channels} channels, {size}")
+    run.write("genotype.json", gt.to_json(genotype, dataset=data.spec.name,
+                                          size=list(data.spec.size)))  # fmt: skip
     if cfg.batch_size != 96 and cfg.lr == 0.025 and not cfg.quick:
         run.warn(
             f"batch {cfg.batch_size} with the learning rate of batch 96; the linear rule suggests "
@@ -261,18 +270,19 @@ def announce(run, cfg, size, genotype, data, device, layout):
         )
 
 
-def report(run, cfg, size, data, last, best, tested):
+def report(run, cfg, size, genotype, data, last, best, tested, pictures):
     """The last lines: both accuracies and everything one needs to quote them."""
     run.close_bar()
-    try:
-        plot_train_val.plot_run(run.path)
-    except Exception as error:  # a picture never costs a result
-        run.warn(f"no curves: {error}")
+    run.hparams(best_top1=best["top1"], last_top1=last["top1"])
+    drawing = functools.partial(
+        visualize.plot, genotype, run.file("normal"), run.file("reduce"), data.spec.name
+    )
+    pictures.at_end(drawing=drawing)
     final, quote = "", "the last"
     if tested is not None:  # images that no epoch was picked by
         final, quote = f"test accuracy of the last epoch: {tested['top1']:.2%}\n", "the test's"
     versions = ", ".join(f"{name} {version}" for name, version in run_folder.versions().items())
-    run.info(
+    run.result(
         f"{data.held_name} accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
         f"{data.held_name} accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} "
         f"(picked on the {data.held_name} split, so it flatters; quote {quote})\n"

@@ -22,7 +22,7 @@ OF_THE_CALL = ("name", "resume", "overwrite", "evaluate", "predict", "export", "
 # ... and taken from it, but free to change when it is resumed or evaluated.
 FREE = (
     "device", "gpus", "threads", "workers", "layout", "cuda_graphs", "print_freq", "data_path",
-    "cache_gb",
+    "cache_gb", "quiet", "max_madds",
 )  # fmt: skip
 
 
@@ -145,6 +145,8 @@ def add_run_group(parser, root):
                    help="record a step as one CUDA graph per epoch; for small maps on fast cards")
     g.add_argument("--compile", action="store_true",
                    help="torch.compile each cell; takes minutes at the start")
+    g.add_argument("--quiet", action="store_true",
+                   help="say only warnings and the result; the log has the rest")
     g.add_argument("--print_freq", type=count, default=50,
                    help="steps between lines (without a terminal) or updates of the bar's means")
 
@@ -206,6 +208,8 @@ def add_search_net_group(parser):
                    help="edges that a node of the found cell keeps (all, where it has fewer)")
     g.add_argument("--stem_multiplier", type=count, default=3,
                    help="channels of the stem, in multiples of --init_channels")
+    g.add_argument("--max_madds", type=positive, metavar="M",
+                   help="warn when the found network needs more than M million multiply-adds")
     g.add_argument("--checkpoint_cells", action="store_true",
                    help="compute each cell twice to need less memory")
     g.add_argument("--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",

@@ -2,7 +2,8 @@
 
     python gif_maker.py searchs/NAME [--fps 3] [--out DIR]
 
-Writes normal.gif and reduce.gif: one frame per finished epoch, in order.
+Writes normal.gif and reduce.gif: one frame per finished epoch, in order, the last one held. A band
+above the drawing says the epoch and the accuracy and shows how far the search has come.
 """
 
 import argparse
@@ -12,6 +13,14 @@ import sys
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import palette
+import records
+
+HOLD = 3000  # milliseconds that the last frame stays
+BAND = 46  # pixels of the band above the drawing
+COLORS = 24  # of a frame: drawings are flat, and so few make small files
 
 
 def frames_of(plot_path, cell):
@@ -33,26 +42,52 @@ def pad(image, height, width):
     return canvas
 
 
-def make_gif(plot_path, cell, path, fps=3):
+def band(width, epoch, n_epochs=None, top1=None):
+    """(BAND, width, 3): "epoch 3 of 50", the accuracy (0 to 1), and a line that grows."""
+    image = Image.new("RGB", (width, BAND), "white")
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=18)  # comes with Pillow, whatever the system has
+    text = f"epoch {epoch}" + (f" of {n_epochs}" if n_epochs else "")
+    pen.text((14, 8), text, fill=palette.INK, font=font)
+    if top1 is not None:
+        score = f"supernet {top1:.2%}"
+        if 42 + pen.textlength(text + score, font=font) < width:
+            pen.text((width - 14, 8), score, fill=palette.INK, font=font, anchor="ra")
+    if n_epochs:
+        pen.rectangle((14, BAND - 10, width - 15, BAND - 7), fill="#e4e4e4")
+        done = 14 + round((width - 29) * min(1.0, epoch / n_epochs))
+        pen.rectangle((14, BAND - 10, done, BAND - 7), fill=palette.HELD)
+    return np.asarray(image)
+
+
+def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
     """Write the animation of one cell to `path`; returns the number of frames.
 
-    Raises ValueError if there is no drawing of it. The last frame is held for three seconds.
+    scores    {epoch: accuracy} of the finished epochs; others get no frame (None: all are finished)
+    n_epochs  epochs that the search was to have
+
+    Raises ValueError if there is no drawing of a finished epoch.
     """
     frames = frames_of(plot_path, cell)
+    if scores:
+        frames = [(epoch, file) for epoch, file in frames if epoch in scores]
     if not frames:
         raise ValueError(f"no drawings EPxx-{cell}.png in {plot_path}; was an epoch finished?")
     images = [iio.imread(file, mode="RGB") for _, file in frames]
     height, width = np.max([image.shape[:2] for image in images], axis=0)
-    durations = [1000 / fps] * (len(images) - 1) + [3000]  # milliseconds
+    pictures = []
+    for (epoch, _), image in zip(frames, images, strict=True):
+        top = band(int(width), epoch, n_epochs, (scores or {}).get(epoch))
+        frame = Image.fromarray(np.vstack([top, pad(image, height, width)]))
+        # no dithering: it is seen on flat areas, and does not compress
+        frame = frame.quantize(COLORS, dither=Image.Dither.NONE)
+        pictures.append(np.asarray(frame.convert("RGB")))
+    durations = [1000 / fps] * (len(images) - 1) + [HOLD]  # milliseconds
     if len(images) == 1:  # Pillow takes a list for an animation only
-        durations = 3000
+        durations = HOLD
     temporary = f"{path}.tmp.gif"
     try:
-        iio.imwrite(
-            temporary,
-            [pad(image, height, width) for image in images],
-            plugin="pillow", duration=durations, loop=0,
-        )  # fmt: skip
+        iio.imwrite(temporary, pictures, plugin="pillow", duration=durations, loop=0)
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
@@ -67,9 +102,10 @@ def make_gifs(run_path, out=None, fps=3):
         raise ValueError(f"{run_path} is no run folder of a search: it has no folder plots")
     out = run_path if out is None else out
     os.makedirs(out, exist_ok=True)
+    flags = records.read_object(os.path.join(run_path, records.CONFIG)).get("flags", {})
     paths = [os.path.join(out, f"{cell}.gif") for cell in ("normal", "reduce")]
     for cell, path in zip(("normal", "reduce"), paths, strict=True):
-        make_gif(plot_path, cell, path, fps)
+        make_gif(plot_path, cell, path, fps, records.scores(run_path), flags.get("epochs"))
     return paths
 
 
@@ -80,7 +116,10 @@ def main(argv=None):
     parser.add_argument("--out", help="folder to write to (default: the run folder)")
     args = parser.parse_args(argv)
     if not 0 < args.fps <= 50:
-        parser.error(f"--fps {args.fps}: a GIF shows above 0 and up to 50 frames per second")
+        parser.exit(
+            2,
+            f"gif_maker.py: --fps {args.fps}: a GIF shows above 0 and up to 50 frames per second\n",
+        )
     try:
         print("\n".join(make_gifs(args.run, args.out, args.fps)))
     except (ValueError, OSError) as error:

@@ -1,90 +1,129 @@
-"""Plot loss and accuracy of a run against its epochs.
+"""Plot loss and accuracy of runs against their epochs.
 
-    python plot_train_val.py searchs/NAME [--out FILE]
+    python plot_train_val.py searchs/NAME [searchs/OTHER ...] [--out FILE]
 
-Reads metrics.jsonl, never the text log, so it works while the run goes on. Works for augments/NAME
-just as well.
+Reads metrics.jsonl, never the text log, so it works while a run goes on and after it was resumed.
+Works for augments/NAME just as well. Several runs are laid over each other.
 """
 
 import argparse
-import json
 import os
 import sys
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-COLORS = {"train": "#4477aa", "val": "#cc6633"}
+import palette
+from records import read_metrics
+
+FEW = 20  # epochs; up to so many, each has a marker
+HELD_OUT = {"searchs": "held out (alpha's half)", "augments": "test"}
 
 
-def read_metrics(run_path):
-    """{"train": {"epoch": [...], "loss": [...], "top1": [...]}, "val": ...} of a run folder.
+def held_out(run_path):
+    """What the second curve of a run was measured on."""
+    return HELD_OUT.get(os.path.basename(os.path.dirname(os.path.abspath(run_path))), "held out")
 
-    Raises ValueError if no epoch is recorded. A line cut off by a crash is passed over; should an
-    epoch stand there twice, the later line counts.
+
+def best_epoch(metrics):
+    """(epoch, accuracy) of the best held-out accuracy, the first of equals; None without any."""
+    scores = {epoch: record["top1"] for epoch, record in metrics["val"].items()}
+    epoch = max(scores, key=scores.get, default=None)
+    return None if epoch is None else (epoch, scores[epoch])
+
+
+def figure(runs, title=None):
+    """matplotlib Figure from {label: `read_metrics` of a run}: loss, accuracy, learning rate.
+
+    One run: training and held-out curves in two colors. Several: one color each, training dashed.
+    The best held-out epoch of each run is ringed.
     """
-    path = os.path.join(run_path, "metrics.jsonl")
-    if not os.path.isfile(path):
-        raise ValueError(f"{run_path} has no metrics.jsonl; is it a run folder?")
-    epochs = {"train": {}, "val": {}}
-    with open(path, encoding="utf-8") as stream:
-        for line in stream:
-            try:
-                record = json.loads(line)
-                epochs[record["phase"]][record["epoch"]] = (record["loss"], record["top1"])
-            except (ValueError, KeyError, TypeError):
-                continue
-    if not any(epochs.values()):
-        raise ValueError(f"{path} records no finished epoch yet")
-    curves = {}
-    for phase, values in epochs.items():
-        order = sorted(values)
-        curves[phase] = {
-            "epoch": order,
-            "loss": [values[epoch][0] for epoch in order],
-            "top1": [values[epoch][1] for epoch in order],
-        }
-    return curves
-
-
-def figure(curves, title):
-    """matplotlib Figure with two panels, loss and top-1 accuracy, from `read_metrics`."""
-    fig = Figure(figsize=(10, 4), layout="constrained")
-    fig.suptitle(title)
-    panels = fig.subplots(1, 2)
-    for axes, key, label in zip(panels, ("loss", "top1"), ("loss", "accuracy [%]"), strict=True):
-        for phase, curve in curves.items():
-            values = [100 * v for v in curve[key]] if key == "top1" else curve[key]
-            few = len(values) < 20  # a point each shows single epochs
-            axes.plot(
-                curve["epoch"], values, color=COLORS[phase], marker="o" if few else None,
-                label={"train": "training", "val": "held out"}[phase],
+    single = len(runs) == 1
+    fig = Figure(figsize=(10, 5), layout="constrained")
+    if title:
+        fig.suptitle(title)
+    (loss, accuracy), (rate, rate_too) = fig.subplots(2, 2, sharex=True, height_ratios=(5, 1))
+    for number, (label, metrics) in enumerate(runs.items()):
+        hue = palette.RUNS[number % len(palette.RUNS)]
+        for phase, color, name in (
+            ("train", palette.TRAIN if single else hue, "training"),
+            ("val", palette.HELD if single else hue, held_out(label) if single else label),
+        ):
+            epochs = list(metrics[phase])
+            style = {
+                "color": color, "label": name if single or phase == "val" else "_",
+                "marker": "o" if len(epochs) <= FEW else None, "markersize": 4,
+                "linestyle": "--" if phase == "train" and not single else "-",
+            }  # fmt: skip
+            series = metrics[phase].values()
+            loss.plot(epochs, [record["loss"] for record in series], **style)
+            accuracy.plot(epochs, [100 * record["top1"] for record in series], **style)
+        best = best_epoch(metrics)
+        if best is not None:
+            epoch, top1 = best
+            accuracy.plot(
+                [epoch], [100 * top1], "o", markersize=11, markerfacecolor="none",
+                markeredgewidth=2, color=palette.INK if single else hue,
+                label=f"best: {top1:.2%} (epoch {epoch})",
             )  # fmt: skip
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
+        rates = {epoch: r["lr"] for epoch, r in metrics["train"].items() if "lr" in r}
+        for axes in (rate, rate_too):
+            axes.plot(list(rates), list(rates.values()), linewidth=1,
+                      color=palette.FAINT if single else hue)  # fmt: skip
+    if not single:  # what is dashed, said once
+        loss.plot([], [], "--", color=palette.INK, label="training (dashed)")
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy [%]")):
+        axes.set_ylabel(name)
+        axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[0].legend()
+    for axes in (rate, rate_too):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=0)
+        axes.tick_params(axis="y", labelsize="x-small")
+    rate.set_ylabel("learning\nrate", fontsize="small")
     return fig
+
+
+def save(fig, out, dpi=120):
+    """Write a figure in one piece, in the format that the ending of `out` names."""
+    stem, extension = os.path.splitext(out)
+    temporary = f"{stem}.tmp{extension}"
+    try:
+        fig.savefig(temporary, dpi=dpi)
+        os.replace(temporary, out)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return out
 
 
 def plot_run(run_path, out=None):
     """Draw the curves of a run folder to `out` (default: loss_accuracy.png in it); returns it."""
-    out = os.path.join(run_path, "loss_accuracy.png") if out is None else out
-    fig = figure(read_metrics(run_path), os.path.normpath(run_path))
-    stem, extension = os.path.splitext(out)
-    temporary = f"{stem}.tmp{extension}"
-    fig.savefig(temporary, dpi=120)
-    os.replace(temporary, out)
-    return out
+    return plot_runs([run_path], out)
+
+
+def plot_runs(run_paths, out=None):
+    """Draw the curves of one run or several; returns the path. One default is loss_accuracy.png in
+    the run's folder, for several it is here."""
+    folder = run_paths[0] if len(run_paths) == 1 else ""
+    runs = {os.path.normpath(path): read_metrics(path) for path in run_paths}
+    title = next(iter(runs)) if len(runs) == 1 else None
+    return save(figure(runs, title), out or os.path.join(folder, "loss_accuracy.png"))
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser("plot_train_val.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("run", metavar="RUN", help="searchs/NAME or augments/NAME")
-    parser.add_argument("--out", help="picture to write (default: loss_accuracy.png in the folder)")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="searchs/NAME or augments/NAME")
+    parser.add_argument("--out", help="picture to write, its ending names the format "
+                        "(default: loss_accuracy.png, in the folder of a single run)")  # fmt: skip
     args = parser.parse_args(argv)
+    known = Figure().canvas.get_supported_filetypes()
+    if args.out and os.path.splitext(args.out)[1].lstrip(".").lower() not in known:
+        parser.exit(2, f"plot_train_val.py: --out {args.out}: the ending is none of "
+                       f"{', '.join(sorted(known))}\n")  # fmt: skip
     try:
-        print(plot_run(args.run, args.out))
+        print(plot_runs(args.runs, args.out))
     except (ValueError, OSError) as error:
         sys.exit(f"plot_train_val.py: {error}")
 

@@ -1,35 +1,36 @@
 """The record of a run: searchs/NAME or augments/NAME and everything written into it.
 
     config.json      flags, versions, device, start time
-    NAME.log         what the terminal said, without the bars
+    NAME.log         what the terminal said, without the bars, and the details of each epoch
     metrics.jsonl    one JSON object per phase and epoch
     alphas.jsonl     search: softmax(alpha) and the genotype after each epoch
-    genotype.json    search: best by the held-out half;  genotype-last.json
+    genotype.json    search: best by the held-out half, and genotype-last.json;  augment: its cell
+    summary.json     the size of the final network, the time for pictures, the next command
     checkpoint.pt    the last epoch, with all that resuming needs;  best.pt
     plots/           search: the drawings of each epoch
+    report.html      everything above to look at (report.py)
     tb/              TensorBoard events
 
 Files that matter are written to a temporary name and then renamed.
 """
 
 import json
-import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 
 import numpy
 import torch
 import torchvision
+from PIL import Image
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 import utils
+from records import ALPHAS, CONFIG, METRICS, SUMMARY, read_object
+from terminal import Terminal
 
-CONFIG, METRICS, ALPHAS = "config.json", "metrics.jsonl", "alphas.jsonl"
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
@@ -72,8 +73,8 @@ def versions():
     }
 
 
-class RunFolder:
-    """One run's folder, its log, its records and its progress bar. A context manager."""
+class RunFolder(Terminal):
+    """One run's folder and its records, and what it says (terminal.py). A context manager."""
 
     def __init__(self, cfg, device, stem):
         """
@@ -84,17 +85,15 @@ class RunFolder:
         Nothing is created before the context is entered. Raises ValueError when the folder exists
         and neither --resume nor --overwrite was given, or when there is nothing to resume.
         """
+        super().__init__(cfg)
         cfg.name = cfg.name or free_name(cfg.ROOT, stem)
-        self.cfg = cfg
         self.device = device
         self.name = cfg.name
         self.path = os.path.join(cfg.ROOT, cfg.name)
         self.plot_path = os.path.join(self.path, "plots")
+        self.drawn = None  # the cell that TensorBoard has a picture of
         self.state = None  # the checkpoint to go on from
-        self.progress = None
         self._writer = None
-        self._warned = set()
-        self.top_k = 5  # what "top5" is with fewer than five classes
         if cfg.resume:
             if not self.has_checkpoint():
                 raise ValueError(
@@ -124,19 +123,16 @@ class RunFolder:
             self.write(CONFIG, json.dumps(record, indent=1))
         else:
             self._keep_epochs(self.state["epoch"])
-        self._open_log()
+        self.open_log(self.file(f"{self.name}.log"))
         return self
 
     def __exit__(self, kind, error, traceback):
         if error is not None:
             self.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
-        if self.progress is not None:
-            self.progress.close()
+        self.close_bar()
         if self._writer is not None:
             self._writer.close()
-        for handler in list(self._logger.handlers):
-            handler.close()
-            self._logger.removeHandler(handler)
+        self.close_log()
 
     def has_checkpoint(self):
         """Whether an epoch has been finished."""
@@ -145,73 +141,6 @@ class RunFolder:
     def file(self, name):
         """Path of a file in this folder."""
         return os.path.join(self.path, name)
-
-    # --- text: terminal and log -----------------------------------------------------------------
-
-    def _open_log(self):
-        self._logger = logging.getLogger(os.path.abspath(self.path))
-        self._logger.setLevel(logging.INFO)
-        self._logger.propagate = False
-        to_file = logging.FileHandler(self.file(f"{self.name}.log"), encoding="utf-8")
-        to_terminal = _TerminalHandler()
-        for handler in (to_file, to_terminal):
-            handler.setFormatter(logging.Formatter("%(asctime)s | %(message)s", "%m/%d %H:%M:%S"))
-            self._logger.addHandler(handler)
-
-    def info(self, text):
-        """One log record; later lines of a long text are not stamped."""
-        self._logger.info(text)
-
-    def warn(self, text, kind=None):
-        """A line nobody overlooks; with `kind`, only the first of its kind."""
-        if kind is None or kind not in self._warned:
-            self._warned.add(kind)
-            self._logger.warning(f"WARNING: {text}")
-
-    def bar(self, first_epoch, n_steps):
-        """Open the one progress bar of this run, over all its training steps, so that its time left
-        is the expected end. Without a terminal there is none, and `step` writes lines instead."""
-        self._began, self._first_epoch, self._shown = time.time(), first_epoch, 0.0
-        self.progress = tqdm(
-            total=self.cfg.epochs * n_steps, initial=(first_epoch - 1) * n_steps, smoothing=0.05,
-            disable=None, dynamic_ncols=True, file=sys.stderr,
-            bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} {elapsed}, "
-                       "{remaining} left{postfix}",
-        )  # fmt: skip
-
-    def time_left(self, epoch):
-        """Seconds of the epochs of this call, and what the rest will take at their mean pace."""
-        seconds = (time.time() - self._began) / (epoch - self._first_epoch + 1)
-        left = tqdm.format_interval(seconds * (self.cfg.epochs - epoch))
-        return f"{seconds:.0f} s per epoch, {left} left"
-
-    def close_bar(self):
-        """Leave the bar as it is; what is said from here on stands below it."""
-        self.progress.close()
-
-    def advance(self):
-        """One training step is done."""
-        self.progress.update()
-
-    def due(self, global_step):
-        """Whether to show this step: every --print_freq steps, and in the bar once a second."""
-        every = global_step == 1 or global_step % self.cfg.print_freq == 0
-        return every or (not self.progress.disable and time.time() - self._shown > 1)
-
-    def step(self, epoch, step, n_steps, global_step, means):
-        """Show running means {"loss", "top1", "top5"} of the epoch: in the bar, or as a line."""
-        if global_step % self.cfg.print_freq == 0:
-            for key, value in means.items():
-                self.scalar(f"running/{key}", value, global_step)
-        if self.progress.disable:
-            self.info(
-                f"epoch {epoch} step {step}/{n_steps}  loss {means['loss']:.4f}  "
-                f"top1 {means['top1']:.2%}  top{self.top_k} {means['top5']:.2%}"
-            )
-        self._shown = time.time()
-        self.progress.set_postfix_str(
-            f"epoch {epoch} loss {means['loss']:.3f} top1 {means['top1']:.1%}"
-        )
 
     # --- records --------------------------------------------------------------------------------
 
@@ -225,6 +154,11 @@ class RunFolder:
         """One JSON object as one line at the end of a .jsonl file."""
         with open(self.file(name), "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
+
+    def note(self, **values):
+        """Put values into summary.json, beside those that stand there."""
+        record = {**read_object(self.file(SUMMARY)), **values}
+        self.write(SUMMARY, json.dumps(record, indent=1))
 
     def metrics(self, phase, epoch, step, **values):
         """One phase ("train" or "val") of one epoch: to metrics.jsonl and TensorBoard."""
@@ -278,6 +212,24 @@ class RunFolder:
         """One TensorBoard scalar."""
         self._writer.add_scalar(tag, value, step)
 
+    def histogram(self, tag, values, step):
+        """One TensorBoard histogram of numbers."""
+        self._writer.add_histogram(tag, numpy.asarray(values), step)
+
+    def image(self, tag, path, step):
+        """A picture file as a TensorBoard image."""
+        with Image.open(path) as picture:
+            pixels = numpy.asarray(picture.convert("RGB"))
+        self._writer.add_image(tag, pixels, step, dataformats="HWC")
+
+    def hparams(self, **results):
+        """The flags and what came out, for TensorBoard's table of runs."""
+        flags = {
+            key: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for key, value in self.cfg.flags().items()
+        }
+        self._writer.add_hparams(flags, results, name="hparams")
+
 
 def _epoch_of(line):
     """Epoch of a .jsonl line; infinity for one cut off in the middle."""
@@ -285,11 +237,3 @@ def _epoch_of(line):
         return json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-class _TerminalHandler(logging.Handler):
-    """To standard output, above the progress bar."""
-
-    def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()

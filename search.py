@@ -6,7 +6,7 @@
 Everything is recorded in searchs/NAME. The last lines say how to train what was found.
 """
 
-import math
+import functools
 import os
 
 import torch
@@ -15,19 +15,18 @@ from torch import nn
 
 import check_ops
 import genotypes as gt
-import gif_maker
 import pace
-import plot_train_val
 import preproc
 import run_folder
+import search_log
 import utils
-import visualize
 from architect import Architect
 from config import SearchConfig, data_flags
 from graphs import Graphed
 from models import stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
+from pictures import Pictures
 
 
 def main(argv=None):
@@ -95,6 +94,8 @@ def main(argv=None):
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, data, device, layout, first_epoch)
+        run.note(next=augment_command(run, cfg))
+        pictures = Pictures(run, search_log.PICTURES)
         run.bar(first_epoch, n_steps)
 
         # epochs
@@ -113,17 +114,21 @@ def main(argv=None):
             if is_best:
                 best = {**last, "genotype": gt.to_str(genotype)}
             write_genotypes(run, cfg, data.spec, genotype, epoch, held["top1"], is_best)
-            record_alphas(run, net, genotype, epoch, epoch * n_steps)
-            log_epoch(run, cfg, net, genotype, epoch, trained, held, best)
             if epoch == first_epoch:
                 run.info(pace.in_words(speed, cfg.workers))
+            record = search_log.record_alphas(run, net, genotype, epoch, epoch * n_steps)
+            search_log.log_epoch(run, cfg, net, genotype, epoch, trained, held, best)
 
             run.save(
                 parts, epoch, is_best, best=best, top1=held["top1"],
                 genotype=gt.to_str(genotype), flags=cfg.flags(), data=data.spec.to_dict(),
             )  # fmt: skip
-            draw(run, genotype, epoch)  # after saving: a drawing that fails costs no epoch
-        finish(run, cfg, net, last, best)
+            # after saving: a drawing that fails costs no epoch
+            drawing = functools.partial(
+                search_log.draw, run, record, data.spec, held["top1"], epoch * n_steps
+            )
+            pictures.after_epoch(trained["seconds"] + held["seconds"], drawing=drawing)
+        search_log.finish(run, cfg, net, data.spec, last, best, pictures, augment_words(run, cfg))
     return run.path
 
 
@@ -230,100 +235,13 @@ def write_genotypes(run, cfg, spec, genotype, epoch, top1, is_best):
         run.write("genotype.json", text)
 
 
-def cells_of(net, genotype):
-    """(cell type, its alphas, its mixing weights as lists, its gene) of both cell types."""
-    for cell, alphas, gene in (
-        ("normal", net.alpha_normal, genotype.normal),
-        ("reduce", net.alpha_reduce, genotype.reduce),
-    ):
-        mixing = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(alphas)]
-        yield cell, alphas, mixing, gene
-
-
-def record_alphas(run, net, genotype, epoch, step):
-    """What alpha says after an epoch, into alphas.jsonl and TensorBoard."""
-    record = {"epoch": epoch, "primitives": net.primitives, "entropy": {}, "counts": {}}
-    for cell, alphas, mixing, gene in cells_of(net, genotype):
-        record[cell] = mixing
-        record["entropy"][cell] = gt.mean_entropy(alphas)
-        record["counts"][cell] = gt.count_ops(gene)
-        run.scalar(f"alpha_entropy/{cell}", record["entropy"][cell], step)
-        for node, rows in enumerate(mixing, start=2):
-            for j, row in enumerate(rows):
-                for op, weight in zip(net.primitives, row, strict=True):
-                    run.scalar(f"alpha_{cell}/{j}-{node}/{op}", weight, step)
-    run.append(run_folder.ALPHAS, {**record, "genotype": gt.to_str(genotype)})
-
-
-def log_epoch(run, cfg, net, genotype, epoch, trained, held, best):
-    """The lines of an epoch, and the warning about skip connections."""
-    run.info(
-        f"epoch {epoch}/{cfg.epochs}  train loss {trained['loss']:.4f} top1 {trained['top1']:.2%}  "
-        f"val loss {held['loss']:.4f} top1 {held['top1']:.2%}  best {best['top1']:.2%} "
-        f"(epoch {best['epoch']})  {run.time_left(epoch)}"
-    )
-    for cell, alphas, mixing, gene in cells_of(net, genotype):
-        run.info(f"    {cell:6} " + ", ".join(f"{n} {op}" for op, n in gt.count_ops(gene).items()))
-        run.info(
-            f"           mean entropy of alpha {gt.mean_entropy(alphas):.4f} nats (undecided: "
-            f"{math.log(len(net.primitives)):.4f}), largest weight "
-            f"{max(max(row) for rows in mixing for row in rows):.3f}"
-        )
-    skips, edges = skips_of(genotype.normal)
-    if 2 * skips >= edges:
-        run.warn(
-            f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
-            f"poorly, and searching longer makes more of them (fewer --epochs, another --seed)"
-        )
-
-
-def skips_of(gene):
-    """(skip connections, edges) of a gene."""
-    counts = gt.count_ops(gene)
-    return counts.get("skip_connect", 0), sum(counts.values())
-
-
-def draw(run, genotype, epoch):
-    """The epoch's drawings. Whatever goes wrong costs a warning, once per kind."""
-    stem = os.path.join(run.plot_path, f"EP{epoch:02d}")
-    try:
-        os.makedirs(run.plot_path, exist_ok=True)
-        visualize.plot(genotype, f"{stem}-normal", f"{stem}-reduce", f"epoch {epoch}")
-    except Exception as error:
-        run.warn(f"no drawing: {error}", kind=f"draw {type(error).__name__}")
-
-
-def finish(run, cfg, net, last, best):
-    """The last lines: both genotypes, the pictures, and the command that trains the best one."""
-    run.close_bar()  # so that the command below is the last line
-    kept = gt.from_str(best["genotype"], net.primitives)
-    makers = {"curves": plot_train_val.plot_run}
-    if gif_maker.frames_of(run.plot_path, "normal"):  # else the missing drawings were warned of
-        makers["GIF"] = gif_maker.make_gifs
-    for kind, maker in makers.items():
-        try:
-            maker(run.path)
-        except Exception as error:
-            run.warn(f"no {kind}: {error}", kind=f"{kind} {type(error).__name__}")
-    same = last["epoch"] == best["epoch"]
-    if not same:
-        run.info(
-            f"last genotype (epoch {last['epoch']}, supernet top1 {last['top1']:.2%} on the alpha "
-            f"half): {net.genotype()}"
-        )
-    run.info(
-        f"{'last and best' if same else 'best'} genotype (epoch {best['epoch']}, supernet top1 "
-        f"{best['top1']:.2%} on the alpha half; recommended): {kept}"
-    )
-    run.info("the best genotype in words:\n" + gt.describe(kept, cfg.layers))
-    run.info(
-        f"{best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell must "
-        f"be trained from scratch. Train it with\n{augment_command(run, cfg)}"
-    )
-
-
 def augment_command(run, cfg):
     """The complete command that trains the found cell, to be pasted into a shell."""
+    return utils.command("augment.py", *augment_words(run, cfg))
+
+
+def augment_words(run, cfg):
+    """The words of that command behind augment.py."""
     words = ["--genotype", run.path]  # which knows the data
     if cfg.device != "auto":
         words += ["--device", cfg.device]
@@ -333,7 +251,7 @@ def augment_command(run, cfg):
         words += ["--workers", str(cfg.workers)]
     if cfg.quick:
         words.append("--quick")
-    return utils.command("augment.py", *words)
+    return words
 
 
 if __name__ == "__main__":

@@ -181,6 +181,22 @@ class FacConv(nn.Sequential):
         )
 
 
+class EvenPixels(nn.Conv2d):
+    """A 1x1 convolution of the even rows and columns. (N, C, H, W) -> (N, C, ceil(H/2), ...).
+
+    On a CPU the pixels are picked first: with few channels on large maps in channels_last, a
+    strided 1x1 convolution of PyTorch 2.14 (oneDNN 3.12) writes beyond its output there.
+    """
+
+    def __init__(self, C_in, C_out):
+        super().__init__(C_in, C_out, 1, stride=2, bias=False)
+
+    def forward(self, x):
+        if x.device.type != "cpu":
+            return super().forward(x)
+        return F.conv2d(x[:, :, ::2, ::2], self.weight, None, 1, 0, 1, self.groups)
+
+
 class FactorizedReduce(nn.Module):
     """The skip connection at stride 2: two 1x1 convolutions that look at different pixels.
 
@@ -192,8 +208,8 @@ class FactorizedReduce(nn.Module):
     def __init__(self, C_in, C_out, affine=True):
         super().__init__()
         self.relu = nn.ReLU()
-        self.even = nn.Conv2d(C_in, C_out // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(C_in, C_out - C_out // 2, 1, stride=2, bias=False)
+        self.even = EvenPixels(C_in, C_out // 2)
+        self.odd = EvenPixels(C_in, C_out - C_out // 2)
         self.bn = nn.BatchNorm2d(C_out, affine=affine)
 
     def forward(self, x):

@@ -36,7 +36,7 @@ PLAIN = {
     nn.Sigmoid, nn.Tanh, nn.Identity, nn.AvgPool2d, nn.MaxPool2d,
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 }  # fmt: skip
-CONVS = {nn.Conv2d, ops.DilatedConv2d}
+CONVS = {nn.Conv2d, ops.DilatedConv2d, ops.EvenPixels}
 SUMS = {operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul}
 PLAIN_FUNCTIONS = {F.relu, F.silu, F.gelu, torch.relu, torch.sigmoid, torch.tanh}
 

@@ -1,5 +1,6 @@
 """augment.py end to end on the bundled digits."""
 
+import json
 import math
 import os
 import re
@@ -26,10 +27,14 @@ def test_the_run_folder(finished_augment):
     folder, out = finished_augment
     run = folder / "augments" / "a"
     assert sorted(os.listdir(run)) == [
-        "a.log", "best.pt", "checkpoint.pt", "config.json", "loss_accuracy.png", "metrics.jsonl",
-        "tb",
+        "a.log", "best.pt", "checkpoint.pt", "config.json", "genotype.json", "loss_accuracy.png",
+        "metrics.jsonl", "normal.gv", "normal.png", "reduce.gv", "reduce.png", "report.html",
+        "summary.json", "tb",
     ]  # fmt: skip
-    assert (run / "a.log").read_text() == out
+    log = (run / "a.log").read_text()
+    assert re.sub(r"^\d\d/\d\d \d\d:\d\d:\d\d \| ", "", log, flags=re.M) == out
+    # its cell can be drawn and trained again from the folder
+    assert gt.load(run) == gt.load(folder / "searchs" / "s")
     records = lines(run / "metrics.jsonl")
     assert [(r["phase"], r["epoch"]) for r in records] == [
         ("train", 1), ("val", 1), ("train", 2), ("val", 2),
@@ -50,6 +55,12 @@ def test_the_final_report(finished_augment):
     assert f"auxiliary head {total:,})" in out
     assert re.search(r"[\d.]+ M multiply-adds for an image of 8x8", out)
     assert "seed 1; repository " in out
+    network = json.loads((folder / "augments/a/summary.json").read_text())["network"]
+    assert (network["params"], network["layers"], network["channels"]) == (total - aux, 3, 2)
+    for r in lines(folder / "augments/a/metrics.jsonl")[1::2]:
+        assert re.search(rf"^ +{r['epoch']}/2 .* {r['loss']:.4f} +{r['top1']:.2%} ", out, re.M)
+    assert "test loss" in out
+    assert re.search(r"pictures took [\d.]+ s, .* look at augments/a/report.html", out)
     assert f"torch {torch.__version__}" in out
     assert "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
     assert "cutout 4" in out  # half of 8, as the paper's 16 is half of 32

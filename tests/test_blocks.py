@@ -240,7 +240,7 @@ def test_drop_path_drops_every_kind_of_block(blocks):
     ],
 )  # fmt: skip
 def test_every_combination_runs_from_search_through_augment(here, words, capsys, monkeypatch):
-    monkeypatch.setattr(search, "draw", lambda *args: None)  # half of the time
+    monkeypatch.setattr(search.search_log, "draw", lambda *args: None)  # half of the time
     small = ["--batch_size", "350", "--epochs", "1", "--seed", "1", "--name", "s"]
     words = words.split()
     search.main(["--layers", "3", "--init_channels", "2", "--n_nodes", "2", *small, *words])

@@ -20,6 +20,7 @@ import augment
 import image_folder
 import preproc
 import search
+from models import augment_cnn
 
 ROOT = Path(__file__).parent.parent
 SEARCH = ["--layers", "2", "--init_channels", "2", "--n_nodes", "1", "--batch_size", "4",
@@ -427,7 +428,7 @@ def _right(state, tmp_path):
     """Share of the val cats that the saved network gets right, computed by hand."""
     cfg = augment.AugmentConfig(["--genotype", "DARTS_V2", *AUGMENT])
     spec = preproc.DataSpec.from_dict(state["data"])
-    net = augment.build(spec, cfg, augment.gt.from_str(state["genotype"]))
+    net = augment_cnn.build(spec, cfg, augment.gt.from_str(state["genotype"]))
     net.load_state_dict(state["model"])
     X = []
     for i in range(10):

@@ -15,12 +15,16 @@ ROOT = Path(__file__).parent.parent
 ARROWS = {
     "search": {
         "config", "utils", "run_folder", "preproc", "pace", "graphs", "architect", "genotypes",
-        "visualize", "gif_maker", "plot_train_val", "models.search_cnn", "models.ops",
-        "models.stems", "check_ops",
+        "search_log", "pictures", "models.search_cnn", "models.ops", "models.stems", "check_ops",
+    },
+    "search_log": {
+        "config", "utils", "genotypes", "records", "visualize", "gif_maker", "plot_train_val",
+        "plot_alphas", "report", "models.augment_cnn",
     },
     "augment": {
         "config", "utils", "run_folder", "preproc", "pace", "graphs", "genotypes", "plot_train_val",
-        "deploy", "export", "models.augment_cnn", "models.ops", "models.stems", "check_ops",
+        "visualize", "pictures", "deploy", "export", "models.augment_cnn", "models.ops",
+        "models.stems", "check_ops",
     },
     "check_ops": {"utils", "models.ops", "models.wide"},
     "export": {"deploy", "genotypes", "utils", "models.ops"},
@@ -29,8 +33,16 @@ ARROWS = {
         "models.augment_cnn", "models.ops",
     },
     "config": {"genotypes"},
-    "visualize": {"genotypes"},
-    "run_folder": {"utils"},
+    "run_folder": {"utils", "records", "terminal"},
+    "pictures": {"records", "report"},
+    "report": {
+        "genotypes", "palette", "records", "visualize", "gif_maker", "plot_train_val",
+        "plot_alphas",
+    },
+    "visualize": {"genotypes", "palette", "records"},
+    "gif_maker": {"palette", "records"},
+    "plot_train_val": {"palette", "records"},
+    "plot_alphas": {"genotypes", "palette", "records", "plot_train_val"},
     "models.search_cnn": {"models.search_cells", "models.ops", "models.stems", "genotypes"},
     "models.search_cells": {"models.ops", "models.wide"},
     "models.wide": {"models.ops"},
@@ -50,8 +62,9 @@ ARROWS = {
     "data_sets": set(),
     "pace": set(),
     "genotypes": set(),
-    "gif_maker": set(),
-    "plot_train_val": set(),
+    "records": set(),
+    "palette": set(),
+    "terminal": set(),
 }  # fmt: skip
 
 
@@ -82,7 +95,9 @@ def test_the_import_arrows():
 
 
 def test_torch_stays_out_of_genotypes_and_config():
-    for name in ("genotypes", "config", "gif_maker", "plot_train_val", "visualize"):
+    for name in (
+        "genotypes", "config", "gif_maker", "plot_train_val", "plot_alphas", "visualize", "report",
+    ):  # fmt: skip
         code = f"import {name}, sys; assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

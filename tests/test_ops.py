@@ -218,3 +218,20 @@ def test_the_lists_of_names_fit_together():
 def test_primitives_that_cannot_be_searched(primitives, message):
     with pytest.raises(ValueError, match=message):
         ops.check_primitives(primitives)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(7, 8), (8, 8), (56, 67)])
+def test_picking_even_pixels_is_the_strided_convolution(size, layout):
+    pick = ops.EvenPixels(8, 4).double().to(memory_format=layout)
+    x = torch.randn(2, 8, *size, dtype=torch.float64, requires_grad=True)
+    wanted = torch.einsum("nchw,oc->nohw", x[:, :, ::2, ::2], pick.weight[:, :, 0, 0])
+    found = pick(x.contiguous(memory_format=layout))
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn_like(wanted)
+    for a, b in zip(
+        torch.autograd.grad(found, (x, pick.weight), grad),
+        torch.autograd.grad(wanted, (x, pick.weight), grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)

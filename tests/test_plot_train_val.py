@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from conftest import lines
 from PIL import Image
 
 import plot_train_val
@@ -20,35 +21,77 @@ def records(*epochs):
         for phase, share in (("train", 0.5), ("val", 0.7)):
             yield {
                 "phase": phase, "epoch": epoch, "step": 11 * epoch, "loss": share / epoch,
-                "top1": 1 - share / epoch,
+                "top1": 1 - share / epoch, "lr": 0.01 / epoch,
             }  # fmt: skip
+
+
+def curves(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
 
 
 def test_the_figure_shows_the_recorded_numbers(here):
     write(here / "r", records(1, 2, 3))
-    fig = plot_train_val.figure(plot_train_val.read_metrics("r"), "r")
-    loss, accuracy = fig.axes
+    fig = plot_train_val.figure({"r": plot_train_val.read_metrics("r")})
+    loss, accuracy, rate, _ = fig.axes
     for axes, wanted in ((loss, lambda s, e: s / e), (accuracy, lambda s, e: 100 * (1 - s / e))):
-        assert axes.get_xlabel() == "epoch"
-        lines = {line.get_label(): line for line in axes.get_lines()}
         for label, share in (("training", 0.5), ("held out", 0.7)):
-            assert list(lines[label].get_xdata()) == [1, 2, 3]
-            assert list(lines[label].get_ydata()) == pytest.approx(
+            line = curves(axes)[label]
+            assert list(line.get_xdata()) == [1, 2, 3]
+            assert list(line.get_ydata()) == pytest.approx(
                 [wanted(share, epoch) for epoch in (1, 2, 3)]
             )
+    best = curves(accuracy)["best: 76.67% (epoch 3)"]
+    assert (list(best.get_xdata()), list(best.get_ydata())) == ([3], pytest.approx([100 - 70 / 3]))
+    assert rate.get_xlabel() == "epoch"
+    (line,) = rate.get_lines()
+    assert list(line.get_ydata()) == [0.01, 0.005, 0.01 / 3]
+
+
+def test_several_runs_lie_over_each_other_each_in_its_color(here):
+    write(here / "a", records(1, 2, 3))
+    write(here / "b", records(1, 2))
+    runs = {name: plot_train_val.read_metrics(name) for name in ("a", "b")}
+    loss, accuracy, *_ = plot_train_val.figure(runs).axes
+    for axes in (loss, accuracy):
+        a, b = (curves(axes)[name] for name in ("a", "b"))
+        assert len(a.get_xdata()) == 3
+        assert len(b.get_xdata()) == 2
+        assert a.get_color() != b.get_color()
+    names = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert names == ["a", "b", "training (dashed)"]
+    assert {"best: 76.67% (epoch 3)", "best: 65.00% (epoch 2)"} <= set(curves(accuracy))
+    plot_train_val.main(["a", "b"])
+    assert sorted(os.listdir(".")) == ["a", "b", "loss_accuracy.png"]
+
+
+def test_the_first_of_equal_epochs_is_the_best():
+    metrics = {"train": {}, "val": {e: {"top1": t} for e, t in ((1, 0.5), (2, 0.9), (3, 0.9))}}
+    assert plot_train_val.best_epoch(metrics) == (2, 0.9)
+    assert plot_train_val.best_epoch({"train": {}, "val": {}}) is None
 
 
 def test_fractions_of_a_percent_are_not_lost(here):
     one = {"phase": "val", "epoch": 1, "loss": 1.0, "top1": 0.156}
     write(here / "r", [one])
-    assert plot_train_val.read_metrics("r")["val"]["top1"] == [0.156]
+    metrics = plot_train_val.read_metrics("r")
+    assert metrics == {"train": {}, "val": {1: one}}
+    _, accuracy, *_ = plot_train_val.figure({"r": metrics}).axes
+    assert list(curves(accuracy)["held out"].get_ydata()) == [pytest.approx(15.6)]
 
 
 def test_a_running_or_resumed_run_gives_one_curve(here):
-    doubled = [*records(1, 2), *records(2, 3)]
-    write(here / "r", doubled, tail='{"phase": "train", "epo')
-    curves = plot_train_val.read_metrics("r")
-    assert curves["train"]["epoch"] == curves["val"]["epoch"] == [1, 2, 3]
+    again = [{**record, "loss": 9.0} for record in records(2, 3)]
+    write(here / "r", [*records(1, 2), *again], tail='{"phase": "train", "epo')
+    metrics = plot_train_val.read_metrics("r")
+    assert list(metrics["train"]) == list(metrics["val"]) == [1, 2, 3]
+    assert [record["loss"] for record in metrics["train"].values()] == [0.5, 9.0, 9.0]
+
+
+def test_an_epoch_whose_score_is_not_there_yet(here):
+    write(here / "r", [*records(1, 2)][:-1])
+    metrics = plot_train_val.read_metrics("r")
+    assert (list(metrics["train"]), list(metrics["val"])) == ([1, 2], [1])
+    plot_train_val.plot_run("r")
 
 
 def test_the_command_writes_a_picture_without_a_screen(here, capsys, monkeypatch):
@@ -60,6 +103,23 @@ def test_the_command_writes_a_picture_without_a_screen(here, capsys, monkeypatch
         assert image.width > 800
     plot_train_val.main(["r", "--out", "elsewhere.svg"])
     assert os.path.getsize("elsewhere.svg") > 1000
+
+
+def test_an_unknown_kind_of_picture_is_refused(here, capsys):
+    write(here / "r", records(1))
+    with pytest.raises(SystemExit) as caught:
+        plot_train_val.main(["r", "--out", "curves.bmp"])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert "the ending is none of" in text
+    assert text.count("\n") == 1
+
+
+def test_a_run_of_augment_is_labelled_as_tested(finished_augment):
+    path = str(finished_augment[0] / "augments" / "a")
+    _, accuracy, *_ = plot_train_val.figure({path: plot_train_val.read_metrics(path)}).axes
+    scores = [r["top1"] for r in lines(f"{path}/metrics.jsonl") if r["phase"] == "val"]
+    assert list(curves(accuracy)["test"].get_ydata()) == [100 * score for score in scores]
 
 
 def test_folders_without_records_end_in_one_line(here):

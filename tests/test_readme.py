@@ -40,6 +40,7 @@ def test_the_table_of_defaults_is_the_parsers():
         "print_freq", "dataset", "data_path", "primitives", "genotype", "evaluate", "compile",
         "checkpoint_cells", "cache_gb", "predict", "export", "trained", "out", "init_from",
         "layout", "cuda_graphs",
+        "quiet", "max_madds",
     }  # fmt: skip
     for script, cfg in parsed.items():
         assert set(cfg.flags()) - elsewhere == listed[script]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import genotypes as gt
 import preproc
 import run_folder
 import search
+import search_log
 import utils
 import visualize
-from models import ops, search_cnn
+from models import augment_cnn, ops, search_cnn
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
 
@@ -34,15 +36,22 @@ def test_the_run_folder(finished_search):
     folder, out = finished_search
     run = folder / "searchs" / "s"
     assert sorted(os.listdir(run)) == [
-        "alphas.jsonl", "best.pt", "checkpoint.pt", "config.json", "genotype-last.json",
-        "genotype.json", "loss_accuracy.png", "metrics.jsonl", "normal.gif", "plots",
-        "reduce.gif", "s.log", "tb",
+        "alphas.jsonl", "alphas.png", "best.pt", "checkpoint.pt", "config.json",
+        "genotype-last.json", "genotype.json", "loss_accuracy.png", "metrics.jsonl", "normal.gif",
+        "plots", "reduce.gif", "report.html", "s.log", "summary.json", "tb",
     ]  # fmt: skip
     assert sorted(os.listdir(run / "plots")) == [
         f"EP0{epoch}-{cell}.{kind}"
         for epoch in (1, 2) for cell in ("normal", "reduce") for kind in ("gv", "png")
     ]  # fmt: skip
-    assert (run / "s.log").read_text() == out
+    # the log is what the terminal said, with the time of day, and the details
+    log = (run / "s.log").read_text()
+    said = re.sub(r"^\d\d/\d\d \d\d:\d\d:\d\d \| ", "", log, flags=re.M)
+    kept = [
+        line for line in said.splitlines() if "mean entropy" not in line and "s per st" not in line
+    ]
+    assert kept == out.splitlines()
+    assert len(said.splitlines()) == len(kept) + 5
 
 
 def test_metrics(finished_search):
@@ -112,10 +121,12 @@ def test_config_json(finished_search):
 
 
 def test_what_the_log_says(finished_search):
-    _, out = finished_search
+    folder, out = finished_search
+    log = (folder / "searchs" / "s" / "s.log").read_text()
     assert "digits: 718 images for w, 719 for alpha, batch 64, w_lr 0.025" in out
     assert "second order" in out
-    assert out.count("mean entropy of alpha") == 4
+    assert log.count("mean entropy of alpha") == 4
+    assert re.search(r"\d s per step, \d+ images per second", log)
     scores = [
         r["top1"]
         for r in lines(finished_search[0] / "searchs/s/metrics.jsonl")
@@ -132,18 +143,75 @@ def test_what_the_log_says(finished_search):
     assert out.count("recommended") == 1
     assert "is the accuracy of the supernet, not of the found cell" in out
     assert "node 0 = " in out
+    # the row of each epoch, with the numbers of the records
+    records = {(r["phase"], r["epoch"]): r for r in lines(folder / "searchs/s/metrics.jsonl")}
+    for alphas in lines(folder / "searchs/s/alphas.jsonl"):
+        epoch = alphas["epoch"]
+        trained, held = records["train", epoch], records["val", epoch]
+        skips = sum(op == "skip_connect" for edges in gt.from_str(alphas["genotype"]).normal
+                    for op, _ in edges)  # fmt: skip
+        assert re.search(
+            rf"^ +{epoch}/2 +{trained['loss']:.4f} +{trained['top1']:.2%} +{held['loss']:.4f} +"
+            rf"{held['top1']:.2%} +{max(scores[:epoch]):.2%} +\d+\*? +{skips}/4 +\d+ +[\d:]+$",
+            out, re.M,
+        )  # fmt: skip
+    assert len(re.findall(r"^  (?:normal|reduce) .* -> .*\d$", out, re.M)) == 10  # every edge
+    assert re.search(r"pictures took [\d.]+ s, [\d.]+% of the [\d.]+ s of the epochs", out)
     command = out.strip().splitlines()[-1]
     assert shlex.split(command)[2:] == ["--genotype", "searchs/s"]
 
 
 def test_tensorboard_has_the_scalars(finished_search):
-    (events,) = (finished_search[0] / "searchs" / "s" / "tb").iterdir()
+    tb = finished_search[0] / "searchs" / "s" / "tb"
+    (events,) = (path for path in tb.iterdir() if path.is_file())
     raw = events.read_bytes()
     for tag in (
         "train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1", "val/top5",
         "alpha_normal/0-2/sep_conv_3x3", "alpha_reduce/2-3/none", "alpha_entropy/normal", "config",
+        "cell/normal", "cell/reduce", "alpha_normal", "alpha_reduce",
     ):  # fmt: skip
         assert tag.encode() in raw
+    pictures = raw.count(b"\x89PNG")
+    genotypes = [r["genotype"] for r in lines(tb.parent / "alphas.jsonl")]
+    assert pictures == 2 * (1 + (genotypes[0] != genotypes[1]))  # a cell that changed, once
+    (hparams,) = (tb / "hparams").iterdir()
+    assert b"best_top1" in hparams.read_bytes()
+    assert b"alpha_lr" in hparams.read_bytes()
+
+
+def test_the_end_names_the_size_of_the_network_that_its_command_trains(finished_search, here):
+    folder, out = finished_search
+    words = shlex.split(out.strip().splitlines()[-1])[2:]
+    cfg = augment.AugmentConfig(words)
+    spec = preproc.spec("digits")
+    net = augment_cnn.build(spec, cfg, gt.load(folder / "searchs/s"))
+    params = sum(p.numel() for name, p in net.named_parameters() if "aux_head" not in name)
+    madds = utils.multiply_adds(net, spec.C_in, spec.size)
+    assert f"{params / 1e6:.3f} M params without the auxiliary head, {madds / 1e6:.1f} M mul" in out
+    network = json.loads((folder / "searchs/s/summary.json").read_text())["network"]
+    assert network == {
+        "params": params, "madds": madds, "size": [8, 8], "layers": 20, "channels": 36,
+    }  # fmt: skip
+    assert "--max_madds" not in out
+
+
+def test_a_network_over_the_limit_is_warned_of(here, capsys):
+    words = [*FAST_SEARCH, "--epochs", "1", "--name", "s", "--quick"]
+    search.main([*words, "--max_madds", "0.001"])
+    assert "multiply-adds are more than --max_madds 0.001; train" in capsys.readouterr().out
+    search.main(["--name", "s", "--resume", "--max_madds", "1000"])
+    assert "--max_madds" not in capsys.readouterr().out
+
+
+def test_a_quiet_search_says_its_result_and_logs_the_rest(here, capsys):
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--quiet"])
+    said = capsys.readouterr()
+    assert said.err == ""
+    first, *rest = [row for row in said.out.splitlines() if not row.startswith("WARNING: ")]
+    assert first.startswith("last and best genotype (epoch 1")
+    assert len(rest) == 2
+    assert shlex.split(rest[-1])[2:] == ["--genotype", "searchs/s"]
+    assert "1/1" in Path("searchs/s/s.log").read_text()
 
 
 def test_the_last_line_of_a_search_is_a_command_that_runs(finished_search):
@@ -178,7 +246,7 @@ def test_a_real_process_with_loader_workers_is_silent_on_stderr(here):
         capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert "epoch 2/2" in done.stdout
+    assert " 2/2 " in done.stdout
     assert os.listdir("searchs") == ["digits"]
 
 
@@ -196,6 +264,7 @@ def alphas_of(state):
 def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(here, monkeypatch):
     words = [*FAST_SEARCH, "--epochs", "3"]
     search.main([*words, "--name", "straight"])
+    plots = Path("searchs/straight/plots")
 
     # the same again, cut off in the middle of the third epoch
     validate, calls = search.validate, []
@@ -215,6 +284,8 @@ def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(her
     monkeypatch.setattr(search, "validate", validate)
     with open("searchs/cut/metrics.jsonl", "a") as stream:
         stream.write('{"phase": "tr')  # a line cut off, too
+    for undrawn in Path("searchs/cut/plots").glob("EP02*"):  # cut off before it was drawn
+        undrawn.unlink()
     search.main(["--name", "cut", "--resume"])
 
     straight, cut = final("straight"), final("cut")
@@ -226,6 +297,13 @@ def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(her
     assert [(r["phase"], r["epoch"]) for r in records] == [
         (phase, epoch) for epoch in (1, 2, 3) for phase in ("train", "val")
     ]
+
+    # and its pictures have the whole history, even of an epoch that was not drawn
+    for picture in plots.iterdir():
+        if picture.suffix == ".gv":
+            assert picture.read_bytes() == Path("searchs/cut/plots", picture.name).read_bytes()
+    for gif in ("normal.gif", "reduce.gif"):
+        assert Path("searchs/cut", gif).read_bytes() == Path("searchs/straight", gif).read_bytes()
 
     # another seed is another search
     search.main([*words, "--seed", "5", "--name", "other"])
@@ -261,10 +339,13 @@ def test_tensorboard_keeps_the_last_finished_epoch_when_resumed(here, monkeypatc
         def __init__(self, path, purge_step=None):
             purges.append(purge_step)
 
-        def add_scalar(self, *args):
+        def add_scalar(self, *args, **kwargs):
             pass
 
-        add_text = add_scalar
+        add_text = add_histogram = add_hparams = add_scalar
+
+        def add_image(self, tag, pixels, step, dataformats):
+            assert pixels.ndim == 3
 
         def close(self):
             pass
@@ -294,7 +375,7 @@ def test_a_finished_search_can_be_resumed_and_reports_again(here, capsys):
     search.main(["--name", "s", "--resume"])
     out = capsys.readouterr().out
     assert "recommended" in out
-    assert "epoch 1/1" not in out
+    assert " 1/1 " not in out
 
 
 # --- the rules of a step ------------------------------------------------------------------------
@@ -530,10 +611,28 @@ def test_a_drawing_that_fails_costs_one_warning_and_no_epoch(here, monkeypatch, 
 
     monkeypatch.setattr(visualize, "plot", fail)
     search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
-    assert saved == [1, 2]
+    assert saved == [1, 2, 2]  # and what is missing once more, at the end
     out = capsys.readouterr().out
     assert out.count("WARNING: no drawing: no ink") == 1
     assert "recommended" in out
+
+
+@pytest.mark.parametrize("broken", ["plot_train_val", "plot_alphas", "gif_maker", "report"])
+def test_any_picture_that_fails_costs_one_warning(here, monkeypatch, capsys, broken):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError("no ink")
+
+    names = {"gif_maker": "make_gifs", "report": "write"}
+    monkeypatch.setattr(getattr(search_log, broken), names.get(broken, "plot_run"), fail)
+    search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
+    out = capsys.readouterr().out
+    assert out.count("WARNING: no ") == out.count("no ink") == 1
+    assert "recommended" in out
+    assert final("s")["epoch"] == 2
+    left = set(os.listdir("searchs/s"))
+    assert ("report.html" in left) == (broken != "report")
+    assert ("alphas.png" in left) == (broken != "plot_alphas")
+    assert not [name for name in left if ".tmp" in name]
 
 
 def test_without_a_renderer_the_sources_are_kept_and_one_warning_given(here, monkeypatch, capsys):
@@ -554,15 +653,23 @@ def test_a_cell_half_of_skips_is_warned_of(finished_search, skips, warned):
     net = SearchCNNController(1, 2, 10, 1, None)
     said = []
 
-    class Run:
-        info = warn = staticmethod(said.append)
-        time_left = staticmethod(str)
+    rows = []
 
-    phase = {"loss": 1.0, "top1": 0.5}
+    class Run:
+        detail = staticmethod(str)
+
+        def row(self, *args, skips):
+            rows.append(skips)
+
+        def warn(self, text, kind):
+            said.append(text)
+
+    phase = {"loss": 1.0, "top1": 0.5, "seconds": 1.0, "images_per_second": 64.0}
     cfg = search.SearchConfig([])
-    search.log_epoch(Run, cfg, net, genotype, 1, phase, phase, {"epoch": 1, "top1": 0.5})
+    search_log.log_epoch(Run(), cfg, net, genotype, 1, phase, phase, {"epoch": 1, "top1": 0.5})
     text = f"{skips} of 8 edges of the normal cell are skip connections"
-    assert (text in said[-1]) == warned
+    assert rows == [f"{skips}/8"]
+    assert (text in "".join(said)) == warned
 
 
 def test_a_batch_of_another_size_is_warned_of_unless_the_rate_follows(here, capsys):

@@ -1,12 +1,18 @@
 """Drawings: the source line by line, the program that renders it, the command."""
 
+import itertools
+import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from conftest import lines
+from PIL import Image, ImageColor
 
 import genotypes as gt
+import palette
 import visualize
 
 GENE = [[("sep_conv_3x3", 0), ("skip_connect", 1)], [("max_pool_3x3", 1), ("dil_conv_5x5", 2)]]
@@ -14,27 +20,28 @@ CELLS = gt.Genotype(GENE, [2, 3], GENE, [3])
 
 SOURCE = """\
 digraph {
-\tgraph [dpi=100 fontname=Helvetica fontsize=20 nodesep=0.3 rankdir=LR ranksep=0.3]
-\tnode [color="#444444" fontname=Helvetica fontsize=20 height=0.5 shape=box style="rounded,filled" width=0.6]
-\tedge [color="#444444"]
-\t"c_{k-2}" [fillcolor=darkseagreen2]
-\t"c_{k-1}" [fillcolor=darkseagreen2]
-\t0 [fillcolor=lightblue]
-\t1 [fillcolor=lightblue]
-\t"c_{k}" [fillcolor=palegoldenrod]
-\t"0_0" [label=sep_conv_3x3 fontsize=18 height=0.4 shape=plain style=""]
-\t"c_{k-2}" -> "0_0":w [arrowhead=none]
-\t"0_0":e -> 0
-\t"0_1" [label=skip_connect fontsize=18 height=0.4 shape=plain style=""]
-\t"c_{k-1}" -> "0_1":w [arrowhead=none]
-\t"0_1":e -> 0
-\t"1_0" [label=max_pool_3x3 fontsize=18 height=0.4 shape=plain style=""]
-\t"c_{k-1}" -> "1_0":w [arrowhead=none]
-\t"1_0":e -> 1
-\t"1_1" [label=dil_conv_5x5 fontsize=18 height=0.4 shape=plain style=""]
-\t0 -> "1_1":w [arrowhead=none]
-\t"1_1":e -> 1
-\t1 -> "c_{k}" [color="#999999" style=dashed]
+\tgraph [bgcolor=white dpi=100 fontcolor="#333333" fontname=Helvetica fontsize=20 nodesep=0.3 pad=0.15 rankdir=LR ranksep=0.3]
+\tnode [color="#333333" fontcolor="#333333" fontname=Helvetica fontsize=20 height=0.5 shape=box style="rounded,filled" width=0.6]
+\tedge [color="#333333"]
+\t"c_{k-2}" [fillcolor="#c9e8c4"]
+\t"c_{k-1}" [fillcolor="#c9e8c4"]
+\t0 [fillcolor="#bcd9f2"]
+\t1 [fillcolor="#bcd9f2"]
+\t"c_{k}" [fillcolor="#f3e2a5"]
+\t"0_0" [label=sep_conv_3x3 fontcolor="#d9485f" fontsize=18 height=0.4 shape=plain style=""]
+\t"c_{k-2}" -> "0_0":w [arrowhead=none color="#d9485f" penwidth=1.8]
+\t"0_0":e -> 0 [color="#d9485f" penwidth=1.8]
+\t"0_1" [label=skip_connect fontcolor="#228833" fontsize=18 height=0.4 shape=plain style=""]
+\t"c_{k-1}" -> "0_1":w [arrowhead=none color="#228833" penwidth=1.8]
+\t"0_1":e -> 0 [color="#228833" penwidth=1.8]
+\t"1_0" [label=max_pool_3x3 fontcolor="#33669d" fontsize=18 height=0.4 shape=plain style=""]
+\t"c_{k-1}" -> "1_0":w [arrowhead=none color="#33669d" penwidth=1.8]
+\t"1_0":e -> 1 [color="#33669d" penwidth=1.8]
+\t"1_1" [label=dil_conv_5x5 fontcolor="#642e7d" fontsize=18 height=0.4 shape=plain style=""]
+\t0 -> "1_1":w [arrowhead=none color="#642e7d" penwidth=1.8]
+\t"1_1":e -> 1 [color="#642e7d" penwidth=1.8]
+\t1 -> "c_{k}" [color="#8c8c8c" style=dashed]
+\tlabel=<<TABLE BORDER="0" CELLSPACING="0"><TR><TD><TABLE BORDER="0" CELLSPACING="6"><TR><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#228833"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">skip  </FONT></TD><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#33669d"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">pooling  </FONT></TD><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#d9485f"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">separable  </FONT></TD><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#9a5cb4"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">dilated  </FONT></TD></TR></TABLE></TD></TR></TABLE>> labelloc=b
 }
 """  # noqa: E501
 
@@ -44,8 +51,32 @@ def test_the_source_of_a_drawing_line_by_line():
     assert visualize.draw(GENE, [3]).source.splitlines() == SOURCE.splitlines()
 
 
-def test_the_caption_stands_below():
-    assert 'label="\nepoch 3"' in visualize.draw(GENE, [2, 3], "epoch 3").source
+def test_the_caption_stands_below_and_cannot_break_the_source():
+    source = visualize.draw(GENE, [2, 3], "epoch 3 <b> & more").source
+    assert ">epoch 3 &lt;b&gt; &amp; more</TD>" in source
+    assert "labelloc=b" in source
+
+
+def test_the_legend_names_the_families_once_and_only_where_there_is_a_choice():
+    source = visualize.draw(GENE, [3]).source
+    assert re.findall(r">(\w+)  </FONT>", source) == ["skip", "pooling", "separable", "dilated"]
+    one = [[("sep_conv_3x3", 0), ("sep_conv_5x5", 1)]]
+    assert "FONT" not in visualize.draw(one, [2]).source
+
+
+def test_an_edge_is_the_wider_the_more_its_op_weighs():
+    widths = [float(visualize.pen_width(w, 8)) for w in (0.125, 0.3, 0.6, 1.0)]
+    assert widths == sorted(widths)
+    assert (widths[0], widths[-1]) == (1.4, 7.0)
+    assert visualize.pen_width(0.05, 8) == visualize.pen_width(1 / 8, 8)  # below undecided
+    assert visualize.pen_width(1.0, 1) == "7.00"  # a single op
+    source = visualize.draw(GENE, [3], strengths=[[0.2, 0.4], [0.9, 0.125]], n_ops=8).source
+    for i, (op, wanted) in enumerate([("0_0", 0.2), ("0_1", 0.4), ("1_0", 0.9), ("1_1", 0.125)]):
+        color = palette.color([edge for edges in GENE for edge in edges][i][0])
+        width = visualize.pen_width(wanted, 8)
+        found = re.findall(rf'-> "{op}":w \[arrowhead=none color="(.*?)" penwidth=(.*?)\]', source)
+        assert found == [(color, width)]
+        assert re.search(rf'"{op}":e -> . \[color="{color}" penwidth={width}\]', source)
 
 
 def test_a_picture_is_drawn(here):
@@ -57,8 +88,9 @@ def test_a_picture_is_drawn(here):
         width, height = image.size
         colors = {pixel for _, pixel in image.convert("RGB").getcolors(1 << 24)}
     assert width > height > 100
-    # Graphviz' darkseagreen2, lightblue, palegoldenrod: inputs, nodes, output
-    assert {(180, 238, 180), (173, 216, 230), (238, 232, 170)} <= colors
+    wanted = (palette.INPUT, palette.NODE, palette.OUTPUT)
+    assert {ImageColor.getrgb(color) for color in wanted} <= colors
+    assert len(set(wanted)) == 3
 
 
 @pytest.mark.parametrize("op", ['quote"s', "a -> b", "<b>", "a\\nb", "ümlaut"])
@@ -122,13 +154,77 @@ def test_the_command_takes_text_with_ops_of_ones_own_and_writes_svg(here):
     assert "my_block" in Path("normal.svg").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("words", [[], ["NOPE"], ["Genotype("], ["DARTS_V2", "--format", "gif"]])
-def test_bad_input_ends_with_exit_code_2(here, words, capsys):
+@pytest.mark.parametrize("words", [[], ["DARTS_V2", "--format", "gif"]])
+def test_words_that_make_no_command_end_in_the_usage(here, words, capsys):
     with pytest.raises(SystemExit) as caught:
         visualize.main(words)
     assert caught.value.code == 2
     assert "usage: visualize.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["NOPE", "Genotype(", "DARTS_V3", "no/such/file.json", "."])
+def test_what_is_no_genotype_ends_in_one_line(here, word, capsys):
+    with pytest.raises(SystemExit) as caught:
+        visualize.main([word, "--out", "out"])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("visualize.py: ")
+    assert text.count("\n") == 1
     assert os.listdir(".") == []
+
+
+def test_pdf_comes_out_without_graphviz_too(here):
+    visualize.main(["DARTS_V2", "--format", "pdf"])
+    for cell in ("normal", "reduce"):
+        assert Path(f"{cell}.pdf").read_bytes().startswith(b"%PDF-")
+    assert sorted(os.listdir(".")) == ["normal.gv", "normal.pdf", "reduce.gv", "reduce.pdf"]
+
+
+def test_labels_do_not_touch_each_other(here):
+    """In the SVG, where the boxes of texts can be reckoned from their positions."""
+    for seed in range(6):
+        genotype = gt.random_genotype(seed, gt.PRESETS["all"])
+        visualize.plot(genotype, "n", "r", format="svg")
+        for file, gene in (("n.svg", genotype.normal), ("r.svg", genotype.reduce)):
+            ops = {op for edges in gene for op, _ in edges}
+            texts = re.findall(
+                r'<text[^>]* x="(.*?)" y="(.*?)"[^>]*>([^<]+)<', Path(file).read_text()
+            )
+            boxes = [(float(x), float(y), len(text) * 9.5) for x, y, text in texts if text in ops]
+            assert len(boxes) == 8
+            for (x, y, w), (x2, y2, w2) in itertools.combinations(boxes, 2):  # middles and widths
+                assert abs(y - y2) > 16 or abs(x - x2) > (w + w2) / 2
+
+
+# --- what a run folder adds ---------------------------------------------------------------------
+
+
+def test_a_run_folder_gives_caption_and_widths(finished_search, here):
+    folder, _ = finished_search
+    visualize.main([str(folder / "searchs" / "s"), "--out", "."])
+    about = json.loads((folder / "searchs" / "s" / "genotype.json").read_text())
+    source = Path("normal.gv").read_text()
+    assert (
+        f"normal cell of digits, epoch {about['epoch']}, supernet accuracy {about['top1']:.2%}<"
+    ) in source
+    record = lines(folder / "searchs" / "s" / "alphas.jsonl")[about["epoch"] - 1]
+    (first, j), second = gt.from_str(record["genotype"]).normal[0]
+    weight = record["normal"][0][j][record["primitives"].index(first)]
+    assert f"penwidth={visualize.pen_width(weight, 8)}" in source
+    # the JSON file alone says as much; a file taken elsewhere has no alphas beside it
+    shutil.copy(folder / "searchs" / "s" / "genotype.json", "g.json")
+    known = visualize.background("g.json", gt.load("g.json"))
+    assert known == {"caption": known["caption"]}
+    assert visualize.background("DARTS_V1", gt.DARTS_V1) == {"caption": "DARTS_V1"}
+    assert visualize.background(gt.to_str(gt.DARTS_V1), gt.DARTS_V1) == {}
+
+
+def test_alphas_of_another_cell_give_no_widths(finished_search, here):
+    run = finished_search[0] / "searchs" / "s"
+    for name in ("alphas.jsonl", "genotype.json"):
+        shutil.copy(run / name, name)
+    assert "strengths" in visualize.background(".", gt.load("."))
+    assert "strengths" not in visualize.background(".", gt.DARTS_V2)
 
 
 def test_the_command_fails_with_a_hint_where_nothing_can_draw(here, monkeypatch):

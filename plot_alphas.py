@@ -1,0 +1,177 @@
+"""Plot how alpha decides: the mixing weight of every op on every edge, epoch by epoch.
+
+    python plot_alphas.py searchs/NAME [--out FILE]
+
+Reads alphas.jsonl. One small panel per edge, from its row to its column; the colors of the ops are
+those of the drawings. Under each panel stands the strongest op and how far it is ahead of the
+runner-up. Edges that the genotype keeps are framed. Below: the mean entropy of alpha.
+"""
+
+import argparse
+import math
+import os
+import sys
+
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+import genotypes as gt
+import palette
+import records
+from plot_train_val import save
+
+CELLS = {"normal": "normal cell", "reduce": "reduction cell"}
+WIDE, HIGH = 0.92, 0.66  # of a panel within its square of one by one
+
+
+def curves(history, cell):
+    """{(node, input): {op: [weight per epoch]}} of a cell, from `records.read_alphas`."""
+    found = {}
+    for record in history:
+        for node, rows in enumerate(record[cell]):
+            for j, row in enumerate(rows):
+                series = found.setdefault((node, j), {op: [] for op in record["primitives"]})
+                for op, weight in zip(record["primitives"], row, strict=True):
+                    series[op].append(weight)
+    return found
+
+
+def figure(history, title=None):
+    """matplotlib Figure from `records.read_alphas`: all edges of both cells, and the entropy."""
+    last = history[-1]
+    n_nodes = len(last["normal"])
+    n_rows = n_nodes + 1  # inputs that an edge can come from
+    fig = Figure(figsize=(3.7 * n_nodes, 1.15 * n_rows + 2.9), layout="constrained")
+    if title:
+        fig.suptitle(title)
+    grid = fig.add_gridspec(2, 2, height_ratios=(1.15 * n_rows, 1.7))
+    every = [curves(history, cell) for cell in CELLS]
+    weights = [w for cell in every for ops in cell.values() for one in ops.values() for w in one]
+    low, high = min(weights), max(weights)
+    for i, (cell, edges) in enumerate(zip(CELLS, every, strict=True)):
+        axes = fig.add_subplot(grid[0, i])
+        panels(axes, edges, last, cell, low, high)
+        axes.set_title(
+            f"{CELLS[cell]}: weight of each op, from {low:.3f} to {high:.3f}", fontsize="medium"
+        )
+    entropy(fig.add_subplot(grid[1, :]), history)
+    handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
+               for op in last["primitives"]]  # fmt: skip
+    fig.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)),
+               fontsize="small", frameon=False)  # fmt: skip
+    return fig
+
+
+def panels(axes, edges, last, cell, low, high):
+    """One panel per edge of a cell, all in one Axes: thirty real ones would take seconds to draw.
+
+    The panel of the edge from input j to node i has its lower left corner at (i, -j), and shows
+    weights from `low` to `high`. The dotted line is an undecided edge.
+    """
+
+    def level(weight, j):
+        return HIGH * (0.06 + 0.88 * (weight - low) / max(high - low, 1e-9)) - j
+
+    gene = getattr(gt.from_str(last["genotype"], ops=gt.AnyOp()), cell)
+    kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
+    frames, lines, colors = [], [], []
+    for (node, j), ops in edges.items():
+        frames.append(Rectangle((node, -j), WIDE, HIGH))
+        for op, series in ops.items():
+            step = WIDE / max(len(series) - 1, 1)
+            points = [(node + step * t, level(w, j)) for t, w in enumerate(series)]
+            if len(points) == 1:  # one epoch is a level, not a point nobody sees
+                points.append((node + WIDE, points[0][1]))
+            lines.append(points)
+            colors.append(palette.color(op))
+    axes.add_collection(PatchCollection(
+        frames, facecolor="white",
+        edgecolor=[palette.INK if edge in kept else "#d5d5d5" for edge in edges],
+        linewidth=[1.8 if edge in kept else 0.8 for edge in edges],
+    ))  # fmt: skip
+    flat = 1 / len(last["primitives"])
+    axes.add_collection(LineCollection(
+        [[(i, level(flat, j)), (i + WIDE, level(flat, j))] for i, j in edges],
+        colors=palette.FAINT, linewidths=0.7, linestyles="dotted",
+    ))  # fmt: skip
+    axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.4))
+    for edge in records.edges(last, cell):
+        where = (edge["node"] + WIDE / 2, -edge["input"] - 0.04)
+        axes.annotate(
+            edge["op"], where, ha="center", va="top", fontsize=7.5, color=palette.color(edge["op"]),
+            fontweight="bold" if (edge["node"], edge["input"]) in kept else "normal",
+        )  # fmt: skip
+        if edge["second"] is not None:
+            axes.annotate(
+                f"+{edge['margin']:.4f} to {edge['second']}", where, xytext=(0, -9),
+                textcoords="offset points", ha="center", va="top", fontsize=6, color=palette.INK,
+            )  # fmt: skip
+    n_nodes = len(last[cell])
+    axes.set_xlim(-0.05, n_nodes)
+    axes.set_ylim(-n_nodes - 0.4, HIGH + 0.05)
+    axes.set_xticks([i + WIDE / 2 for i in range(n_nodes)], [f"to {i}" for i in range(n_nodes)])
+    names = [f"from ${records.input_name(j)}$" for j in range(n_nodes + 1)]
+    axes.set_yticks([HIGH / 2 - j for j in range(n_nodes + 1)], names)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def entropy(axes, history):
+    """Mean entropy of the mixing weights of both cells against the epochs."""
+    epochs = [record["epoch"] for record in history]
+    marker = "o" if len(epochs) <= 20 else None
+    for cell, style in (("normal", "-"), ("reduce", "--")):
+        axes.plot(epochs, [record["entropy"][cell] for record in history], style, marker=marker,
+                  markersize=3, color=palette.INK, label=CELLS[cell])  # fmt: skip
+    undecided = math.log(len(history[-1]["primitives"]))
+    axes.axhline(undecided, color=palette.FAINT, linewidth=0.8, label="undecided")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set_ylabel("mean entropy\nof alpha [nats]", fontsize="small")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def table(record):
+    """The edges of both cells as text, one line each: what is ahead of what, and by how much."""
+    genotype = gt.from_str(record["genotype"], ops=gt.AnyOp())
+    lines = [f"  {'cell':<7} {'edge':<12} {'kept':<4}  {'strongest op':<18} {'weight':>6}   "
+             f"{'runner-up':<18} {'weight':>6}  {'margin':>6}"]  # fmt: skip
+    for cell in CELLS:
+        gene = getattr(genotype, cell)
+        kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
+        for e in records.edges(record, cell):
+            edge = f"{records.input_name(e['input'])} -> {e['node']}"
+            mark = "*" if (e["node"], e["input"]) in kept else ""
+            line = f"  {cell:<7} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
+            if e["second"] is not None:
+                line += f"   {e['second']:<18} {e['second_weight']:6.4f}  {e['margin']:6.4f}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def plot_run(run_path, out=None):
+    """Draw the alphas of a search to `out` (default: alphas.png in its folder); returns it."""
+    fig = figure(records.read_alphas(run_path), os.path.normpath(run_path))
+    return save(fig, out or os.path.join(run_path, "alphas.png"), dpi=110)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("plot_alphas.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("run", metavar="searchs/NAME", help="run folder of a search")
+    parser.add_argument("--out", help="picture to write (default: alphas.png in the folder)")
+    args = parser.parse_args(argv)
+    try:
+        print(plot_run(args.run, args.out))
+        print(table(records.read_alphas(args.run)[-1]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"plot_alphas.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

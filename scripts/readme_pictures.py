@@ -1,0 +1,78 @@
+"""Make the pictures of the README from a finished run.
+
+    python search.py --quick --name digits
+    python scripts/readme_pictures.py searchs/digits
+
+Writes to assets/. The picture of the page is taken by a headless Chromium ($CHROMIUM, or the one on
+the PATH), driven by playwright.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+import visualize
+
+ASSETS = Path(visualize.__file__).resolve().parent / "assets"
+COPIES = {
+    "normal.gif": "quick-normal.gif", "loss_accuracy.png": "quick-curves.png",
+    "alphas.png": "quick-alphas.png",
+}  # fmt: skip
+
+
+def screenshots(page_path, program):
+    """The top of the page on a laptop in daylight, and on a phone in the dark, side by side."""
+    shots = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        for width, scheme in ((1160, "light"), (420, "dark")):
+            context = browser.new_context(
+                viewport={"width": width, "height": 1000}, color_scheme=scheme
+            )
+            page = context.new_page()
+            page.goto(page_path.resolve().as_uri())
+            shots.append(ASSETS / f"report-{scheme}.png")
+            page.screenshot(path=shots[-1])
+        browser.close()
+    pictures = [Image.open(shot).convert("RGB") for shot in shots]
+    both = Image.new("RGB", (sum(p.width for p in pictures) + 20, 1000), "white")
+    both.paste(pictures[0], (0, 0))
+    both.paste(pictures[1], (pictures[0].width + 20, 0))
+    for shot in shots:
+        shot.unlink()
+    return both
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("readme_pictures.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("run", metavar="searchs/NAME", type=Path, help="a finished search")
+    args = parser.parse_args(argv)
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if program is None:
+        sys.exit("readme_pictures.py: no chromium on the PATH or in $CHROMIUM")
+    try:
+        visualize.main([str(args.run), "--out", str(ASSETS)])
+        for cell in ("normal", "reduce"):
+            os.replace(ASSETS / f"{cell}.png", ASSETS / f"quick-{cell}.png")
+            (ASSETS / f"{cell}.gv").unlink()
+        for source, target in COPIES.items():
+            shutil.copyfile(args.run / source, ASSETS / target)
+        both = screenshots(args.run / "report.html", program)
+        # few colors: an eighth of the size, and nobody sees it
+        both.quantize(128, dither=Image.Dither.NONE).save(ASSETS / "report.png", optimize=True)
+        for name in ("quick-curves.png", "quick-alphas.png"):
+            picture = Image.open(ASSETS / name).convert("RGB")
+            picture.quantize(64, dither=Image.Dither.NONE).save(ASSETS / name, optimize=True)
+    except OSError as error:
+        sys.exit(f"readme_pictures.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

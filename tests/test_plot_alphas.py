@@ -1,0 +1,163 @@
+"""The figure of alpha, its table, and the palette: numbers and colors are the recorded ones."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from conftest import lines
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
+from PIL import Image
+
+import genotypes as gt
+import palette
+import plot_alphas
+import records
+from models import ops
+
+
+@pytest.fixture
+def run(finished_search):
+    return str(finished_search[0] / "searchs" / "s")
+
+
+def test_curves_have_one_value_per_epoch_for_every_op_of_every_edge(run):
+    history = records.read_alphas(run)
+    raw = lines(f"{run}/alphas.jsonl")
+    for cell in ("normal", "reduce"):
+        found = plot_alphas.curves(history, cell)
+        assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+        for (node, j), by_op in found.items():
+            assert list(by_op) == gt.PRIMITIVES
+            for i, op in enumerate(gt.PRIMITIVES):
+                assert by_op[op] == [record[cell][node][j][i] for record in raw]
+
+
+def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
+    history = records.read_alphas(run)
+    fig = plot_alphas.figure(history)
+    normal, reduction, entropy = fig.axes
+    weights = [w for r in history for c in ("normal", "reduce") for n in r[c] for e in n for w in e]
+    low, high = min(weights), max(weights)
+    for axes, cell in ((normal, "normal"), (reduction, "reduce")):
+        assert f"from {low:.3f} to {high:.3f}" in axes.get_title()
+        _, drawn = [c for c in axes.collections if isinstance(c, LineCollection)]
+        series = plot_alphas.curves(history, cell)
+        wanted = [(edge, op) for edge in series for op in series[edge]]
+        assert [to_hex(c) for c in drawn.get_colors()] == [palette.color(op) for _, op in wanted]
+        for ((node, j), op), segment in zip(wanted, drawn.get_segments(), strict=True):
+            levels = plot_alphas.HIGH * (
+                0.06 + 0.88 * (np.array(series[node, j][op]) - low) / (high - low)
+            )
+            assert segment[:, 1] + j == pytest.approx(levels)
+            assert segment[[0, -1], 0] == pytest.approx([node, node + plot_alphas.WIDE])
+    curves = {line.get_label(): line for line in entropy.get_lines()}
+    for cell, name in plot_alphas.CELLS.items():
+        assert list(curves[name].get_ydata()) == [r["entropy"][cell] for r in history]
+    assert curves["undecided"].get_ydata()[0] == pytest.approx(math.log(8))
+
+
+def test_kept_edges_are_framed(run):
+    history = records.read_alphas(run)
+    gene = gt.from_str(history[-1]["genotype"]).normal
+    frames = plot_alphas.figure(history).axes[0].collections[0]
+    strong = [width > 1 for width in frames.get_linewidths()]
+    kept = {(i, j) for i, chosen in enumerate(gene) for _, j in chosen}
+    assert strong == [edge in kept for edge in plot_alphas.curves(history, "normal")]
+
+
+RECORD = {
+    "epoch": 3, "primitives": ["a", "none", "b"], "entropy": {"normal": 1.0, "reduce": 1.0},
+    "normal": [[[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]],
+    "reduce": [[[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]],
+    "genotype": "Genotype(normal=[[('b', 0), ('a', 1)]], normal_concat=[2], "
+                "reduce=[[('a', 0), ('a', 1)]], reduce_concat=[2])",
+}  # fmt: skip
+
+
+def test_runner_up_and_margin_leave_none_out():
+    first, second = records.edges(RECORD, "normal")
+    assert (first["op"], first["second"]) == ("b", "a")
+    assert first["margin"] == pytest.approx(0.1)
+    assert (second["op"], second["second"], second["weight"]) == ("a", "b", 0.6)
+    only = {**RECORD, "primitives": ["a", "none"], "normal": [[[0.2, 0.8], [0.9, 0.1]]]}
+    assert records.edges(only, "normal")[0]["second"] is None
+
+
+def test_the_table(run):
+    text = plot_alphas.table(RECORD).splitlines()
+    assert len(text) == 5
+    assert text[1].split() == [
+        "normal", "c_{k-2}", "->", "0", "*", "b", "0.3000", "a", "0.2000", "0.1000",
+    ]  # fmt: skip
+    record = records.read_alphas(run)[-1]
+    kept = [line for line in plot_alphas.table(record).splitlines() if " *" in line]
+    assert [line.split()[5] for line in kept] == [
+        op for gene in gt.from_str(record["genotype"])[::2] for edges in gene for op, _ in edges
+    ]
+
+
+def test_last_is_the_genotype_of_the_last_alphas(run):
+    record = records.read_alphas(run)[-1]
+    for cell, gene in (("normal", 0), ("reduce", 2)):
+        alphas = [[[math.log(w) for w in row] for row in rows] for rows in record[cell]]
+        assert gt.parse(alphas) == gt.load(f"{run}/genotype-last.json")[gene]
+
+
+def test_the_command(run, here, capsys):
+    plot_alphas.main([run, "--out", "a.png"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "a.png"
+    assert len(out) == 2 + 10
+    with Image.open("a.png") as image:
+        assert image.width > 500
+
+
+def test_after_a_resume_the_later_record_counts_and_a_broken_line_is_passed_over(here):
+    os.makedirs("r")
+    with open("r/alphas.jsonl", "w") as stream:
+        for epoch, entropy in ((1, 1.0), (2, 0.5), (2, 0.7)):
+            record = {**RECORD, "epoch": epoch, "entropy": {"normal": entropy, "reduce": entropy}}
+            stream.write(json.dumps(record) + "\n")
+        stream.write('{"epoch": 3, "prim')
+    history = records.read_alphas("r")
+    assert [(r["epoch"], r["entropy"]["normal"]) for r in history] == [(1, 1.0), (2, 0.7)]
+    plot_alphas.plot_run("r")
+    assert sorted(os.listdir("r")) == ["alphas.jsonl", "alphas.png"]
+
+
+def test_a_folder_without_alphas_ends_in_one_line(here):
+    (here / "r").mkdir()
+    for path in ("r", "missing"):
+        with pytest.raises(SystemExit) as caught:
+            plot_alphas.main([path])
+        assert caught.value.code.startswith("plot_alphas.py: ")
+        assert "\n" not in caught.value.code
+
+
+# --- the palette --------------------------------------------------------------------------------
+
+
+def luminance(color):
+    """Relative luminance of WCAG."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_every_op_of_the_repository_has_a_family_and_a_color_of_its_own():
+    colors = [palette.color(op) for op in ops.OPS]
+    assert len(set(colors)) == len(colors)
+    assert all(palette.family(op) != "own block" for op in ops.OPS)
+    for color in [*colors, *palette.OWN]:  # readable on white, where large text needs 3 to 1
+        assert 1.05 / (luminance(color) + 0.05) >= 3
+
+
+def test_own_blocks_keep_their_color():
+    assert palette.family("ghost_conv") == "own block"
+    assert palette.color("ghost_conv") == palette.color("ghost_conv") in palette.OWN
+    assert palette.legend(["ghost_conv", "sep_conv_5x5", "sep_conv_3x3"]) == [
+        ("separable", palette.color("sep_conv_3x3")), ("own block", palette.color("ghost_conv")),
+    ]  # fmt: skip

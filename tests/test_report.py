@@ -1,0 +1,244 @@
+"""The page: everything it promises is on it, in a real browser too."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import lines
+
+import genotypes as gt
+import report
+import visualize
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def search_run(finished_search):
+    return finished_search[0] / "searchs" / "s"
+
+
+@pytest.fixture
+def augment_run(finished_augment):
+    return finished_augment[0] / "augments" / "a"
+
+
+def text_of(page):
+    """What a person reads: the page without style, script and tags."""
+    page = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+
+
+def test_the_page_of_a_search_says_everything(search_run):
+    page = (search_run / "report.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    best = json.loads((search_run / "genotype.json").read_text())
+    network = json.loads((search_run / "summary.json").read_text())["network"]
+    config = json.loads((search_run / "config.json").read_text())
+    assert "Architecture search on digits (8x8)" in text
+    assert "epochs finished 2 of 2" in text
+    assert f"best held-out accuracy {100 * best['top1']:.2f} % epoch {best['epoch']}" in text
+    assert f"{network['params'] / 1e6:.3f} M" in text
+    assert f"{network['madds'] / 1e6:.1f} M multiply-adds at 8x8" in text
+    assert "images per second" in text
+    assert re.search(r"pictures [\d.]+ s, [\d.]+ % of it", text)
+    assert "augment.py --genotype searchs/s" in text
+    assert best["genotype"] in text
+    assert "node 0 = " in text
+    for key, value in {**config["flags"], **config["versions"]}.items():
+        assert f"{key} {', '.join(value) if isinstance(value, list) else value}" in text
+    for record in lines(search_run / "metrics.jsonl"):
+        assert f"{record['loss']:.4f} {100 * record['top1']:.2f} %" in text
+    for op, n in gt.count_ops(gt.load(search_run).normal).items():
+        assert f"{n} {op}" in text
+    assert text.count(" → ") == 10  # every edge
+    assert page.count("<button") == 2
+    assert page.count("data:image/png;base64,") == 4  # two cells, curves, alphas
+    assert page.count("data:image/gif;base64,") == 2
+
+
+def test_nothing_is_fetched_from_anywhere(search_run, augment_run):
+    for run in (search_run, augment_run):
+        page = (run / "report.html").read_text(encoding="utf-8")
+        sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>]+)", page)
+        assert sources
+        assert all(source.startswith("data:") for source in sources)
+        assert not re.findall(r"url\(|@import|<link rel=.stylesheet|fetch\(|https?://", page)
+
+
+def test_the_page_of_a_training(augment_run):
+    text = text_of((augment_run / "report.html").read_text(encoding="utf-8"))
+    last = lines(augment_run / "metrics.jsonl")[-1]
+    assert "Training of a found cell on digits" in text
+    assert f"last test accuracy {100 * last['top1']:.2f} %" in text
+    assert "picked on the test split" in text
+    assert "augment.py --evaluate augments/a" in text
+    assert gt.to_str(gt.load(augment_run)) in text
+    assert {"normal.png", "reduce.png", "loss_accuracy.png"} <= set(os.listdir(augment_run))
+    assert "supernet" not in text
+
+
+def test_what_is_written_into_the_page_cannot_break_it(search_run, here):
+    shutil.copytree(search_run, "r")
+    config = json.loads(Path("r/config.json").read_text())
+    config["flags"]["data_path"] = "</table><script>alert(1)</script>&amp;"
+    Path("r/config.json").write_text(json.dumps(config))
+    page = Path(report.write("r")).read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "data_path </table><script>alert(1)</script>&amp;" in html.unescape(page).replace(
+        '</td><td class="any">', " "
+    )
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [["plots"], ["alphas.jsonl", "alphas.png"], ["config.json", "summary.json", "genotype.json"],
+     ["normal.gif", "loss_accuracy.png"]],
+)  # fmt: skip
+def test_a_folder_that_lacks_something_has_a_page_all_the_same(search_run, here, missing):
+    shutil.copytree(search_run, "r")
+    for name in missing:
+        shutil.rmtree(f"r/{name}") if os.path.isdir(f"r/{name}") else os.remove(f"r/{name}")
+    text = text_of(Path(report.write("r")).read_text(encoding="utf-8"))
+    assert "epochs finished 2 of 2" in text
+    assert not [name for name in os.listdir("r") if name.endswith(".tmp")]
+
+
+def test_a_run_in_its_first_epochs(search_run, here):
+    shutil.copytree(search_run, "r")
+    text = Path("r/metrics.jsonl").read_text().splitlines()
+    Path("r/metrics.jsonl").write_text("\n".join(text[:1]) + '\n{"phase": "va')
+    page = text_of(Path(report.write("r")).read_text(encoding="utf-8"))
+    assert "epochs finished 1 of 2" in page
+
+
+def test_one_command_makes_every_picture_again(search_run, here, capsys):
+    shutil.copytree(search_run, "r")
+    pictures = [p.relative_to("r") for p in Path("r").rglob("*")
+                if p.suffix in (".png", ".gif", ".gv", ".html")]  # fmt: skip
+    assert len(pictures) == 13
+    before = {p: Path("r", p).read_bytes() for p in pictures}
+    for picture in pictures:
+        Path("r", picture).unlink()
+    report.main(["r"])
+    assert capsys.readouterr().out.strip() == os.path.join("r", "report.html")
+    for picture in pictures:
+        if picture.suffix in (".gv", ".gif") or picture.parent.name == "plots":
+            assert Path("r", picture).read_bytes() == before[picture], picture
+        else:
+            assert Path("r", picture).stat().st_size > 1000
+
+
+def test_the_command_without_a_renderer_gives_the_rest(search_run, here, monkeypatch, capsys):
+    shutil.copytree(search_run, "r")
+    os.remove("r/report.html")
+    monkeypatch.setattr(visualize, "find_renderers", list)
+    report.main(["r"])
+    said = capsys.readouterr()
+    assert said.out.strip() == os.path.join("r", "report.html")
+    assert "pip install graphviz-pure" in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_the_command_as_a_process_and_bad_folders(augment_run, here):
+    shutil.copytree(augment_run, "a")
+    words = [sys.executable, ROOT / "report.py"]
+    done = subprocess.run([*words, "a"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for folder in ("missing", "."):
+        done = subprocess.run([*words, folder], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith("report.py: ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (9.96, "10.0 s"), (43.2, "43 s"), (59.6, "60 s"), (60, "1 min 0 s"),
+     (725, "12 min 5 s"), (3600 * 3 + 20 * 60, "3 h 20 min")],
+)  # fmt: skip
+def test_durations_in_words(seconds, words):
+    assert report.duration(seconds) == words
+
+
+# --- in a browser -------------------------------------------------------------------------------
+
+
+def find_chromium():
+    """A Chromium to drive: $CHROMIUM, or what Debian and others call it."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium on the PATH or in $CHROMIUM (Debian: apt install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("kind", ["search_run", "augment_run"])
+def test_the_page_in_a_browser(browser, request, kind, width, scheme):
+    run = request.getfixturevalue(kind)
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
+    )
+    page = context.new_page()
+    wrong = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda asked: wrong.append(asked.url))
+    page.goto((run / "report.html").absolute().as_uri())
+    for opened in (False, True):  # as it comes, and with everything unfolded
+        if opened:
+            page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        assert page.evaluate("document.scrollingElement.scrollWidth") == width
+        # nothing sticks out, but for what stands in a box of its own that scrolls
+        assert (
+            page.evaluate("""() => [...document.querySelectorAll('main *')].filter(e =>
+            !e.closest('.scroll') && e.getBoundingClientRect().right > innerWidth
+        ).map(e => e.outerHTML.slice(0, 80))""")
+            == []
+        )
+    shown = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
+    assert shown == [True] * (6 if kind == "search_run" else 3)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", background)[:3]))
+    assert brightness < 200 if scheme == "dark" else brightness > 650
+    assert wrong == []
+    context.close()
+
+
+def test_the_command_is_copied(browser, search_run):
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto((search_run / "report.html").absolute().as_uri())
+    page.get_by_role("button", name="Copy").first.click()
+    page.get_by_text("Copied").wait_for()
+    command = json.loads((search_run / "summary.json").read_text())["next"]
+    assert page.evaluate("navigator.clipboard.readText()") == command
+    context.close()
+
+
+def test_without_scripts_the_page_is_whole_and_has_no_dead_button(browser, search_run):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((search_run / "report.html").absolute().as_uri())
+    assert page.get_by_role("button").count() == 0
+    assert page.get_by_text("How alpha decided").is_visible()
+    page.get_by_text("In words, and as text").click()
+    assert page.get_by_text("node 0 = ").is_visible()
+    context.close()
