@@ -40,6 +40,7 @@ class Architect:
         self.alphas = list(net.alphas())
         # frozen weights take no step, virtual or real
         self.weights = [w for w in net.weights() if w.requires_grad]
+        self.draws = False  # whether a pass was seen to draw random numbers
 
     def unrolled_backward(self, trn_X, trn_y, val_X, val_y, xi, w_optim):
         """Write the gradient of L_val(w - xi * dL_train/dw, alpha) into alpha.grad (Eq. 6-8).
@@ -107,10 +108,11 @@ class Architect:
         with _full_precision(self.weights[0].device.type), _kept(self.weights) as saved:
             with torch.no_grad():
                 torch._foreach_add_(self.weights, step)  # w+ = w + eps * dw
-            random = _random_states(self.weights[0].device)
+            random = self._random_states()
             positive = self._grad(trn_X, trn_y, self.alphas)
-            for state, set_state in random:  # dropout must draw the same in both passes
-                set_state(state)
+            for get, set_, state in random:  # dropout must draw the same in both passes
+                self.draws = self.draws or not torch.equal(get(), state)
+                set_(state)
             with torch.no_grad():  # from w itself: (w + s) - 2s would round twice
                 _copy(self.weights, saved)
                 torch._foreach_sub_(self.weights, step)  # w- = w - eps * dw
@@ -119,6 +121,30 @@ class Architect:
             torch._foreach_sub_(positive, negative)
             torch._foreach_div_(positive, 2 * eps)
         return positive
+
+    def _random_states(self):
+        """(get, set, state) of every generator that a pass may draw from. The states lie in the
+        memory of the host, also those of a GPU, so it is not waited for.
+
+        While a CUDA graph is recorded they cannot be read. That is no loss where no pass has drawn
+        yet (the first is never recorded); else raises RuntimeError.
+        """
+        device = self.weights[0].device
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if self.draws:
+                raise RuntimeError("a block draws random numbers, as dropout does")
+            return []
+        generators = [(torch.get_rng_state, torch.set_rng_state)]
+        if device.type == "cuda":
+            generators.append(
+                (
+                    lambda: torch.cuda.get_rng_state(device),
+                    lambda state: torch.cuda.set_rng_state(state, device),
+                )
+            )
+        elif device.type == "mps":
+            generators.append((torch.mps.get_rng_state, torch.mps.set_rng_state))
+        return [(get, set_, get()) for get, set_ in generators]
 
     def _grad(self, X, y, inputs):
         """Gradient of the loss for `inputs` alone; zeros for what the loss does not reach."""
@@ -147,19 +173,6 @@ def _full_precision(device_type):
     finally:
         for backend, value in zip(backends, allowed, strict=True):
             backend.allow_tf32 = value
-
-
-def _random_states(device):
-    """(state, function that sets it) of every generator that a pass on `device` may draw from. The
-    states lie in the memory of the host, also those of a GPU, so it is not waited for."""
-    states = [(torch.get_rng_state(), torch.set_rng_state)]
-    if device.type == "cuda":
-        states.append(
-            (torch.cuda.get_rng_state(device), lambda s: torch.cuda.set_rng_state(s, device))
-        )
-    elif device.type == "mps":
-        states.append((torch.mps.get_rng_state(), torch.mps.set_rng_state))
-    return states
 
 
 @contextmanager

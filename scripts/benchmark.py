@@ -21,13 +21,16 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
+import data_sets
 import genotypes as gt
 import preproc
 import run_folder
+import transforms
 import utils
 from architect import Architect
-from models import reference, search_cells, search_cnn
+from models import augment_cnn, reference, search_cells, search_cnn
 
 # (images as (channels, side), batch); the network is the paper's: C 16, 8 cells, 4 nodes, 8 ops
 SIZES = {
@@ -218,6 +221,10 @@ def measure(name, device, repeats):
     least = bound(fast, device)
     print(f"{name}: its convolutions alone {least:.2f} s, "
           f"{least / figures['step, order 2']['fast']:.0%} of the fast step")  # fmt: skip
+    loader = loader_seconds(shape, batch)
+    print(f"{name}: one loader process takes {loader:.3f} s for a batch")
+    training = train_seconds(device, shape, repeats)
+    show(f"{name}, augment.py's step", training, ("contiguous", "channels last"))
     memory = {}
     if device.type == "cuda" or os.path.exists("/proc/self/statm"):
         for label, cell, is_fast, checkpoint in (
@@ -228,7 +235,10 @@ def measure(name, device, repeats):
             memory[label] = memory_of(cell, is_fast, checkpoint, device, shape, batch)
             print(f"{name}: peak memory {label} {memory[label] / 2**20:,.0f} MiB, "
                   f"{memory[label] / memory['plain']:.2f} of plain")  # fmt: skip
-    return {"batch": batch, "phases": figures, "convolutions": least, "memory": memory}
+    return {
+        "batch": batch, "phases": figures, "convolutions": least, "loader": loader,
+        "augment": training, "memory": memory,
+    }  # fmt: skip
 
 
 def growth(device):
@@ -247,17 +257,54 @@ def growth(device):
     return table
 
 
-def loader_seconds():
-    """Seconds that the loader of the digits takes for one batch of 64."""
-    data = preproc.search_data("digits", "", 64, 0.5, seed=0)
+class Noise(Dataset):
+    """Random images in memory, as preproc.View wants them."""
+
+    def __init__(self, n, shape):
+        C_in, side = shape
+        self.images = torch.randint(256, (n, C_in, side, side), dtype=torch.uint8)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], 0
+
+
+def loader_seconds(shape, batch):
+    """Seconds that one process takes to draw, augment and stack a batch of images."""
+    C_in, side = shape
+    about = data_sets.DataSpec("noise", C_in, (side, side), ("a",), (0.5,) * C_in, (0.25,) * C_in)
+    moves = transforms.transforms(about, True, 0, "digits" if C_in == 1 else "cifar")
+    loader = DataLoader(preproc.View(Noise(8 * batch, shape), moves), batch, shuffle=True)
     start = time.perf_counter()
-    n = sum(1 for _ in data.train)
+    n = sum(1 for _ in loader)
     return (time.perf_counter() - start) / n
 
 
-def show(label, f):
+def train_seconds(device, shape, repeats):
+    """A training step of DARTS_V2 (C 16, 8 cells, batch 32), contiguous against channels last."""
+    C_in, side = shape
+    steps = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net = augment_cnn.AugmentCNN(side, C_in, 16, 10, 8, False, gt.PUBLISHED["DARTS_V2"])
+        net.to(device, memory_format=layout)
+        optim = torch.optim.SGD(net.parameters(), XI, momentum=0.9)
+        X, y = torch.randn(32, C_in, side, side), torch.randint(10, (32,))
+        X, y = X.to(device, memory_format=layout), y.to(device)
+
+        def step(net=net, optim=optim, X=X, y=y):
+            optim.zero_grad()
+            F.cross_entropy(net(X)[0], y).backward()
+            optim.step()
+
+        steps.append(step)
+    return compare(*steps, device, repeats)
+
+
+def show(label, f, names=("plain", "fast")):
     print(
-        f"{label:32} plain {f['plain']:8.3f} s   fast {f['fast']:8.3f} s   "
+        f"{label:32} {names[0]} {f['plain']:8.3f} s   {names[1]} {f['fast']:8.3f} s   "
         f"ratio {f['ratio']:.2f} ({f['low']:.2f} to {f['high']:.2f})",
         flush=True,
     )
@@ -278,8 +325,6 @@ def main(argv=None):
     utils.prepare_device(device)
     print(f"{utils.device_name(device)}, torch {torch.__version__}")
     record = {"sizes": {name: measure(name, device, args.repeats) for name in args.sizes}}
-    record["loader_seconds_per_batch"] = loader_seconds()
-    print(f"digits: the loader takes {record['loader_seconds_per_batch']:.3f} s for a batch of 64")
     if args.growth:
         record["growth"] = growth(device)
     record |= {

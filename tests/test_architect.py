@@ -1,6 +1,7 @@
 """The alpha gradient against exact autograd, and what the architect must leave untouched."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,6 +215,25 @@ def test_dropout_draws_the_same_mask_for_both_passes_of_the_difference(per_edge,
     assert relative_error(found, wanted) < 1e-2
     assert torch.equal(after, torch.get_rng_state())  # the next step draws anew
     assert relative_error(architect.compute_hessian(dw, trn_X, trn_y), wanted) > 0.1
+
+
+def test_random_numbers_are_noticed_before_a_graph_is_recorded(monkeypatch):
+    def dropped(C, stride, affine):
+        return nn.Sequential(*ops.OPS["sep_conv_3x3"](C, stride, affine), nn.Dropout(0.3))
+
+    monkeypatch.setitem(ops.OPS, "dropped", dropped)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for op, draws in (("dropped", True), ("sep_conv_3x3", False)):
+        net = supernet(primitives=[op, "skip_connect"])
+        architect = Architect(net, MOMENTUM, DECAY)
+        architect.compute_hessian([torch.ones_like(w) for w in net.weights()], *batches()[:2])
+        assert architect.draws == draws
+        architect.weights = [SimpleNamespace(device=torch.device("cuda"))]
+        if draws:
+            with pytest.raises(RuntimeError, match="dropout"):
+                architect._random_states()
+        else:
+            assert architect._random_states() == []
 
 
 def hessian_vector(net, dw, X, y):
