@@ -146,8 +146,11 @@ def quickest_layout(net, X, repeats=3):
 
 
 def autocast(device, amp):
-    """The context of --amp: "bf16" computes in bfloat16 what tolerates it, "off" nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
+    """The context of --amp: "bf16" computes in bfloat16 what tolerates it, "off" nothing.
+
+    Without autocast's cache of weights: it does not notice that the virtual step changes them.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16", cache_enabled=False)
 
 
 def device_name(device):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 import genotypes as gt
+import utils
 from architect import Architect
 from models import ops, reference, search_cnn
 from models.search_cnn import SearchCNNController
@@ -234,6 +235,27 @@ def test_random_numbers_are_noticed_before_a_graph_is_recorded(monkeypatch):
                 architect._random_states()
         else:
             assert architect._random_states() == []
+
+
+def test_the_second_pass_sees_the_virtual_weights_in_bfloat16_too():
+    """Autocast remembers the bfloat16 form of weights, and would not notice the virtual step."""
+    trn_X, trn_y, val_X, val_y = (t.float() if t.is_floating_point() else t for t in batches())
+    nets = [supernet().float() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    xi, cpu = 0.5, torch.device("cpu")
+    optims = [torch.optim.SGD(net.weights(), xi) for net in nets]
+    seen = []
+    nets[0].register_forward_hook(lambda net, args, logits: seen.append(logits.detach()))
+    with utils.autocast(cpu, "bf16"):
+        Architect(nets[0], 0.0, 0.0).unrolled_backward(
+            trn_X, trn_y, val_X, val_y, xi, optims[0]
+        )  # fmt: skip
+    with utils.autocast(cpu, "bf16"):
+        Architect(nets[1], 0.0, 0.0).virtual_step(trn_X, trn_y, xi, optims[1])
+    with utils.autocast(cpu, "bf16"):
+        wanted = nets[1](val_X)
+    assert wanted.dtype == torch.bfloat16
+    assert torch.equal(seen[1], wanted)
 
 
 def hessian_vector(net, dw, X, y):
