@@ -60,7 +60,9 @@ def main(argv=None):
             cfg.dataset, cfg.data_path, cfg.batch_size, cfg.workers,
             pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length, seed=cfg.seed,
             options=preproc.Options.of(cfg, run.state and run.state.get("data")),
+            lower="batch_size" not in cfg.given(),
         )  # fmt: skip
+        cfg.batch_size = data.batch_size
         data = data._replace(train=pace.Timed(data.train))
         run.top_k = min(5, len(data.spec.classes))
         criterion = utils.criterion(
@@ -224,7 +226,11 @@ def searched_on(source):
 def subject(cfg):
     """What a run without --name is called after: its search, published cell, or data set."""
     if os.path.isdir(cfg.genotype):
-        return os.path.basename(os.path.abspath(cfg.genotype))
+        name = os.path.basename(os.path.abspath(cfg.genotype))
+        flags = searched_on(cfg.genotype)
+        if other_images(cfg.flags(), cfg.flags(), flags):
+            name += f"-on-{preproc.subject(cfg.dataset, cfg.data_path)}"
+        return name
     if cfg.genotype in gt.PUBLISHED:
         return cfg.genotype
     return preproc.subject(cfg.dataset, cfg.data_path)

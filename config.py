@@ -5,6 +5,7 @@ one that differs says so in its help text. The README has the table.
 """
 
 import argparse
+import difflib
 import math
 import os
 import re
@@ -301,6 +302,11 @@ class Parser(argparse.ArgumentParser):
     """Says what was wrong in one line, without the page of usage before it."""
 
     def error(self, message):
+        if message.startswith("unrecognized arguments: --"):
+            word = message.split()[2].split("=")[0].replace("-", "_")
+            known = {f.replace("-", "_"): f for a in self._actions for f in a.option_strings}
+            near = difflib.get_close_matches(word, known, 1)
+            message += f"; did you mean {known[near[0]]}?" if near else ""
         self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
 
 
@@ -356,6 +362,7 @@ class Config(argparse.Namespace):
             allow_abbrev=False,
         )  # fmt: skip
         self.add_groups(parser)
+        self._argv = argv
         if saved is not None:
             saved = {key: value for key, value in saved.items() if key not in OF_THE_CALL}
             parser.set_defaults(**saved)
@@ -392,7 +399,15 @@ class Config(argparse.Namespace):
 
     def flags(self):
         """All flags as a dict of JSON values."""
-        return dict(vars(self))
+        return {key: value for key, value in vars(self).items() if key != "_argv"}
+
+    def given(self):
+        """Names of the flags that stand on the command line, whatever their values."""
+        parser, unsaid = Parser(self.PROG, allow_abbrev=False), object()
+        self.add_groups(parser)
+        parser.set_defaults(**dict.fromkeys(self.flags(), unsaid))
+        parsed = vars(parser.parse_args(self._argv))
+        return {key for key, value in parsed.items() if value is not unsaid}
 
 
 class SearchConfig(Config):

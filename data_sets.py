@@ -126,8 +126,8 @@ def spec(name):
     """The DataSpec of a data set. Raises ValueError for an unknown name."""
     if name not in SPECS:
         raise ValueError(
-            f"unknown data set {name!r}; known: {', '.join((*SPECS, *FOLDERS))}, and every folder "
-            f"of images"
+            f"unknown data set {name!r}: there is no such folder of images here, and known by name "
+            f"are {', '.join((*SPECS, *FOLDERS))}"
         )
     return SPECS[name]
 

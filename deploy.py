@@ -163,6 +163,7 @@ def predict(cfg):
     the lines as dicts.
     """
     with utils.usage_errors("augment.py"):
+        check_out(cfg.out)
         files = images_of(cfg.predict)
         trained = load(checkpoint_path(cfg.trained))
         device = utils.pick_device(cfg.device, cfg.gpus)
@@ -186,6 +187,13 @@ def predict(cfg):
         print(f"augment.py: {broken} of {len(files)} images cannot be read", file=sys.stderr)
         raise SystemExit(1)
     return rows
+
+
+def check_out(path):
+    """Raise ValueError where --out names a file in a folder that does not exist."""
+    folder = os.path.dirname(path or "") or "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"--out {path}: there is no folder {folder}")
 
 
 @contextmanager

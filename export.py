@@ -9,7 +9,6 @@ import copy
 import importlib.util
 import io
 import json
-import os
 import warnings
 from contextlib import contextmanager
 
@@ -45,9 +44,7 @@ def export(cfg):
                 f"--export {cfg.export} needs {' and '.join(missing)}: "
                 f"pip install {' '.join(missing)}"
             )
-        folder = os.path.dirname(cfg.out) or "."
-        if not os.path.isdir(folder):
-            raise ValueError(f"--out {cfg.out}: there is no folder {folder}")
+        deploy.check_out(cfg.out)
         trained = deploy.load(deploy.checkpoint_path(cfg.trained))
     with utils.run_errors("augment.py"):
         print(f"{trained.path} as {cfg.export}; a large network takes a minute or two", flush=True)

@@ -80,7 +80,8 @@ def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
         top = band(int(width), epoch, n_epochs, (scores or {}).get(epoch))
         frame = Image.fromarray(np.vstack([top, pad(image, height, width)]))
         # no dithering: it is seen on flat areas, and does not compress
-        frame = frame.quantize(COLORS, dither=Image.Dither.NONE)
+        # not by median cut, which turns a color of few pixels into a grey, another in each frame
+        frame = frame.quantize(COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         pictures.append(np.asarray(frame.convert("RGB")))
     durations = [1000 / fps] * (len(images) - 1) + [HOLD]  # milliseconds
     if len(images) == 1:  # Pillow takes a list for an animation only

@@ -39,9 +39,16 @@ def curves(history, cell):
     return found
 
 
-def figure(history, title=None):
-    """matplotlib Figure from `records.read_alphas`: all edges of both cells, and the entropy."""
-    last = history[-1]
+def recommended(run_path, history):
+    """The record of the epoch whose cell the search recommends (genotype.json); else the last."""
+    epoch = records.read_object(os.path.join(run_path, "genotype.json")).get("epoch")
+    return next((record for record in history if record["epoch"] == epoch), history[-1])
+
+
+def figure(history, title=None, chosen=None):
+    """matplotlib Figure from `records.read_alphas`: all edges of both cells, and the entropy. What
+    is kept, and how clearly, is said of the record `chosen` (default: the last)."""
+    last = chosen or history[-1]
     n_nodes = len(last["normal"])
     n_rows = n_nodes + 1  # inputs that an edge can come from
     fig = Figure(figsize=(3.7 * n_nodes, 1.15 * n_rows + 2.9), layout="constrained")
@@ -53,11 +60,14 @@ def figure(history, title=None):
     low, high = min(weights), max(weights)
     for i, (cell, edges) in enumerate(zip(CELLS, every, strict=True)):
         axes = fig.add_subplot(grid[0, i])
-        panels(axes, edges, last, cell, low, high)
+        at = history.index(last) / max(len(history) - 1, 1)
+        panels(axes, edges, last, cell, low, high, at)
         axes.set_title(
-            f"{CELLS[cell]}: weight of each op, from {low:.3f} to {high:.3f}", fontsize="medium"
+            f"{CELLS[cell]}: weight of each op, {low:.3f} to {high:.3f}; framed: kept at epoch "
+            f"{last['epoch']}",
+            fontsize="medium",
         )
-    entropy(fig.add_subplot(grid[1, :]), history)
+    entropy(fig.add_subplot(grid[1, :]), history, last["epoch"])
     handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
                for op in last["primitives"]]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)),
@@ -65,11 +75,12 @@ def figure(history, title=None):
     return fig
 
 
-def panels(axes, edges, last, cell, low, high):
+def panels(axes, edges, last, cell, low, high, at):
     """One panel per edge of a cell, all in one Axes: thirty real ones would take seconds to draw.
 
     The panel of the edge from input j to node i has its lower left corner at (i, -j), and shows
-    weights from `low` to `high`. The dotted line is an undecided edge.
+    weights from `low` to `high`. The dotted line is an undecided edge, the upright one, at a share
+    `at` of the width, the epoch of `last`, whose edges are named.
     """
 
     def level(weight, j):
@@ -97,6 +108,10 @@ def panels(axes, edges, last, cell, low, high):
         [[(i, level(flat, j)), (i + WIDE, level(flat, j))] for i, j in edges],
         colors=palette.FAINT, linewidths=0.7, linestyles="dotted",
     ))  # fmt: skip
+    axes.add_collection(LineCollection(
+        [[(i + WIDE * at, -j), (i + WIDE * at, HIGH - j)] for i, j in edges],
+        colors=palette.FAINT, linewidths=0.7,
+    ))  # fmt: skip
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.4))
     for edge in records.edges(last, cell):
         where = (edge["node"] + WIDE / 2, -edge["input"] - 0.04)
@@ -120,14 +135,15 @@ def panels(axes, edges, last, cell, low, high):
     axes.spines[:].set_visible(False)
 
 
-def entropy(axes, history):
-    """Mean entropy of the mixing weights of both cells against the epochs."""
+def entropy(axes, history, chosen):
+    """Mean entropy of the mixing weights of both cells against the epochs; a line at `chosen`."""
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) <= 20 else None
     for cell, style in (("normal", "-"), ("reduce", "--")):
         axes.plot(epochs, [record["entropy"][cell] for record in history], style, marker=marker,
                   markersize=3, color=palette.INK, label=CELLS[cell])  # fmt: skip
     undecided = math.log(len(history[-1]["primitives"]))
+    axes.axvline(chosen, color=palette.FAINT, linewidth=0.8)
     axes.axhline(undecided, color=palette.FAINT, linewidth=0.8, label="undecided")
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_ylabel("mean entropy\nof alpha [nats]", fontsize="small")
@@ -157,7 +173,8 @@ def table(record):
 
 def plot_run(run_path, out=None):
     """Draw the alphas of a search to `out` (default: alphas.png in its folder); returns it."""
-    fig = figure(records.read_alphas(run_path), os.path.normpath(run_path))
+    history = records.read_alphas(run_path)
+    fig = figure(history, os.path.normpath(run_path), recommended(run_path, history))
     return save(fig, out or os.path.join(run_path, "alphas.png"), dpi=110)
 
 
@@ -168,7 +185,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         print(plot_run(args.run, args.out))
-        print(table(records.read_alphas(args.run)[-1]))
+        record = recommended(args.run, records.read_alphas(args.run))
+        print(f"epoch {record['epoch']}, whose cell is the best by the held-out half:")
+        print(table(record))
     except (ValueError, OSError) as error:
         sys.exit(f"plot_alphas.py: {error}")
 

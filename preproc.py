@@ -151,6 +151,7 @@ class Data(NamedTuple):
     held_name: str = "test"  # "test", "val" or "held-out"
     class_counts: tuple = ()  # training images of each class
     cutout_length: int = 0
+    batch_size: int = 0  # of training
     notes: tuple = ()  # what was found and chosen, for the log
     held_files: tuple = ()  # image files held out of the training part, by name
 
@@ -172,11 +173,20 @@ def _loader(dataset, batch_size, train, workers, pin_memory):
     )  # fmt: skip
 
 
-def _check_batch(batch_size, n_images, what):
-    if batch_size > n_images:
+def _fit_batch(batch_size, n_images, what, lower):
+    """(batch size, notes for the log): smaller where there are fewer images and `lower` allows it.
+
+    Raises ValueError, with a number that fits, where it does not.
+    """
+    if batch_size <= n_images:
+        return batch_size, ()
+    fits = 1 << (max(n_images, 1).bit_length() - 1)  # the largest power of two
+    if not lower or fits < 2:
         raise ValueError(
-            f"--batch_size {batch_size} is larger than {what} of {n_images} images; lower it"
+            f"--batch_size {batch_size} is larger than {what} of {n_images} images; "
+            + (f"try --batch_size {fits}" if fits > 1 else "two are needed at least")
         )
+    return fits, (f"batch {fits} instead of {batch_size}, since {what} has {n_images} images",)
 
 
 def in_words(about):
@@ -200,18 +210,20 @@ def balance_in_words(data, class_weights):
 
 def search_data(
     name, data_path, batch_size, val_portion, seed, workers=None, pin_memory=False, cutout_length=0,
-    options=None,
+    options=None, lower=False,
 ):  # fmt: skip
     """Data of a search: the training set in two stratified parts, `val_portion` of it for alpha.
 
     name     one of data_sets.SPECS, or "folder" or "imagenet" for the image folder `data_path`
     options  a data_sets.Options (default: those of the flags)
+    lower    take a smaller batch where there are fewer images
     """
     options = options or Options()
     raw = open_part(name, data_path, "train", options, seed)
     about, workers = raw.spec, _workers(workers, name, raw)
     w_part, alpha_part = _halves(raw, val_portion, seed)
-    _check_batch(batch_size, len(w_part), "the weights' share of the training set")
+    what = "the part of the training set that w learns from"
+    batch_size, fitted = _fit_batch(batch_size, len(w_part), what, lower)
     if len(alpha_part) < 2:
         raise ValueError(f"--val_portion {val_portion} leaves alpha {len(alpha_part)} images")
     _check_classes(raw, w_part, alpha_part, val_portion)
@@ -228,7 +240,8 @@ def search_data(
         held_name="alpha half",
         class_counts=tuple(class_counts(raw)),
         cutout_length=cutout_length,
-        notes=(*raw.notes, note),
+        notes=(*raw.notes, *fitted, note),
+        batch_size=batch_size,
         held_files=tuple(raw.held_files),
     )
 
@@ -255,11 +268,11 @@ def _check_classes(raw, w_part, alpha_part, val_portion):
 
 def augment_data(
     name, data_path, batch_size, workers=None, pin_memory=False, cutout_length=0, seed=0,
-    options=None,
+    options=None, lower=False,
 ):  # fmt: skip
     """Data of the final training: all of the training set, scored on the test split.
 
-    name, options  as in `search_data`
+    name, options, lower  as in `search_data`
     seed           of options.subset
     cutout_length  None: `default_cutout`
     """
@@ -267,7 +280,7 @@ def augment_data(
     raw = open_part(name, data_path, "train", options, seed)
     about, loader_workers = raw.spec, _workers(workers, name, raw)
     n_images = len(raw.images) if raw.indices is None else len(raw.indices)
-    _check_batch(batch_size, n_images, "the training set")
+    batch_size, fitted = _fit_batch(batch_size, n_images, "the training set", lower)
     if cutout_length is None:
         cutout_length = default_cutout(about.size)
     kind, note = chosen(name, options)
@@ -292,7 +305,8 @@ def augment_data(
         held_name=first,
         class_counts=tuple(class_counts(raw)),
         cutout_length=cutout_length,
-        notes=(*raw.notes, *(n for held, _ in parts.values() for n in held.notes), note),
+        notes=(*raw.notes, *fitted, *(n for held, _ in parts.values() for n in held.notes), note),
+        batch_size=batch_size,
         held_files=tuple(raw.held_files),
     )
 

@@ -41,6 +41,8 @@ def read_metrics(run_path):
     Raises ValueError if no epoch is recorded.
     """
     path = os.path.join(run_path, METRICS)
+    if not os.path.isdir(run_path):
+        raise ValueError(f"there is no run folder {run_path}")
     if not os.path.isfile(path):
         raise ValueError(f"{run_path} has no {METRICS}; is it a run folder?")
     phases = {"train": {}, "val": {}}

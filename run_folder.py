@@ -102,9 +102,10 @@ class RunFolder(Terminal):
             self.state = utils.load_checkpoint(self.file(CHECKPOINT))
         elif os.path.exists(self.path):
             if not cfg.overwrite:
+                go_on = ", go on with --resume," if self.has_checkpoint() else ""
                 raise ValueError(
-                    f"{self.path} exists; choose another --name, go on with --resume, or replace "
-                    f"it with --overwrite"
+                    f"{self.path} exists; choose another --name{go_on} or replace it with "
+                    f"--overwrite"
                 )
             if not os.path.isfile(self.file(CONFIG)):
                 raise ValueError(f"{self.path} is no run folder (no {CONFIG}); not overwritten")

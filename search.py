@@ -49,7 +49,9 @@ def main(argv=None):
             cfg.dataset, cfg.data_path, cfg.batch_size, cfg.val_portion, cfg.seed, cfg.workers,
             pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length,
             options=preproc.Options.of(cfg, run.state and run.state.get("data")),
+            lower="batch_size" not in cfg.given(),
         )  # fmt: skip
+        cfg.batch_size = data.batch_size
         data = data._replace(train=pace.Timed(data.train), val=pace.Timed(data.val))
         run.top_k = min(5, len(data.spec.classes))
 
@@ -128,6 +130,7 @@ def main(argv=None):
                 search_log.draw, run, record, data.spec, held["top1"], epoch * n_steps
             )
             pictures.after_epoch(trained["seconds"] + held["seconds"], drawing=drawing)
+        search_log.warn_of_few_steps(run, cfg, data)  # once more, beside the result
         search_log.finish(run, cfg, net, data.spec, last, best, pictures, augment_words(run, cfg))
     return run.path
 
@@ -217,6 +220,7 @@ def announce(run, cfg, net, data, device, layout, first_epoch):
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
         )
     order = "second order" if cfg.order == 2 else "first order"
+    search_log.warn_of_few_steps(run, cfg, data)
     start = "search" if first_epoch == 1 else f"go on with epoch {first_epoch} of the search"
     run.info(f"{start}: {cfg.epochs} epochs of {len(data.train)} steps, {order}")
 

@@ -78,6 +78,19 @@ def log_epoch(run, cfg, net, genotype, epoch, trained, held, best):
         )
 
 
+FEW_STEPS = 200  # fewer leave the supernet near chance; its statistics alone take as many
+
+
+def warn_of_few_steps(run, cfg, data):
+    """A search of a handful of steps runs, but what it finds means nothing."""
+    steps = cfg.epochs * len(data.train)
+    if steps < FEW_STEPS:
+        run.warn(
+            f"{steps} steps in all ({len(data.train)} an epoch) are too few for a cell that means "
+            f"something; take more --epochs or a smaller --batch_size, for {FEW_STEPS} or more"
+        )
+
+
 def skips_of(gene):
     """(skip connections, edges) of a gene."""
     counts = gt.count_ops(gene)

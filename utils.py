@@ -376,7 +376,8 @@ def run_errors(prog, run=None):
         yield
     except KeyboardInterrupt:
         if run is not None and run.has_checkpoint():
-            go_on = f"; go on after the last finished epoch with --name {run.name} --resume"
+            again = command(prog, "--name", run.name, "--resume")
+            go_on = f"; go on after the last finished epoch with\n{again}"
         else:
             go_on = " before an epoch was finished; start again, with --overwrite to keep the name"
         print(f"\n{prog}: interrupted{go_on}", file=sys.stderr)

@@ -236,7 +236,7 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
     args, kwargs = seen["augment_data"]
     assert args == ("digits", "./data/", 700, None)
     options = kwargs.pop("options")
-    assert kwargs == {"pin_memory": False, "cutout_length": 3, "seed": 1}
+    assert kwargs == {"pin_memory": False, "cutout_length": 3, "seed": 1, "lower": False}
     assert options == preproc.Options(notebooks=options.notebooks)
 
 

@@ -107,3 +107,19 @@ def test_a_configuration_touches_nothing_on_disk(here):
     SearchConfig(["--name", "x"])
     AugmentConfig(["--genotype", "searchs/x", "--name", "x"])
     assert os.listdir(".") == []
+
+
+def test_what_was_given_is_known_from_what_was_not(here):
+    cfg = SearchConfig(["--quick", "--epochs", "12", "--batch_size=32"])
+    assert cfg.given() == {"quick", "epochs", "batch_size"}
+    assert "batch_size" not in SearchConfig(["--quick"]).given()
+    assert "_argv" not in cfg.flags()
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("--quikc", "--quick"), ("--batch-size", "--batch_size")]
+)
+def test_a_misspelt_flag_is_put_right(word, near, capsys):
+    with pytest.raises(SystemExit):
+        SearchConfig([word])
+    assert f"did you mean {near}?" in capsys.readouterr().err

@@ -249,7 +249,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
 
 def test_too_few_images(tmp_path):
     make(tmp_path / "few", ("train", "test"), n=3)
-    assert "--batch_size 4 is larger than the weights' share" in refused(tmp_path / "few")
+    assert "--batch_size 4 is larger than the part" in refused(tmp_path / "few")
     make(tmp_path / "rare", ("train", "test"))
     write(tmp_path / "rare/train/emu/00.png")
     text = refused(tmp_path / "rare")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,8 +43,8 @@ def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
     weights = [w for r in history for c in ("normal", "reduce") for n in r[c] for e in n for w in e]
     low, high = min(weights), max(weights)
     for axes, cell in ((normal, "normal"), (reduction, "reduce")):
-        assert f"from {low:.3f} to {high:.3f}" in axes.get_title()
-        _, drawn = [c for c in axes.collections if isinstance(c, LineCollection)]
+        assert f", {low:.3f} to {high:.3f}; framed: kept at epoch" in axes.get_title()
+        _, _, drawn = [c for c in axes.collections if isinstance(c, LineCollection)]
         series = plot_alphas.curves(history, cell)
         wanted = [(edge, op) for edge in series for op in series[edge]]
         assert [to_hex(c) for c in drawn.get_colors()] == [palette.color(op) for _, op in wanted]
@@ -61,11 +62,22 @@ def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
 
 def test_kept_edges_are_framed(run):
     history = records.read_alphas(run)
-    gene = gt.from_str(history[-1]["genotype"]).normal
-    frames = plot_alphas.figure(history).axes[0].collections[0]
-    strong = [width > 1 for width in frames.get_linewidths()]
-    kept = {(i, j) for i, chosen in enumerate(gene) for _, j in chosen}
-    assert strong == [edge in kept for edge in plot_alphas.curves(history, "normal")]
+    other = "normal=[[('a', 0), ('a', 1)], [('a', 1), ('a', 2)]], normal_concat=[2, 3]"
+    history[0] |= {"genotype": f"Genotype({other}, {other.replace('normal', 'reduce')})"}
+    for record, chosen in ((history[-1], None), (history[0], history[0])):
+        gene = gt.from_str(record["genotype"], ops=gt.AnyOp()).normal
+        frames = plot_alphas.figure(history, chosen=chosen).axes[0].collections[0]
+        strong = [width > 1 for width in frames.get_linewidths()]
+        kept = {(i, j) for i, edges in enumerate(gene) for _, j in edges}
+        assert strong == [edge in kept for edge in plot_alphas.curves(history, "normal")]
+
+
+def test_what_the_search_recommends_is_what_is_named(here):
+    history = [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+    os.makedirs("r")
+    assert plot_alphas.recommended("r", history) == {"epoch": 3}
+    Path("r/genotype.json").write_text('{"epoch": 2}')
+    assert plot_alphas.recommended("r", history) == {"epoch": 2}
 
 
 RECORD = {
@@ -110,7 +122,9 @@ def test_the_command(run, here, capsys):
     plot_alphas.main([run, "--out", "a.png"])
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "a.png"
-    assert len(out) == 2 + 10
+    epoch = json.loads(Path(run, "genotype.json").read_text())["epoch"]  # as the cell drawn
+    assert out[1].startswith(f"epoch {epoch}, whose cell is the best")
+    assert len(out) == 3 + 10
     with Image.open("a.png") as image:
         assert image.width > 500
 

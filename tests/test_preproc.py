@@ -221,6 +221,14 @@ def test_a_batch_larger_than_the_split_is_refused(stubs):
         preproc.augment_data("cifar10", "unused", 41)
 
 
+def test_a_batch_that_nobody_asked_for_is_made_to_fit(stubs):
+    data = preproc.search_data("cifar10", "unused", 64, 0.5, seed=0, workers=0, lower=True)
+    assert (data.batch_size, len(data.train)) == (16, 1)  # of 20 images
+    assert "batch 16 instead of 64" in " ".join(data.notes)
+    data = preproc.augment_data("cifar10", "unused", 96, workers=0, lower=True)
+    assert (data.batch_size, data.train.batch_size) == (32, 32)  # of 40
+
+
 def test_a_small_share_for_alpha_gets_smaller_batches(stubs):
     data = preproc.search_data("cifar10", "unused", 16, 0.25, seed=0, workers=0)
     assert len(data.val.dataset) == 10
@@ -244,7 +252,9 @@ def test_an_unknown_name_lists_the_known_ones():
         lambda: preproc.load_split("cifar11", "unused", True),
         lambda: preproc.spec("cifar11"),
     ):
-        with pytest.raises(ValueError, match="'cifar11'; known: digits, mnist, fashion"):
+        with pytest.raises(
+            ValueError, match="'cifar11': there is no such folder .* digits, mnist, fashion"
+        ):
             call()
 
 
