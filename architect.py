@@ -188,6 +188,8 @@ def _kept(tensors):
 
 @torch.no_grad()
 def _copy(to, source):
-    """Copy a list of tensors onto another with one fused call."""
-    if to:
-        torch._foreach_copy_(to, source)
+    """Copy a list of tensors onto another with one fused call per dtype: lists of mixed dtypes are
+    copied one by one, and BatchNorm has floats and a count."""
+    pairs = list(zip(to, source, strict=True))
+    for dtype in {tensor.dtype: None for tensor in to}:
+        torch._foreach_copy_(*zip(*(p for p in pairs if p[0].dtype == dtype), strict=True))

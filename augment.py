@@ -76,11 +76,12 @@ def main(argv=None):
         madds = utils.multiply_adds(net, data.spec.C_in, data.spec.size)
         size = sizes(net, data.spec, madds)
         net.to(device)
-        layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
+        layout = utils.pick_layout(
+            cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size, cfg.amp
+        )
         net.to(memory_format=utils.LAYOUTS[layout])
         if cfg.compile:
-            for cell in net.cells:
-                cell.compile()
+            utils.compile_cells(net.cells)
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(
@@ -104,6 +105,7 @@ def main(argv=None):
             run.info(line)
         run.note(
             next=utils.command("augment.py", "--evaluate", run.path),
+            held_name=data.held_name,
             network={
                 "params": utils.count_params(net, auxiliary=False), "madds": madds,
                 "size": list(data.spec.size), "layers": cfg.layers, "channels": cfg.init_channels,
@@ -159,7 +161,7 @@ def train(loader, net, optim, epoch, cfg, run, device, criterion=F.cross_entropy
         return main_loss.detach(), logits.detach()
 
     if cfg.cuda_graphs:
-        move = Graphed(move, run.warn)
+        move = Graphed(move, functools.partial(run.warn, kind="CUDA graph"))
 
     for step, batch in enumerate(loader, start=1):
         X, y = utils.to_device(batch, device)  # (N, C_in, H, W), (N,)

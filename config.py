@@ -145,7 +145,8 @@ def add_run_group(parser, root):
     g.add_argument("--cuda_graphs", action="store_true",
                    help="record a step as one CUDA graph per epoch; for small maps on fast cards")
     g.add_argument("--compile", action="store_true",
-                   help="torch.compile each cell; takes minutes at the start")
+                   help="torch.compile each cell; takes minutes at the start, and in a search "
+                        "gradients of w are then computed in the passes for alpha alone, too")
     g.add_argument("--quiet", action="store_true",
                    help="say only warnings and the result; the log has the rest")
     g.add_argument("--print_freq", type=count, default=50,

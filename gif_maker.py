@@ -20,7 +20,7 @@ import records
 
 HOLD = 3000  # milliseconds that the last frame stays
 BAND = 46  # pixels of the band above the drawing
-COLORS = 24  # of a frame: drawings are flat, and so few make small files
+COLORS = 64  # of a frame: few make small files, but with 24 the legend loses colors
 
 
 def frames_of(plot_path, cell):
@@ -80,8 +80,7 @@ def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
         top = band(int(width), epoch, n_epochs, (scores or {}).get(epoch))
         frame = Image.fromarray(np.vstack([top, pad(image, height, width)]))
         # no dithering: it is seen on flat areas, and does not compress
-        # not by median cut, which turns a color of few pixels into a grey, another in each frame
-        frame = frame.quantize(COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        frame = frame.quantize(COLORS, dither=Image.Dither.NONE)
         pictures.append(np.asarray(frame.convert("RGB")))
     durations = [1000 / fps] * (len(images) - 1) + [HOLD]  # milliseconds
     if len(images) == 1:  # Pillow takes a list for an animation only

@@ -18,7 +18,12 @@ def record(step, inputs):
     """Record step(*inputs) on the current CUDA device -> a function that runs it again and returns
     its outputs, always the same tensors. Recording itself computes nothing."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # the outer context: torch leaves its recording stream current if recording fails.
+    # thread_local: the thread that pins the next batches in memory may go on meanwhile
+    with (
+        torch.cuda.stream(torch.cuda.current_stream()),
+        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+    ):
         outputs = step(*inputs)
 
     def replay():

@@ -14,15 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import palette
-from records import read_metrics
+from records import SUMMARY, read_metrics, read_object
 
 FEW = 20  # epochs; up to so many, each has a marker
-HELD_OUT = {"searchs": "held out (alpha's half)", "augments": "test"}
+HELD_OUT = {"searchs": "held out (alpha's half)", "augments": "test"}  # where nothing is noted
 
 
 def held_out(run_path):
     """What the second curve of a run was measured on."""
-    return HELD_OUT.get(os.path.basename(os.path.dirname(os.path.abspath(run_path))), "held out")
+    noted = read_object(os.path.join(run_path, SUMMARY)).get("held_name")
+    return noted or HELD_OUT.get(
+        os.path.basename(os.path.dirname(os.path.abspath(run_path))), "held out"
+    )
 
 
 def best_epoch(metrics):

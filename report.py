@@ -99,7 +99,7 @@ def collect(run_path):
         "kind": "search" if search else "training",
         "dataset": about.get("dataset") or flags.get("dataset", "unknown data"),
         "size": about.get("size"),
-        "held_name": "held-out" if search else "test",
+        "held_name": "held-out" if search else summary.get("held_name", "test"),
         "epoch": last,
         "epochs": flags.get("epochs", last),
         "best": best and {"epoch": best[0], "top1": best[1]},
@@ -109,7 +109,9 @@ def collect(run_path):
         "started": config.get("start_time"),
         "device": config.get("device"),
         "versions": config.get("versions", {}),
-        "flags": {k: ", ".join(v) if isinstance(v, list) else v for k, v in flags.items()},
+        "flags": {
+            k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in flags.items()
+        },  # fmt: skip
         "seconds": duration(epoch_seconds),
         "pace": pace(metrics),
         "picture_seconds": duration(summary.get("picture_seconds", 0.0)),
@@ -203,13 +205,13 @@ def write(run_path):
 def draw_epochs(run_path, only_missing=False):
     """Draw the recorded epochs of a search into its plots/ again, from alphas.jsonl."""
     scores = records.scores(run_path)
-    flags = records.read_object(os.path.join(run_path, records.CONFIG)).get("flags", {})
+    about = records.read_object(os.path.join(run_path, "genotype.json"))
     plot_path = os.path.join(run_path, "plots")
     have = {cell: dict(gif_maker.frames_of(plot_path, cell)) for cell in CELLS}
     for record in records.read_alphas(run_path):
         epoch = record["epoch"]
         if not (only_missing and all(epoch in found for found in have.values())):
-            dataset = flags.get("dataset", "unknown data")
+            dataset = about.get("dataset", "unknown data")
             visualize.plot_epoch(record, plot_path, dataset, scores.get(epoch))
 
 

@@ -62,12 +62,13 @@ def main(argv=None):
             cfg.n_nodes, cfg.stem_multiplier, cfg.primitives, cfg.k,
             stem=stems.pick(cfg.stem, data.spec.size),
         ).to(device)  # fmt: skip
-        layout = utils.pick_layout(cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size)
+        layout = utils.pick_layout(
+            cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size, cfg.amp
+        )
         net.to(memory_format=utils.LAYOUTS[layout])
         net.net.checkpoint_cells = cfg.checkpoint_cells
-        if cfg.compile:  # per cell: the whole net would take far longer and gain little
-            for cell in net.net.cells:
-                cell.compile()
+        if cfg.compile:
+            utils.compile_cells(net.net.cells)
 
         # optimizers (sec. 3.1.1 and App. A.1)
         w_optim = torch.optim.SGD(
@@ -160,7 +161,7 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
         return loss.detach(), logits.detach()
 
     if cfg.cuda_graphs:
-        move = Graphed(move, run.warn)
+        move = Graphed(move, functools.partial(run.warn, kind="CUDA graph"))
 
     # D_val restarts when used up, so --val_portion never shortens the pass over D_train
     batches = zip(data.train, utils.endless(data.val), strict=False)

@@ -114,7 +114,7 @@ class Terminal:
 
     def close_bar(self):
         """Take the bars away; what is said from here on stands alone."""
-        for bar in self.bars:
+        for bar in reversed(self.bars):  # the upper one last: it leaves the cursor at the margin
             bar.close()
         self.bars = ()
 

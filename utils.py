@@ -107,7 +107,7 @@ def memory_format(device):
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def pick_layout(choice, net, batch_size, C_in, size):
+def pick_layout(choice, net, batch_size, C_in, size, amp="off"):
     """The memory layout of maps, a key of LAYOUTS, for --layout auto|channels_last|contiguous.
 
     auto: on a CUDA card whichever is faster in a few passes of `net` tried here, since cards, sizes
@@ -119,16 +119,17 @@ def pick_layout(choice, net, batch_size, C_in, size):
         return choice
     if device.type != "cuda":
         return next(name for name, kind in LAYOUTS.items() if kind == memory_format(device))
-    return quickest_layout(net, torch.zeros(batch_size, C_in, *size, device=device))
+    return quickest_layout(net, torch.zeros(batch_size, C_in, *size, device=device), amp)
 
 
-def quickest_layout(net, X, repeats=3):
+def quickest_layout(net, X, amp="off", repeats=3):
     """The key of LAYOUTS in which a forward and backward pass of `net` for X takes least time.
     Works on a copy."""
 
     def seconds(twin, batch):
         start = time.perf_counter()
-        out = twin(batch)
+        with autocast(X.device, amp):
+            out = twin(batch)
         logits = out[0] if isinstance(out, tuple) else out
         logits.sum().backward()
         if X.is_cuda:
@@ -143,6 +144,18 @@ def quickest_layout(net, X, repeats=3):
             times[name] = min(seconds(twin, batch) for _ in range(repeats))
             del twin
     return min(times, key=times.get)
+
+
+def compile_cells(cells):
+    """torch.compile every cell by itself: the whole net would take far longer and gain little."""
+    # cells share their code, and torch counts its variants together: each cell has a few (training
+    # and evaluation, with and without autocast), and beyond the limit the rest would run as it is
+    for limit in ("recompile_limit", "cache_size_limit"):  # its names in new and in old versions
+        if hasattr(torch._dynamo.config, limit):
+            value = max(getattr(torch._dynamo.config, limit), 8 * len(cells))
+            setattr(torch._dynamo.config, limit, value)
+    for cell in cells:
+        cell.compile()
 
 
 def autocast(device, amp):

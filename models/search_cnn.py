@@ -65,7 +65,9 @@ def statistics_kept(cell):
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(buffers, saved)
+            pairs = list(zip(buffers, saved, strict=True))
+            for dtype in {buffer.dtype for buffer in buffers}:  # one call for all of a dtype
+                torch._foreach_copy_(*zip(*(p for p in pairs if p[0].dtype == dtype), strict=True))
 
 
 class SearchCNNController(nn.Module):

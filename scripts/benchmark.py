@@ -153,21 +153,25 @@ def peak_memory(work, device):
 def memory_of(cell, fast, checkpoint, device, shape, batch):
     """Peak of a second-order step in a process of its own, so that nothing is left from another."""
     context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_memory_process, args=(queue, cell, fast, checkpoint, str(device), shape, batch)
+        target=_memory_process, args=(sender, cell, fast, checkpoint, str(device), shape, batch)
     )
     process.start()
-    peak = queue.get()
-    process.join()
-    return peak
+    sender.close()  # so that the end of the process is the end of the pipe
+    try:
+        return receiver.recv()
+    except EOFError:
+        sys.exit(f"benchmark.py: the process that measures memory died (batch {batch}, {shape})")
+    finally:
+        process.join()
 
 
-def _memory_process(queue, cell, fast, checkpoint, device, shape, batch):
+def _memory_process(sender, cell, fast, checkpoint, device, shape, batch):
     device = torch.device(device)
     form = Form(cell, device, shape, batch, fast)
     form.net.net.checkpoint_cells = checkpoint
-    queue.put(peak_memory(lambda: form.step(2), device))
+    sender.send(peak_memory(lambda: form.step(2), device))
 
 
 def bound(form, device):

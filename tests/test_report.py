@@ -13,6 +13,7 @@ import pytest
 from conftest import lines
 
 import genotypes as gt
+import plot_train_val
 import report
 import visualize
 
@@ -242,3 +243,21 @@ def test_without_scripts_the_page_is_whole_and_has_no_dead_button(browser, searc
     page.get_by_text("In words, and as text").click()
     assert page.get_by_text("node 0 = ").is_visible()
     context.close()
+
+
+def test_the_page_of_a_run_with_flags_of_several_numbers(finished_search, here):
+    shutil.copytree(finished_search[0] / "searchs" / "s", "r")
+    config = json.loads(Path("r/config.json").read_text())
+    config["flags"]["input_size"] = [6, 9]
+    Path("r/config.json").write_text(json.dumps(config))
+    assert "6, 9" in Path(report.write("r")).read_text(encoding="utf-8")
+
+
+def test_a_training_says_what_it_was_scored_on(finished_augment, here):
+    shutil.copytree(finished_augment[0] / "augments" / "a", "r")
+    summary = json.loads(Path("r/summary.json").read_text())
+    assert summary["held_name"] == "test"
+    Path("r/summary.json").write_text(json.dumps({**summary, "held_name": "val"}))
+    page = Path(report.write("r")).read_text(encoding="utf-8")
+    assert "picked on the val split" in page
+    assert plot_train_val.held_out("r") == "val"

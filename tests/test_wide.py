@@ -398,3 +398,17 @@ def test_a_copy_and_a_saved_state_work():
     twin.load_state_dict(net.state_dict())
     X = torch.randn(2, 3, 8, 8)
     assert torch.equal(net(X), twin(X))
+
+
+def test_a_norm_keeps_its_settings_when_the_mixing_weight_is_folded_in(monkeypatch):
+    def block(C, stride, affine):
+        norm = nn.BatchNorm2d(C, eps=0.1, momentum=0.5, affine=affine)
+        return nn.Sequential(nn.Conv2d(C, C, 3, stride, 1, bias=False), norm)
+
+    monkeypatch.setitem(ops.OPS, "own", block)
+    fan, edges = fan_and_edges("own", 3, 1, 2)
+    assert "own" in fan.norms
+    x, weights = torch.randn(4, 3, 6, 6, dtype=torch.float64), torch.rand(2, 1, dtype=torch.float64)
+    for e, y in enumerate(fan(x, weights)):
+        close(y, edges[e](x, weights[e]))
+        close(fan.edge_state(e), edges[e].state_dict())
