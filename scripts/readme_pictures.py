@@ -65,8 +65,7 @@ def main(argv=None):
         for source, target in COPIES.items():
             shutil.copyfile(args.run / source, ASSETS / target)
         both = screenshots(args.run / "report.html", program)
-        # few colors: an eighth of the size, and nobody sees it
-        both.quantize(128, dither=Image.Dither.NONE).save(ASSETS / "report.png", optimize=True)
+        both.save(ASSETS / "report.png", optimize=True)  # all colors: a legend has few pixels
         for name in ("quick-curves.png", "quick-alphas.png"):
             picture = Image.open(ASSETS / name).convert("RGB")
             picture.quantize(64, dither=Image.Dither.NONE).save(ASSETS / name, optimize=True)
