@@ -184,17 +184,16 @@ def validate(loader, net, device, amp="off"):
 def take_over(cfg, argv):
     """What the run behind --genotype or --init_from knows and the command line does not say: the
     images it saw, and of a trained run its network. Returns (cfg, what was taken in words)."""
-    if cfg.genotype:
-        source, taken = cfg.genotype, searched_on(cfg.genotype)
-    else:
-        source = cfg.init_from
+    taken, shape = searched_on(cfg.genotype) if cfg.genotype else {}, {}
+    source = cfg.init_from or cfg.genotype
+    if cfg.init_from:
         state = deploy.read(deploy.checkpoint_path(source))
-        taken = {**data_flags(state["flags"]), **shape_flags(state["flags"])}
-        taken["genotype"] = state["genotype"]
+        shape = {**shape_flags(state["flags"]), "genotype": state["genotype"]}
+        taken = {**data_flags(state["flags"]), **shape}
     default = cfg.flags()
     cfg = AugmentConfig(argv, taken=taken)
     if other_images(default, cfg.flags(), taken):  # nothing of those holds
-        taken = {k: v for k, v in taken.items() if k not in data_flags(taken)}
+        taken = {k: v for k, v in taken.items() if k in shape or k not in data_flags(taken)}
         cfg = AugmentConfig(argv, taken=taken)
     used = {k: v for k, v in taken.items() if k == "dataset" or v != default[k]}
     said = ", ".join(f"{k} {v}" for k, v in used.items() if k != "genotype" and cfg.flags()[k] == v)

@@ -16,6 +16,7 @@ import time
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedParameter
 
 import utils
 from models import ops
@@ -79,6 +80,8 @@ def build(name, C, stride, affine):
     if tensors[0] & tensors[1]:
         raise Fault("gives the same weights at every call; each edge needs a new module")
     for key, parameter in made[0].named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise Fault(f"has a lazy layer, whose weight {key} has no size yet; give it C channels")
         if parameter.dtype != torch.float32:
             raise Fault(f"has its weight {key} in {short(parameter.dtype)}, not in float32")
     return made[0]
@@ -287,7 +290,8 @@ def at(setting):
 def check(primitives, C, affines=(False, True)):
     """The quick part, for the start of a run with `C` channels: raises ValueError for the first bad
     block. Stride 2 stands in reduction cells alone, which double the channels."""
-    settings = [(stride * C, stride, affine) for stride in (1, 2) for affine in affines]
+    settings = [(n * C, stride, affine) for n, stride in ((1, 1), (2, 2), (4, 2), (4, 1))
+                for affine in affines]  # fmt: skip
     for name in primitives:
         if name == "none":
             continue

@@ -389,7 +389,14 @@ class Config(argparse.Namespace):
             self.input_size = [self.input_size[0], self.input_size[-1]]
         if self.dataset not in DATA_SETS and os.path.isdir(self.dataset):
             # as a path it may differ when the run goes on: images can be moved
+            if self.data_path not in (parser.get_default("data_path"), self.dataset):
+                parser.error(
+                    f"--dataset {self.dataset} is a folder and --data_path "
+                    f"{self.data_path} another; give one of them"
+                )
             self.dataset, self.data_path = "folder", self.dataset
+        if self.dataset in ("folder", "imagenet"):  # a later run may start from another folder
+            self.data_path = os.path.abspath(self.data_path)
 
     def check(self, parser):
         """Refuse combinations of flags that make no sense."""

@@ -194,6 +194,8 @@ def check_out(path):
     folder = os.path.dirname(path or "") or "."
     if not os.path.isdir(folder):
         raise ValueError(f"--out {path}: there is no folder {folder}")
+    if path and os.path.isdir(path):
+        raise ValueError(f"--out {path} is a folder; name a file in it")
 
 
 @contextmanager
@@ -213,12 +215,13 @@ def images_of(path):
         if not os.path.exists(path):
             raise ValueError(f"--predict {path}: there is no such file or folder")
         return [path]
-    known = set(Image.registered_extensions())
+    extensions = Image.registered_extensions()  # this also fills Image.OPEN
+    known = {extension for extension, kind in extensions.items() if kind in Image.OPEN}
     files = sorted(
         os.path.join(folder, name)
         for folder, _, names in os.walk(path)
         for name in names
-        if os.path.splitext(name)[1].lower() in known
+        if os.path.splitext(name)[1].lower() in known and not name.startswith(".")
     )
     if not files:
         raise ValueError(f"--predict {path}: no image in this folder (PNG, JPEG, WebP, BMP, ...)")

@@ -27,7 +27,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def _subfolders(path):
     names = (entry.name for entry in os.scandir(path) if entry.is_dir())
-    return sorted(name for name in names if name[0] not in "._")
+    return sorted(name for name in names if name[0] != "." and name != "__MACOSX")
 
 
 def _images(path):
@@ -52,7 +52,10 @@ def find_parts(path):
     folder or can be read in two ways.
     """
     if not os.path.isdir(path):
-        raise ValueError(f"{path} is no folder of images; it should hold train/<class>/<images>")
+        raise ValueError(
+            f"{path} is no folder of images; it should hold train/<class>/<images>. Images that "
+            f"were moved: --data_path says where they are now"
+        )
     folders = _subfolders(path)
     parts = {}
     for part, names in PARTS.items():
@@ -198,8 +201,9 @@ def refuse_or_skip(listed, bad, how):
 
 
 def key_of(listed, *more):
-    """Changes when a file comes, goes or is written anew, and with `more`."""
-    digest = hashlib.sha256(repr(more).encode())
+    """Changes when a file comes, goes or is written anew, and with the folder and `more`."""
+    # the folder too: unpacked BMP files of two sets may agree in names, sizes and times
+    digest = hashlib.sha256(repr((os.path.abspath(listed.root), *more)).encode())
     for file in listed.files:
         about = os.stat(os.path.join(listed.root, file))
         digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())

@@ -230,6 +230,7 @@ WRONG = {
     "nothing": (lambda C, stride, affine: None, "gives a NoneType, not an nn.Module"),
     "a function": (lambda C, stride, affine: F.relu, "gives a function, not an nn.Module"),
     "one for all": (lambda C, stride, affine: SHARED, "gives the same weights at every call"),
+    "lazy": (lambda C, stride, affine: nn.LazyConv2d(C, 3, stride, 1), "has a lazy layer"),
     "not built": (lambda C, stride, affine: nn.Conv2d(C, C, 0), "cannot be built: "),
 }
 
@@ -401,3 +402,16 @@ def test_a_bad_block_stops_a_training_at_once_and_leaves_nothing(here, monkeypat
 def test_blocks_that_are_not_searched_may_be_wrong(here, monkeypatch):
     monkeypatch.setitem(ops.OPS, "mine", KeepsSize)
     check_ops.check(["skip_connect", "none"], 4)
+
+
+def test_every_width_of_a_network_is_tried(monkeypatch):
+    """Networks have C, 2C and 4C channels."""
+
+    def narrow(C, stride, affine):
+        if C > 8:
+            raise RuntimeError("too wide")
+        return nn.Conv2d(C, C, 3, stride, 1)
+
+    monkeypatch.setitem(ops.OPS, "mine", narrow)
+    with pytest.raises(ValueError, match="the block mine .*too wide"):
+        check_ops.check(["mine"], 4)

@@ -192,11 +192,13 @@ def test_a_folder_is_named_by_its_path_and_may_move(here):
     (here / "pets").mkdir()
     (here / "digits").mkdir()  # a known name stays what it is
     cfg = config.SearchConfig(["--dataset", "pets"])
-    assert (cfg.dataset, cfg.data_path) == ("folder", "pets")
+    assert (cfg.dataset, cfg.data_path) == ("folder", str(here / "pets"))  # from anywhere
     assert config.SearchConfig(["--dataset", "digits"]).dataset == "digits"
     (here / "moved").mkdir()
     words = ["--name", "x", "--resume", "--dataset", "moved"]
-    assert config.SearchConfig(words, cfg.flags()).data_path == "moved"
+    assert config.SearchConfig(words, cfg.flags()).data_path == str(here / "moved")
+    with pytest.raises(SystemExit):
+        config.SearchConfig(["--dataset", "pets", "--data_path", "moved"])
     assert preproc.subject("folder", "a/my pets (2)/") == "my-pets-2"
     assert preproc.subject("cifar10", "data") == "cifar10"
 

@@ -343,6 +343,24 @@ def test_init_from_takes_the_network_and_copies_what_fits(there, tmp_path, monke
             torch.testing.assert_close(new["model"][name], tensor, rtol=1e-4, atol=1e-6)
 
 
+def test_init_from_with_a_genotype_keeps_the_flags_of_the_network(there, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--init_from", str(there / "augments/a"), "--genotype", str(there / "searchs/s")]
+    cfg, _ = augment.take_over(config.AugmentConfig(words), words)
+    saved = state_of(there / "augments/a/checkpoint.pt")["flags"]
+    for flag in ("layers", "init_channels", "aux_weight", "stem"):
+        assert getattr(cfg, flag) == saved[flag], flag
+    assert cfg.genotype == words[-1]
+
+
+def test_out_must_be_a_file_in_a_folder_that_exists(tmp_path):
+    deploy.check_out(None)
+    deploy.check_out(str(tmp_path / "a.csv"))
+    for path, why in ((tmp_path / "no" / "a.csv", "there is no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(ValueError, match=why):
+            deploy.check_out(str(path))
+
+
 def test_init_from_with_other_classes_and_channels(there, tmp_path, monkeypatch):
     state = state_of("augments/a/best.pt")
     state["model"]["linear.weight"] = torch.zeros(7, 32)

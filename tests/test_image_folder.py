@@ -536,3 +536,38 @@ def test_a_folder_as_a_process(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     command = shlex.split(done.stdout.strip().splitlines()[-1])
     assert command[2:] == ["--genotype", "searchs/pets", "--workers", "0"]
+
+
+def test_two_folders_that_look_alike_are_not_taken_for_each_other(tmp_path):
+    """Unpacked BMP files may agree in names, sizes and times."""
+    keys = []
+    for name in ("one", "two"):
+        make(tmp_path / name)
+        for folder, _, files in os.walk(tmp_path / name):
+            for file in files:
+                (Path(folder) / file).write_bytes(b"12345678")
+                os.utime(Path(folder) / file, (1, 1))
+        listed, _ = image_folder.list_files(str(tmp_path / name / "train"))
+        keys.append(image_folder.key_of(listed, 3, (8, 8)))
+        assert image_folder.key_of(listed, 3, (8, 9)) != keys[-1]
+        assert image_folder.key_of(listed, 3, (8, 8)) == keys[-1]
+    assert keys[0] != keys[1]
+
+
+def test_a_class_may_begin_with_an_underscore(tmp_path):
+    make(tmp_path / "pets", ("train",), ("cat", "_none", ".hidden", "__MACOSX"))
+    listed, _ = image_folder.list_files(str(tmp_path / "pets" / "train"))
+    assert listed.classes == ("_none", "cat")
+
+
+def test_a_training_elsewhere_sees_the_images_of_the_search(tmp_path, run, monkeypatch):
+    make(tmp_path / "pets")
+    run(search.main, *SEARCH, "--dataset", "../pets", "--test_portion", "0.3", "--no-hflip")
+    found = os.path.abspath("searchs/pets")
+    monkeypatch.chdir(tmp_path)
+    run(augment.main, "--genotype", found, *AUGMENT)
+    flags = json.loads(Path("augments/pets/config.json").read_text())["flags"]
+    assert (flags["test_portion"], flags["hflip"]) == (0.3, False)
+    assert flags["data_path"] == str(tmp_path / "pets")
+    held = [Path(f, "held-out.txt").read_text() for f in (found, "augments/pets")]
+    assert held[0] == held[1] != ""
