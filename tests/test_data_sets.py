@@ -150,6 +150,15 @@ def test_what_auto_chooses_is_said(name, kind, mirrored):
     assert ("not mirrored" in note) != mirrored
 
 
+@pytest.mark.parametrize(("kind", "part"), [("light", 14), ("cifar", 8)])
+def test_images_that_are_not_square_move_in_proportion(kind, part):
+    crop, ones = transforms.augmentation(kind, (56, 112))[0], torch.ones(1, 56, 112)
+    torch.manual_seed(0)
+    moved = [crop(ones)[0] for _ in range(300)]
+    empty = [(max((1 - x.amax(d)).sum().int().item() for x in moved)) for d in (1, 0)]
+    assert empty == [56 // part, 112 // part]  # rows and columns that came from outside, at most
+
+
 def test_cutout_is_half_the_side_and_none_for_large_images():
     assert transforms.default_cutout((32, 32)) == 16
     assert transforms.default_cutout((32, 64)) == 16

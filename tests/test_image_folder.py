@@ -571,3 +571,18 @@ def test_a_training_elsewhere_sees_the_images_of_the_search(tmp_path, run, monke
     assert flags["data_path"] == str(tmp_path / "pets")
     held = [Path(f, "held-out.txt").read_text() for f in (found, "augments/pets")]
     assert held[0] == held[1] != ""
+
+
+def test_what_is_held_out_stands_for_the_whole_class(tmp_path):
+    """Not the first files, which may be of one day; and the same ones when others go."""
+    make(tmp_path / "pets", ("train",), n=40)
+    listed, _ = image_folder.list_files(str(tmp_path / "pets" / "train"))
+    train, held = image_folder.hold_out(listed, 0.25)
+    assert sorted(train + held) == list(range(80))
+    numbers = sorted(int(Path(listed.files[i]).stem) for i in held)
+    assert len(held) == 20
+    assert numbers[0] < 10 < 30 < numbers[-1]
+    fewer = listed.only(sorted(train[:-4] + held))
+    again = {fewer.files[i] for i in image_folder.hold_out(fewer, 0.25)[1]}
+    assert len(again) == 19
+    assert again <= {listed.files[i] for i in held}

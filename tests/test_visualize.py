@@ -232,3 +232,15 @@ def test_the_command_fails_with_a_hint_where_nothing_can_draw(here, monkeypatch)
     with pytest.raises(SystemExit) as caught:
         visualize.main(["DARTS_V2"])
     assert "pip install graphviz-pure" in caught.value.code
+
+
+def test_each_cell_is_drawn_with_its_own_strengths(tmp_path):
+    genotype = gt.PUBLISHED["DARTS_V2"]
+    strengths = {
+        cell: [[weight] * len(edges) for edges in getattr(genotype, cell)]
+        for cell, weight in (("normal", 0.9), ("reduce", 0.2))
+    }
+    paths = [tmp_path / "n", tmp_path / "r"]
+    visualize.plot(genotype, *paths, strengths=strengths, n_ops=8)
+    widths = [set(re.findall(r"penwidth=([\d.]+)", Path(f"{p}.gv").read_text())) for p in paths]
+    assert widths[0].isdisjoint(widths[1])
