@@ -64,7 +64,6 @@ def main(argv=None):
         )  # fmt: skip
         cfg.batch_size = data.batch_size
         data = data._replace(train=pace.Timed(data.train))
-        run.top_k = min(5, len(data.spec.classes))
         criterion = utils.criterion(
             cfg.label_smoothing, cfg.class_weights, data.class_counts, device
         )
@@ -73,8 +72,8 @@ def main(argv=None):
         net = augment_cnn.build(data.spec, cfg, genotype)
         if cfg.init_from and not cfg.resume:
             copied = deploy.init_from(net, deploy.checkpoint_path(cfg.init_from))
-        madds = utils.multiply_adds(net, data.spec.C_in, data.spec.size)
-        size = sizes(net, data.spec, madds)
+        facts = utils.network_facts(net, data.spec, cfg)
+        size = sizes(net, facts)
         net.to(device)
         layout = utils.pick_layout(
             cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size, cfg.amp
@@ -100,17 +99,14 @@ def main(argv=None):
     with utils.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, size, genotype, data, device, layout)
+        announce(run, cfg, size, genotype, data, layout)
         for line in filter(None, (taken, copied)):
             run.info(line)
         run.note(
             next=utils.command("augment.py", "--evaluate", run.path),
             held_name=data.held_name,
-            network={
-                "params": utils.count_params(net, auxiliary=False), "madds": madds,
-                "size": list(data.spec.size), "layers": cfg.layers, "channels": cfg.init_channels,
-            },
-        )  # fmt: skip
+            network=facts,
+        )
         pictures = Pictures(run, {"curves": plot_train_val.plot_run})
         run.bar(first_epoch, n_steps)
 
@@ -240,23 +236,19 @@ def subject(cfg):
 # --- what the run says --------------------------------------------------------------------------
 
 
-def sizes(net, spec, madds):
-    """Parameters with and without the auxiliary head, and multiply-adds, in words."""
-    H, W = spec.size
+def sizes(net, facts):
+    """`utils.network_facts` in words, with and without the auxiliary head."""
+    H, W = facts["size"]
     return (
-        f"{utils.param_size(net):.3f} M params ({utils.count_params(net, auxiliary=False):,}; with "
-        f"the auxiliary head {utils.count_params(net):,}), {madds / 1e6:.1f} M multiply-adds for "
-        f"an image of {H}x{W}"
+        f"{facts['params'] / 1e6:.3f} M params ({facts['params']:,}; with the auxiliary head "
+        f"{utils.count_params(net):,}), {facts['madds'] / 1e6:.1f} M multiply-adds for an image of "
+        f"{H}x{W}"
     )
 
 
-def announce(run, cfg, size, genotype, data, device, layout):
+def announce(run, cfg, size, genotype, data, layout):
     """The first lines: what is trained, on what."""
-    run.info(f"{run.path} on {utils.device_name(device)}, maps {layout}, seed {cfg.seed}")
-    for note in data.notes:
-        run.info(note)
-    if data.held_files:
-        run.write("held-out.txt", "\n".join(data.held_files))
+    run.opening(layout, data)
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} training images, "
         f"{len(data.held.dataset)} {data.held_name} images, {preproc.in_words(data.spec)}, "

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import palette
 import records
+from files import atomic
 
 HOLD = 3000  # milliseconds that the last frame stays
 BAND = 46  # pixels of the band above the drawing
@@ -85,13 +86,10 @@ def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
     durations = [1000 / fps] * (len(images) - 1) + [HOLD]  # milliseconds
     if len(images) == 1:  # Pillow takes a list for an animation only
         durations = HOLD
-    temporary = f"{path}.tmp.gif"
-    try:
-        iio.imwrite(temporary, pictures, plugin="pillow", duration=durations, loop=0)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with atomic(path) as temporary:
+        iio.imwrite(
+            temporary, pictures, extension=".gif", plugin="pillow", duration=durations, loop=0
+        )
     return len(images)
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import palette
+from files import atomic
 from records import SUMMARY, read_metrics, read_object
 
 FEW = 20  # epochs; up to so many, each has a marker
@@ -90,14 +91,8 @@ def figure(runs, title=None):
 
 def save(fig, out, dpi=120):
     """Write a figure in one piece, in the format that the ending of `out` names."""
-    stem, extension = os.path.splitext(out)
-    temporary = f"{stem}.tmp{extension}"
-    try:
-        fig.savefig(temporary, dpi=dpi)
-        os.replace(temporary, out)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with atomic(out) as temporary:
+        fig.savefig(temporary, dpi=dpi, format=os.path.splitext(out)[1].removeprefix(".") or None)
     return out
 
 

@@ -24,6 +24,7 @@ import plot_alphas
 import plot_train_val
 import records
 import visualize
+from files import atomic
 
 REPORT = "report.html"
 CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}
@@ -191,14 +192,8 @@ def write(run_path):
     """Write report.html into a run folder, in one piece; returns its path."""
     page = template().render(collect(run_path))
     path = os.path.join(run_path, REPORT)
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(page + "\n")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(page + "\n")
     return path
 
 

@@ -156,6 +156,16 @@ class RunFolder(Terminal):
         with open(self.file(name), "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
+    def opening(self, layout, data):
+        """The first lines of a run: where, on what, and what was found out about the `data`, a
+        preproc.Data. Keeps the list of held-out images."""
+        self.top_k = min(5, len(data.spec.classes))
+        self.info(f"{self.path} on {self.device}, maps {layout}, seed {self.cfg.seed}")
+        for note in data.notes:
+            self.info(note)
+        if data.held_files:
+            self.write("held-out.txt", "\n".join(data.held_files))
+
     def note(self, **values):
         """Put values into summary.json, beside those that stand there."""
         record = {**read_object(self.file(SUMMARY)), **values}

@@ -53,7 +53,6 @@ def main(argv=None):
         )  # fmt: skip
         cfg.batch_size = data.batch_size
         data = data._replace(train=pace.Timed(data.train), val=pace.Timed(data.val))
-        run.top_k = min(5, len(data.spec.classes))
 
         # model
         net = SearchCNNController(
@@ -96,7 +95,7 @@ def main(argv=None):
     with utils.run_errors("search.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, net, data, device, layout, first_epoch)
+        announce(run, cfg, net, data, layout, first_epoch)
         run.note(next=augment_command(run, cfg))
         pictures = Pictures(run, search_log.PICTURES)
         run.bar(first_epoch, n_steps)
@@ -188,13 +187,9 @@ def validate(loader, net, device, amp="off"):
 # --- what the run says and keeps ----------------------------------------------------------------
 
 
-def announce(run, cfg, net, data, device, layout, first_epoch):
+def announce(run, cfg, net, data, layout, first_epoch):
     """The first lines: what is searched, on what, with what."""
-    run.info(f"{run.path} on {utils.device_name(device)}, maps {layout}, seed {cfg.seed}")
-    for note in data.notes:
-        run.info(note)
-    if data.held_files:
-        run.write("held-out.txt", "\n".join(data.held_files))
+    run.opening(layout, data)
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
         f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; {preproc.in_words(data.spec)}, "

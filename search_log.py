@@ -145,16 +145,12 @@ def say_size(run, cfg, spec, genotype, words):
     final = AugmentConfig(words, taken=taken)
     try:
         net = augment_cnn.build(spec, final, genotype)
-        madds = utils.multiply_adds(net, spec.C_in, spec.size)
+        facts = utils.network_facts(net, spec, final)
     except Exception as error:  # a block of one's own may not be countable
         run.warn(f"the final network was not counted: {error}")
         return
-    params = utils.count_params(net, auxiliary=False)
-    run.note(network={
-        "params": params, "madds": madds, "size": list(spec.size), "layers": final.layers,
-        "channels": final.init_channels,
-    })  # fmt: skip
-    H, W = spec.size
+    run.note(network=facts)
+    params, madds, (H, W) = facts["params"], facts["madds"], facts["size"]
     run.info(
         f"the network to train, {final.layers} cells and {final.init_channels} channels: "
         f"{params / 1e6:.3f} M params without the auxiliary head, {madds / 1e6:.1f} M "

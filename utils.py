@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from files import atomic
+
 # --- reproducibility and devices ----------------------------------------------------------------
 
 
@@ -283,6 +285,16 @@ def count_params(net, auxiliary=True):
     )
 
 
+def network_facts(net, spec, cfg):
+    """What a run notes of its final network: parameters without the auxiliary head, multiply-adds
+    for an image of the data set (a preproc.DataSpec), and its shape by the flags of augment.py."""
+    return {
+        "params": count_params(net, auxiliary=False),
+        "madds": multiply_adds(net, spec.C_in, spec.size),
+        "size": list(spec.size), "layers": cfg.layers, "channels": cfg.init_channels,
+    }  # fmt: skip
+
+
 def param_size(net):
     """Millions of parameters (1e6), without the auxiliary head."""
     return count_params(net, auxiliary=False) / 1e6
@@ -307,19 +319,6 @@ def multiply_adds(net, C_in, size):
 
 
 # --- files --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def atomic(path):
-    """A temporary name beside `path`; renamed to it at the end, removed if an error passes."""
-    temporary = f"{path}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
 
 
 def save_checkpoint(state, path):

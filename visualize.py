@@ -23,6 +23,7 @@ from graphviz.backend import dot_command
 import genotypes as gt
 import palette
 import records
+from files import atomic
 
 FORMATS = ("png", "svg", "pdf")
 FONT = {"fontname": "Helvetica", "fontsize": "20", "fontcolor": palette.INK}
@@ -116,12 +117,8 @@ def render(graph, path, format):
             f"no program to draw {path}; pip install graphviz-pure, or install Graphviz"
             + "".join(f" ({reason})" for reason in reasons)
         )
-    temporary = Path(f"{path}.tmp")
-    try:
-        temporary.write_bytes(picture)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary:
+        Path(temporary).write_bytes(picture)
 
 
 def pipe(graph, format):
