@@ -468,3 +468,8 @@ PUBLISHED = {
     "PC_DARTS_cifar": PC_DARTS_cifar,
     "PDARTS": PDARTS,
 }
+
+
+def input_name(j):
+    """What the paper calls the input `j` of an edge: c_{k-2}, c_{k-1}, then 0, 1, ..."""
+    return ("c_{k-2}", "c_{k-1}")[j] if j < 2 else str(j - 2)

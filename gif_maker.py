@@ -15,9 +15,8 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-import palette
-import records
-from files import atomic
+from records import palette, reader
+from records.files import atomic
 
 HOLD = 3000  # milliseconds that the last frame stays
 BAND = 46  # pixels of the band above the drawing
@@ -100,10 +99,10 @@ def make_gifs(run_path, out=None, fps=3):
         raise ValueError(f"{run_path} is no run folder of a search: it has no folder plots")
     out = run_path if out is None else out
     os.makedirs(out, exist_ok=True)
-    flags = records.read_object(os.path.join(run_path, records.CONFIG)).get("flags", {})
+    flags = reader.read_object(os.path.join(run_path, reader.CONFIG)).get("flags", {})
     paths = [os.path.join(out, f"{cell}.gif") for cell in ("normal", "reduce")]
     for cell, path in zip(("normal", "reduce"), paths, strict=True):
-        make_gif(plot_path, cell, path, fps, records.scores(run_path), flags.get("epochs"))
+        make_gif(plot_path, cell, path, fps, reader.scores(run_path), flags.get("epochs"))
     return paths
 
 

@@ -6,8 +6,8 @@ while all pictures together stay below a share of the time for training; at the 
 
 import time
 
-import records
 import report
+from records import reader
 
 # Largest share of the time of the epochs that pictures may take, and from how many seconds an epoch
 # counts as long. What must be made after every epoch is made in any case: the drawings and the
@@ -25,7 +25,7 @@ class Pictures:
         """
         self.run = run
         self.costly = costly
-        summary = records.read_object(run.file(records.SUMMARY))
+        summary = reader.read_object(run.file(reader.SUMMARY))
         self.seconds = summary.get("picture_seconds", 0.0)  # of earlier calls, when resumed
         self.trained = report.seconds_of(run.path)
         self._costs = {}  # of each costly kind, the last time

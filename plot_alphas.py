@@ -19,16 +19,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 import genotypes as gt
-import palette
-import records
-from plot_train_val import save
+from records import alphas, palette, reader
+from records.figure import save
 
 CELLS = {"normal": "normal cell", "reduce": "reduction cell"}
 WIDE, HIGH = 0.92, 0.66  # of a panel within its square of one by one
 
 
 def curves(history, cell):
-    """{(node, input): {op: [weight per epoch]}} of a cell, from `records.read_alphas`."""
+    """{(node, input): {op: [weight per epoch]}} of a cell, from `reader.read_alphas`."""
     found = {}
     for record in history:
         for node, rows in enumerate(record[cell]):
@@ -41,12 +40,12 @@ def curves(history, cell):
 
 def recommended(run_path, history):
     """The record of the epoch whose cell the search recommends (genotype.json); else the last."""
-    epoch = records.read_object(os.path.join(run_path, "genotype.json")).get("epoch")
+    epoch = reader.read_object(os.path.join(run_path, "genotype.json")).get("epoch")
     return next((record for record in history if record["epoch"] == epoch), history[-1])
 
 
 def figure(history, title=None, chosen=None):
-    """matplotlib Figure from `records.read_alphas`: all edges of both cells, and the entropy. What
+    """matplotlib Figure from `reader.read_alphas`: all edges of both cells, and the entropy. What
     is kept, and how clearly, is said of the record `chosen` (default: the last)."""
     last = chosen or history[-1]
     n_nodes = len(last["normal"])
@@ -113,7 +112,7 @@ def panels(axes, edges, last, cell, low, high, at):
         colors=palette.FAINT, linewidths=0.7,
     ))  # fmt: skip
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.4))
-    for edge in records.edges(last, cell):
+    for edge in alphas.edges(last, cell):
         where = (edge["node"] + WIDE / 2, -edge["input"] - 0.04)
         axes.annotate(
             edge["op"], where, ha="center", va="top", fontsize=7.5, color=palette.color(edge["op"]),
@@ -128,7 +127,7 @@ def panels(axes, edges, last, cell, low, high, at):
     axes.set_xlim(-0.05, n_nodes)
     axes.set_ylim(-n_nodes - 0.4, HIGH + 0.05)
     axes.set_xticks([i + WIDE / 2 for i in range(n_nodes)], [f"to {i}" for i in range(n_nodes)])
-    names = [f"from ${records.input_name(j)}$" for j in range(n_nodes + 1)]
+    names = [f"from ${gt.input_name(j)}$" for j in range(n_nodes + 1)]
     axes.set_yticks([HIGH / 2 - j for j in range(n_nodes + 1)], names)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -161,8 +160,8 @@ def table(record):
     for cell in CELLS:
         gene = getattr(genotype, cell)
         kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
-        for e in records.edges(record, cell):
-            edge = f"{records.input_name(e['input'])} -> {e['node']}"
+        for e in alphas.edges(record, cell):
+            edge = f"{gt.input_name(e['input'])} -> {e['node']}"
             mark = "*" if (e["node"], e["input"]) in kept else ""
             line = f"  {cell:<7} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
             if e["second"] is not None:
@@ -173,7 +172,7 @@ def table(record):
 
 def plot_run(run_path, out=None):
     """Draw the alphas of a search to `out` (default: alphas.png in its folder); returns it."""
-    history = records.read_alphas(run_path)
+    history = reader.read_alphas(run_path)
     fig = figure(history, os.path.normpath(run_path), recommended(run_path, history))
     return save(fig, out or os.path.join(run_path, "alphas.png"), dpi=110)
 
@@ -185,7 +184,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         print(plot_run(args.run, args.out))
-        record = recommended(args.run, records.read_alphas(args.run))
+        record = recommended(args.run, reader.read_alphas(args.run))
         print(f"epoch {record['epoch']}, whose cell is the best by the held-out half:")
         print(table(record))
     except (ValueError, OSError) as error:

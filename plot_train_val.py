@@ -13,9 +13,9 @@ import sys
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-import palette
-from files import atomic
-from records import SUMMARY, read_metrics, read_object
+from records import palette
+from records.figure import save
+from records.reader import SUMMARY, read_metrics, read_object
 
 FEW = 20  # epochs; up to so many, each has a marker
 HELD_OUT = {"searchs": "held out (alpha's half)", "augments": "test"}  # where nothing is noted
@@ -87,13 +87,6 @@ def figure(runs, title=None):
         axes.tick_params(axis="y", labelsize="x-small")
     rate.set_ylabel("learning\nrate", fontsize="small")
     return fig
-
-
-def save(fig, out, dpi=120):
-    """Write a figure in one piece, in the format that the ending of `out` names."""
-    with atomic(out) as temporary:
-        fig.savefig(temporary, dpi=dpi, format=os.path.splitext(out)[1].removeprefix(".") or None)
-    return out
 
 
 def plot_run(run_path, out=None):

@@ -19,12 +19,11 @@ from PIL import Image
 
 import genotypes as gt
 import gif_maker
-import palette
 import plot_alphas
 import plot_train_val
-import records
 import visualize
-from files import atomic
+from records import alphas, palette, reader
+from records.files import atomic
 
 REPORT = "report.html"
 CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}
@@ -54,7 +53,7 @@ def phone_width(path):
 def seconds_of(run_path):
     """Seconds that the recorded epochs of a run took, training and scoring; 0 without any."""
     try:
-        metrics = records.read_metrics(run_path)
+        metrics = reader.read_metrics(run_path)
     except ValueError:
         return 0.0
     return sum(r.get("seconds", 0.0) for phase in metrics.values() for r in phase.values())
@@ -81,11 +80,11 @@ def collect(run_path):
 
     Raises ValueError if no epoch is recorded.
     """
-    metrics = records.read_metrics(run_path)
-    config = records.read_object(os.path.join(run_path, records.CONFIG))
+    metrics = reader.read_metrics(run_path)
+    config = reader.read_object(os.path.join(run_path, reader.CONFIG))
     flags = config.get("flags", {})
-    about = records.read_object(os.path.join(run_path, "genotype.json"))
-    summary = records.read_object(os.path.join(run_path, records.SUMMARY))
+    about = reader.read_object(os.path.join(run_path, "genotype.json"))
+    summary = reader.read_object(os.path.join(run_path, reader.SUMMARY))
     search = "alpha_lr" in flags
     best = plot_train_val.best_epoch(metrics)
     last = max(metrics["val"] or metrics["train"])
@@ -162,17 +161,17 @@ def cells(run_path, genotype, best):
 def edges(run_path, epoch, genotype):
     """What each edge has decided at `epoch`, for both cells; [] where no alphas are recorded."""
     try:
-        record = {r["epoch"]: r for r in records.read_alphas(run_path)}[epoch]
+        record = {r["epoch"]: r for r in reader.read_alphas(run_path)}[epoch]
     except (ValueError, KeyError):
         return []
     found = []
     for cell, title in CELLS.items():
         kept = {(i, j) for i, chosen in enumerate(getattr(genotype, cell)) for _, j in chosen}
-        for edge in records.edges(record, cell):
+        for edge in alphas.edges(record, cell):
             found.append({
                 **edge, "cell": title.split()[0].lower(),
                 "kept": (edge["node"], edge["input"]) in kept,
-                "from": records.input_name(edge["input"]), "color": palette.color(edge["op"]),
+                "from": gt.input_name(edge["input"]), "color": palette.color(edge["op"]),
             })  # fmt: skip
     return found
 
@@ -182,7 +181,7 @@ def template():
     """The page's template, compiled once."""
     here = os.path.dirname(os.path.abspath(__file__))
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.join(here, "templates")), autoescape=True,
+        loader=jinja2.FileSystemLoader(os.path.join(here, "records")), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("report.html.j2")
@@ -199,11 +198,11 @@ def write(run_path):
 
 def draw_epochs(run_path, only_missing=False):
     """Draw the recorded epochs of a search into its plots/ again, from alphas.jsonl."""
-    scores = records.scores(run_path)
-    about = records.read_object(os.path.join(run_path, "genotype.json"))
+    scores = reader.scores(run_path)
+    about = reader.read_object(os.path.join(run_path, "genotype.json"))
     plot_path = os.path.join(run_path, "plots")
     have = {cell: dict(gif_maker.frames_of(plot_path, cell)) for cell in CELLS}
-    for record in records.read_alphas(run_path):
+    for record in reader.read_alphas(run_path):
         epoch = record["epoch"]
         if not (only_missing and all(epoch in found for found in have.values())):
             dataset = about.get("dataset", "unknown data")
@@ -215,9 +214,9 @@ def main(argv=None):
     parser.add_argument("run", metavar="RUN", help="searchs/NAME or augments/NAME")
     args = parser.parse_args(argv)
     try:
-        records.read_metrics(args.run)  # before anything is drawn
+        reader.read_metrics(args.run)  # before anything is drawn
         plot_train_val.plot_run(args.run)
-        if os.path.exists(os.path.join(args.run, records.ALPHAS)):
+        if os.path.exists(os.path.join(args.run, reader.ALPHAS)):
             plot_alphas.plot_run(args.run)
             try:
                 draw_epochs(args.run)

@@ -28,7 +28,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 import utils
-from records import ALPHAS, CONFIG, METRICS, SUMMARY, read_object
+from records.reader import ALPHAS, CONFIG, METRICS, SUMMARY, read_object
 from terminal import Terminal
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"

@@ -7,12 +7,12 @@ import genotypes as gt
 import gif_maker
 import plot_alphas
 import plot_train_val
-import records
 import report
 import utils
 import visualize
 from config import AugmentConfig, data_flags
 from models import augment_cnn
+from records import reader
 
 # what is drawn beside the cells, from the files of the run
 PICTURES = {
@@ -49,7 +49,7 @@ def record_alphas(run, net, genotype, epoch, step):
                 for op, weight in zip(net.primitives, row, strict=True):
                     run.scalar(f"alpha_{cell}/{j}-{node}/{op}", weight, step)
     record["genotype"] = gt.to_str(genotype)
-    run.append(records.ALPHAS, record)
+    run.append(reader.ALPHAS, record)
     return record
 
 
@@ -122,7 +122,7 @@ def finish(run, cfg, net, spec, last, best, pictures, words):
         f"{best['top1']:.2%} on the alpha half; recommended): {kept}"
     )
     run.info("the best genotype in words:\n" + gt.describe(kept, cfg.layers))
-    history = {record["epoch"]: record for record in records.read_alphas(run.path)}
+    history = {record["epoch"]: record for record in reader.read_alphas(run.path)}
     run.info(
         "its edges, strongest op and runner-up (* is kept):\n"
         + plot_alphas.table(history[best["epoch"]])

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from files import atomic
+from records.files import atomic
 
 # --- reproducibility and devices ----------------------------------------------------------------
 

@@ -21,9 +21,8 @@ import graphviz
 from graphviz.backend import dot_command
 
 import genotypes as gt
-import palette
-import records
-from files import atomic
+from records import alphas, palette, reader
+from records.files import atomic
 
 FORMATS = ("png", "svg", "pdf")
 FONT = {"fontname": "Helvetica", "fontsize": "20", "fontcolor": palette.INK}
@@ -50,9 +49,9 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
         edge_attr={"color": palette.INK},
     )  # fmt: skip
     for j in (0, 1):
-        graph.node(records.input_name(j), fillcolor=palette.INPUT)
+        graph.node(gt.input_name(j), fillcolor=palette.INPUT)
     for j in range(2, len(gene) + 2):
-        graph.node(records.input_name(j), fillcolor=palette.NODE)
+        graph.node(gt.input_name(j), fillcolor=palette.NODE)
     graph.node("c_{k}", fillcolor=palette.OUTPUT)
     for node, edges in enumerate(gene, start=2):
         for i, (op, j) in enumerate(edges):
@@ -62,11 +61,11 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
             width = pen_width(strengths and strengths[node - 2][i], n_ops)
             graph.node(label, graphviz.escape(op), shape="plain", style="", fontsize="18",
                        fontcolor=color, height="0.4")  # fmt: skip
-            graph.edge(records.input_name(j), f"{label}:w", arrowhead="none", color=color,
+            graph.edge(gt.input_name(j), f"{label}:w", arrowhead="none", color=color,
                        penwidth=width)  # fmt: skip
-            graph.edge(f"{label}:e", records.input_name(node), color=color, penwidth=width)
+            graph.edge(f"{label}:e", gt.input_name(node), color=color, penwidth=width)
     for j in concat:
-        graph.edge(records.input_name(j), "c_{k}", style="dashed", color=palette.FAINT)
+        graph.edge(gt.input_name(j), "c_{k}", style="dashed", color=palette.FAINT)
     graph.attr(label=below(caption, gene), labelloc="b")
     return graph
 
@@ -208,7 +207,7 @@ def caption_of(dataset, epoch=None, top1=None):
 
 def strengths_of(record, genotype):
     """The mixing weights of both cells' edges from a line of alphas.jsonl, for `plot`."""
-    return {cell: records.strengths(record, getattr(genotype, cell), cell)
+    return {cell: alphas.strengths(record, getattr(genotype, cell), cell)
             for cell in ("normal", "reduce")}  # fmt: skip
 
 
@@ -222,13 +221,13 @@ def background(source, genotype):
     if source in gt.PUBLISHED:
         return {"caption": source}
     folder = os.path.isdir(source)
-    about = records.read_object(os.path.join(source, "genotype.json") if folder else source)
+    about = reader.read_object(os.path.join(source, "genotype.json") if folder else source)
     if "dataset" not in about:
         return {}
     known = {"caption": caption_of(about["dataset"], about.get("epoch"), about.get("top1"))}
     run_path = source if folder else os.path.dirname(source)
     try:
-        found = records.read_alphas(run_path)
+        found = reader.read_alphas(run_path)
     except ValueError:
         return known
     for record in found:

@@ -12,8 +12,8 @@ from PIL import Image, ImageColor
 
 import genotypes as gt
 import gif_maker
-import palette
 import visualize
+from records import palette
 
 COLORS = {1: (200, 0, 0), 2: (0, 200, 0), 9: (0, 0, 200), 10: (200, 200, 0), 100: (0, 200, 200)}
 

@@ -13,10 +13,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import genotypes as gt
-import palette
 import plot_alphas
-import records
 from models import ops
+from records import alphas, palette, reader
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def run(finished_search):
 
 
 def test_curves_have_one_value_per_epoch_for_every_op_of_every_edge(run):
-    history = records.read_alphas(run)
+    history = reader.read_alphas(run)
     raw = lines(f"{run}/alphas.jsonl")
     for cell in ("normal", "reduce"):
         found = plot_alphas.curves(history, cell)
@@ -37,7 +36,7 @@ def test_curves_have_one_value_per_epoch_for_every_op_of_every_edge(run):
 
 
 def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
-    history = records.read_alphas(run)
+    history = reader.read_alphas(run)
     fig = plot_alphas.figure(history)
     normal, reduction, entropy = fig.axes
     weights = [w for r in history for c in ("normal", "reduce") for n in r[c] for e in n for w in e]
@@ -61,7 +60,7 @@ def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
 
 
 def test_kept_edges_are_framed(run):
-    history = records.read_alphas(run)
+    history = reader.read_alphas(run)
     other = "normal=[[('a', 0), ('a', 1)], [('a', 1), ('a', 2)]], normal_concat=[2, 3]"
     history[0] |= {"genotype": f"Genotype({other}, {other.replace('normal', 'reduce')})"}
     for record, chosen in ((history[-1], None), (history[0], history[0])):
@@ -90,12 +89,12 @@ RECORD = {
 
 
 def test_runner_up_and_margin_leave_none_out():
-    first, second = records.edges(RECORD, "normal")
+    first, second = alphas.edges(RECORD, "normal")
     assert (first["op"], first["second"]) == ("b", "a")
     assert first["margin"] == pytest.approx(0.1)
     assert (second["op"], second["second"], second["weight"]) == ("a", "b", 0.6)
     only = {**RECORD, "primitives": ["a", "none"], "normal": [[[0.2, 0.8], [0.9, 0.1]]]}
-    assert records.edges(only, "normal")[0]["second"] is None
+    assert alphas.edges(only, "normal")[0]["second"] is None
 
 
 def test_the_table(run):
@@ -104,7 +103,7 @@ def test_the_table(run):
     assert text[1].split() == [
         "normal", "c_{k-2}", "->", "0", "*", "b", "0.3000", "a", "0.2000", "0.1000",
     ]  # fmt: skip
-    record = records.read_alphas(run)[-1]
+    record = reader.read_alphas(run)[-1]
     kept = [line for line in plot_alphas.table(record).splitlines() if " *" in line]
     assert [line.split()[5] for line in kept] == [
         op for gene in gt.from_str(record["genotype"])[::2] for edges in gene for op, _ in edges
@@ -112,7 +111,7 @@ def test_the_table(run):
 
 
 def test_last_is_the_genotype_of_the_last_alphas(run):
-    record = records.read_alphas(run)[-1]
+    record = reader.read_alphas(run)[-1]
     for cell, gene in (("normal", 0), ("reduce", 2)):
         alphas = [[[math.log(w) for w in row] for row in rows] for rows in record[cell]]
         assert gt.parse(alphas) == gt.load(f"{run}/genotype-last.json")[gene]
@@ -136,7 +135,7 @@ def test_after_a_resume_the_later_record_counts_and_a_broken_line_is_passed_over
             record = {**RECORD, "epoch": epoch, "entropy": {"normal": entropy, "reduce": entropy}}
             stream.write(json.dumps(record) + "\n")
         stream.write('{"epoch": 3, "prim')
-    history = records.read_alphas("r")
+    history = reader.read_alphas("r")
     assert [(r["epoch"], r["entropy"]["normal"]) for r in history] == [(1, 1.0), (2, 0.7)]
     plot_alphas.plot_run("r")
     assert sorted(os.listdir("r")) == ["alphas.jsonl", "alphas.png"]

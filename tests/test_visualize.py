@@ -12,8 +12,8 @@ from conftest import lines
 from PIL import Image, ImageColor
 
 import genotypes as gt
-import palette
 import visualize
+from records import palette
 
 GENE = [[("sep_conv_3x3", 0), ("skip_connect", 1)], [("max_pool_3x3", 1), ("dil_conv_5x5", 2)]]
 CELLS = gt.Genotype(GENE, [2, 3], GENE, [3])
