@@ -18,13 +18,12 @@ import check_ops
 import deploy
 import export
 import genotypes as gt
-import pace
 import plot_train_val
-import preproc
 import run_folder
 import utils
 import visualize
 from config import AugmentConfig, data_flags, shape_flags
+from data_sets import loader_speed, loaders, named
 from graphs import Graphed
 from models import augment_cnn, stems
 from models.ops import OPS
@@ -56,14 +55,14 @@ def main(argv=None):
         copied = ""
 
         # data
-        data = preproc.augment_data(
+        data = loaders.augment_data(
             cfg.dataset, cfg.data_path, cfg.batch_size, cfg.workers,
             pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length, seed=cfg.seed,
-            options=preproc.Options.of(cfg, run.state and run.state.get("data")),
+            options=named.Options.of(cfg, run.state and run.state.get("data")),
             lower="batch_size" not in cfg.given(),
         )  # fmt: skip
         cfg.batch_size = data.batch_size
-        data = data._replace(train=pace.Timed(data.train))
+        data = data._replace(train=loader_speed.Timed(data.train))
         criterion = utils.criterion(
             cfg.label_smoothing, cfg.class_weights, data.class_counts, device
         )
@@ -117,7 +116,7 @@ def main(argv=None):
             net.drop_path_prob(cfg.drop_path_prob * (epoch - 1) / cfg.epochs)
             trained = train(data.train, net, optim, epoch, cfg, run, device, criterion)
             scheduler.step()
-            speed = pace.speed([data.train], trained)
+            speed = loader_speed.speed([data.train], trained)
             run.metrics("train", epoch, epoch * n_steps, **trained, **speed, lr=lr)
             held = validate(data.held, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
@@ -130,7 +129,7 @@ def main(argv=None):
                 genotype=gt.to_str(genotype), flags=cfg.flags(), data=data.spec.to_dict(),
             )  # fmt: skip
             if epoch == first_epoch:
-                run.info(pace.in_words(speed, cfg.workers))
+                run.info(loader_speed.in_words(speed, cfg.workers))
             run.row(epoch, trained, held, best, data.held_name)
             pictures.after_epoch(trained["seconds"] + held["seconds"])
         tested = None if data.test is None else validate(data.test, net, device, cfg.amp)
@@ -226,11 +225,11 @@ def subject(cfg):
         name = os.path.basename(os.path.abspath(cfg.genotype))
         flags = searched_on(cfg.genotype)
         if other_images(cfg.flags(), cfg.flags(), flags):
-            name += f"-on-{preproc.subject(cfg.dataset, cfg.data_path)}"
+            name += f"-on-{loaders.subject(cfg.dataset, cfg.data_path)}"
         return name
     if cfg.genotype in gt.PUBLISHED:
         return cfg.genotype
-    return preproc.subject(cfg.dataset, cfg.data_path)
+    return loaders.subject(cfg.dataset, cfg.data_path)
 
 
 # --- what the run says --------------------------------------------------------------------------
@@ -251,12 +250,12 @@ def announce(run, cfg, size, genotype, data, layout):
     run.opening(layout, data)
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} training images, "
-        f"{len(data.held.dataset)} {data.held_name} images, {preproc.in_words(data.spec)}, "
+        f"{len(data.held.dataset)} {data.held_name} images, {loaders.in_words(data.spec)}, "
         f"batch {cfg.batch_size}, lr {cfg.lr}, cutout {data.cutout_length}; "
         f"classes {', '.join(data.spec.classes)}"
     )
     if cfg.class_weights != "none" or max(data.class_counts) > 3 * min(data.class_counts):
-        run.info(preproc.balance_in_words(data, cfg.class_weights))
+        run.info(loaders.balance_in_words(data, cfg.class_weights))
     run.info(f"genotype: {genotype}")
     stem = stems.pick(cfg.stem, data.spec.size)
     run.info(f"network: {stem} stem, {cfg.layers} cells, {cfg.init_channels} channels, {size}")

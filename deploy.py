@@ -20,11 +20,10 @@ from PIL import Image
 from torch import nn
 
 import genotypes as gt
-import image_files
-import preproc
 import run_folder
 import utils
 from config import AugmentConfig
+from data_sets import image_files, loaders, named
 from models import augment_cnn, ops
 
 # --- a trained network --------------------------------------------------------------------------
@@ -35,7 +34,7 @@ class Trained(NamedTuple):
 
     path: str
     net: nn.Module
-    spec: preproc.DataSpec
+    spec: named.DataSpec
     genotype: gt.Genotype
     flags: dict
     epoch: int
@@ -64,10 +63,7 @@ def load(path):
     state = read(path)
     # flags that an older checkpoint lacks have their defaults
     flags = AugmentConfig(["--resume", "--name", "x"], state["flags"])
-    if "data" in state:
-        spec = preproc.DataSpec.from_dict(state["data"])
-    else:  # from before checkpoints remembered it
-        spec = preproc.spec(flags.dataset)
+    spec = named.DataSpec.from_dict(state["data"])
     genotype = gt.from_str(state["genotype"], ops.OPS)
     net = augment_cnn.build(spec, flags, genotype)
     utils.load_state(net, state["model"], path)
@@ -127,27 +123,27 @@ def evaluate_file(path, cfg, argv):
         cfg = AugmentConfig(argv, saved)
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
-        options = preproc.Options.of(cfg, trained.spec.to_dict())
-        loaders = {
-            part: preproc.held_data(
+        options = named.Options.of(cfg, trained.spec.to_dict())
+        held = {
+            part: loaders.held_data(
                 cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda",
                 options, part,
             )[1]
-            for part in preproc.scored_parts(cfg.dataset, cfg.data_path)
+            for part in loaders.scored_parts(cfg.dataset, cfg.data_path)
         }  # fmt: skip
         net = trained.net.to(device, memory_format=utils.memory_format(device))
     with utils.run_errors("augment.py"):
         scores = {
             part: utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device, cfg.amp)
-            for part, loader in loaders.items()
+            for part, loader in held.items()
         }
     first = next(iter(scores))  # what training was scored on after every epoch
     top = min(5, len(trained.spec.classes))
-    for part, held in scores.items():
+    for part, score in scores.items():
         logged = f" (training logged top1 {trained.top1:.2%})" if part == first else ""
         print(
             f"{path}, epoch {trained.epoch}, {trained.spec.name} {part} split: top1 "
-            f"{held['top1']:.2%} top{top} {held['top5']:.2%} loss {held['loss']:.4f}{logged}"
+            f"{score['top1']:.2%} top{top} {score['top5']:.2%} loss {score['loss']:.4f}{logged}"
         )
     return scores[first]
 

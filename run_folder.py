@@ -158,7 +158,7 @@ class RunFolder(Terminal):
 
     def opening(self, layout, data):
         """The first lines of a run: where, on what, and what was found out about the `data`, a
-        preproc.Data. Keeps the list of held-out images."""
+        loaders.Data. Keeps the list of held-out images."""
         self.top_k = min(5, len(data.spec.classes))
         self.info(f"{self.path} on {self.device}, maps {layout}, seed {self.cfg.seed}")
         for note in data.notes:

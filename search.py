@@ -15,13 +15,12 @@ from torch import nn
 
 import check_ops
 import genotypes as gt
-import pace
-import preproc
 import run_folder
 import search_log
 import utils
 from architect import Architect
 from config import SearchConfig, data_flags
+from data_sets import loader_speed, loaders, named
 from graphs import Graphed
 from models import stems
 from models.ops import check_primitives
@@ -40,19 +39,19 @@ def main(argv=None):
         device = utils.pick_device(cfg.device, cfg.gpus)
         utils.prepare_device(device, cfg.threads, cfg.tf32)
         check_ops.check(cfg.primitives, cfg.init_channels)
-        stem = preproc.subject(cfg.dataset, cfg.data_path)
+        stem = loaders.subject(cfg.dataset, cfg.data_path)
         run = run_folder.RunFolder(cfg, utils.device_name(device), stem=stem)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
-        data = preproc.search_data(
+        data = loaders.search_data(
             cfg.dataset, cfg.data_path, cfg.batch_size, cfg.val_portion, cfg.seed, cfg.workers,
             pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length,
-            options=preproc.Options.of(cfg, run.state and run.state.get("data")),
+            options=named.Options.of(cfg, run.state and run.state.get("data")),
             lower="batch_size" not in cfg.given(),
         )  # fmt: skip
         cfg.batch_size = data.batch_size
-        data = data._replace(train=pace.Timed(data.train), val=pace.Timed(data.val))
+        data = data._replace(train=loader_speed.Timed(data.train), val=loader_speed.Timed(data.val))
 
         # model
         net = SearchCNNController(
@@ -105,7 +104,7 @@ def main(argv=None):
             lr = w_optim.param_groups[0]["lr"]
             trained = train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device)
             scheduler.step()
-            speed = pace.speed((data.train, data.val), trained)
+            speed = loader_speed.speed((data.train, data.val), trained)
             run.metrics("train", epoch, epoch * n_steps, **trained, **speed, lr=lr)
             held = validate(data.held, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
@@ -117,7 +116,7 @@ def main(argv=None):
                 best = {**last, "genotype": gt.to_str(genotype)}
             write_genotypes(run, cfg, data.spec, genotype, epoch, held["top1"], is_best)
             if epoch == first_epoch:
-                run.info(pace.in_words(speed, cfg.workers))
+                run.info(loader_speed.in_words(speed, cfg.workers))
             record = search_log.record_alphas(run, net, genotype, epoch, epoch * n_steps)
             search_log.log_epoch(run, cfg, net, genotype, epoch, trained, held, best)
 
@@ -192,11 +191,11 @@ def announce(run, cfg, net, data, layout, first_epoch):
     run.opening(layout, data)
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
-        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; {preproc.in_words(data.spec)}, "
+        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; {loaders.in_words(data.spec)}, "
         f"{len(data.spec.classes)} classes: {', '.join(data.spec.classes)}"
     )
     if cfg.class_weights != "none" or max(data.class_counts) > 3 * min(data.class_counts):
-        run.info(preproc.balance_in_words(data, cfg.class_weights))
+        run.info(loaders.balance_in_words(data, cfg.class_weights))
     weights = sum(w.numel() for w in net.weights())
     run.info(
         f"supernet: {stems.pick(cfg.stem, data.spec.size)} stem, {cfg.layers} cells, "

@@ -287,7 +287,7 @@ def count_params(net, auxiliary=True):
 
 def network_facts(net, spec, cfg):
     """What a run notes of its final network: parameters without the auxiliary head, multiply-adds
-    for an image of the data set (a preproc.DataSpec), and its shape by the flags of augment.py."""
+    for an image of the data set (a named.DataSpec), and its shape by the flags of augment.py."""
     return {
         "params": count_params(net, auxiliary=False),
         "madds": multiply_adds(net, spec.C_in, spec.size),

@@ -109,7 +109,7 @@ class AugmentCNN(nn.Module):
 
 
 def build(spec, cfg, genotype):
-    """The final network for a data set, a preproc.DataSpec, with the flags of augment.py."""
+    """The final network for a data set, a named.DataSpec, with the flags of augment.py."""
     return AugmentCNN(
         spec.size, spec.C_in, cfg.init_channels, len(spec.classes), cfg.layers,
         cfg.aux_weight > 0, genotype, cfg.stem_multiplier, stems.pick(cfg.stem, spec.size),

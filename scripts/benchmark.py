@@ -20,16 +20,15 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
 import torch.nn.functional as F
+from named.named import named
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-import data_sets
 import genotypes as gt
-import preproc
 import run_folder
-import transforms
 import utils
 from architect import Architect
+from data_sets import splits, transforms
 from models import augment_cnn, reference, search_cells, search_cnn
 
 # (images as (channels, side), batch); the network is the paper's: C 16, 8 cells, 4 nodes, 8 ops
@@ -262,7 +261,7 @@ def growth(device):
 
 
 class Noise(Dataset):
-    """Random images in memory, as preproc.View wants them."""
+    """Random images in memory, as splits.View wants them."""
 
     def __init__(self, n, shape):
         C_in, side = shape
@@ -278,9 +277,9 @@ class Noise(Dataset):
 def loader_seconds(shape, batch):
     """Seconds that one process takes to draw, augment and stack a batch of images."""
     C_in, side = shape
-    about = data_sets.DataSpec("noise", C_in, (side, side), ("a",), (0.5,) * C_in, (0.25,) * C_in)
+    about = named.DataSpec("noise", C_in, (side, side), ("a",), (0.5,) * C_in, (0.25,) * C_in)
     moves = transforms.transforms(about, True, 0, "digits" if C_in == 1 else "cifar")
-    loader = DataLoader(preproc.View(Noise(8 * batch, shape), moves), batch, shuffle=True)
+    loader = DataLoader(splits.View(Noise(8 * batch, shape), moves), batch, shuffle=True)
     start = time.perf_counter()
     n = sum(1 for _ in loader)
     return (time.perf_counter() - start) / n

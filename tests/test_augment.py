@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 
 import augment
 import genotypes as gt
-import preproc
+from data_sets import loaders, named
 from models import ops
 from models.augment_cells import AugmentCell
 from models.augment_cnn import AugmentCNN
@@ -226,7 +226,7 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
         monkeypatch.setattr(owner, name, call)
 
     spy(torch.optim, "SGD")
-    spy(preproc, "augment_data")
+    spy(loaders, "augment_data")
     words = "--genotype DARTS_V2 --lr 0.03 --momentum 0.7 --weight_decay 0.002 --cutout_length 3"
     augment.main([*FAST_AUGMENT, *words.split()])
     args, kwargs = seen["SGD"]
@@ -237,7 +237,7 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
     assert args == ("digits", "./data/", 700, None)
     options = kwargs.pop("options")
     assert kwargs == {"pin_memory": False, "cutout_length": 3, "seed": 1, "lower": False}
-    assert options == preproc.Options(notebooks=options.notebooks)
+    assert options == named.Options(notebooks=options.notebooks)
 
 
 def test_the_flags_of_speed_reach_their_places(here, monkeypatch):
@@ -344,7 +344,7 @@ def test_a_genotype_with_an_op_that_is_gone(here, capsys):
 
 
 def test_the_test_split_is_never_trained_on():
-    data = preproc.augment_data("digits", "", 96)
+    data = loaders.augment_data("digits", "", 96)
     trained = {x.numpy().tobytes() for x in data.train.dataset.raw.images}
     held = {x.numpy().tobytes() for x in data.held.dataset.raw.images}
     assert not trained & held

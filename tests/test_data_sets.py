@@ -12,11 +12,9 @@ from torchvision.transforms import v2
 
 import augment
 import config
-import data_sets
-import preproc
 import search
-import transforms
 import utils
+from data_sets import loaders, named, transforms
 
 
 class Stub:
@@ -35,20 +33,20 @@ class Stub:
 
 
 def test_the_flag_names_what_there_is():
-    assert (*data_sets.SPECS, *data_sets.FOLDERS) == config.DATA_SETS
+    assert (*named.SPECS, *named.FOLDERS) == config.DATA_SETS
 
 
 def test_names_of_classes_are_torchvisions():
-    assert data_sets.SPECS["kmnist"].classes == tuple(datasets.KMNIST.classes)
+    assert named.SPECS["kmnist"].classes == tuple(datasets.KMNIST.classes)
     balanced = datasets.EMNIST.classes_split_dict["balanced"]
-    assert data_sets.SPECS["emnist"].classes == tuple(balanced)
+    assert named.SPECS["emnist"].classes == tuple(balanced)
     fashion = tuple(datasets.FashionMNIST.classes)
-    assert data_sets.SPECS["fashionmnist"].classes == fashion
-    assert list(data_sets.SPECS["cifar100"].classes) == sorted(data_sets.SPECS["cifar100"].classes)
+    assert named.SPECS["fashionmnist"].classes == fashion
+    assert list(named.SPECS["cifar100"].classes) == sorted(named.SPECS["cifar100"].classes)
 
 
 def test_a_hundred_classes_through_both_programs(here, monkeypatch):
-    monkeypatch.setitem(data_sets._TORCHVISION, "cifar100", (Stub, "f"))
+    monkeypatch.setitem(named._TORCHVISION, "cifar100", (Stub, "f"))
     words = ["--dataset", "cifar100", "--workers", "0", "--input_size", "8", "--epochs", "1"]
     search.main([*FAST_SEARCH, *words, "--batch_size", "200", "--name", "s"])
     augment.main([*FAST_AUGMENT, *words, "--batch_size", "500", "--genotype", "searchs/s"])
@@ -63,7 +61,7 @@ def test_a_hundred_classes_through_both_programs(here, monkeypatch):
 def test_svhn_needs_scipy_and_says_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install scipy"):
-        preproc.load_split("svhn", "unused", True)
+        named.load_split("svhn", "unused", True)
 
 
 def test_svhn_and_emnist_are_opened_as_torchvision_wants(monkeypatch):
@@ -78,9 +76,9 @@ def test_svhn_and_emnist_are_opened_as_torchvision_wants(monkeypatch):
     monkeypatch.setattr(datasets, "SVHN", Fake)
     monkeypatch.setattr(datasets, "EMNIST", Fake)
     for train, split in ((True, "train"), (False, "test")):
-        assert preproc.load_split("svhn", "d", train).targets == [3, 1]
+        assert named.load_split("svhn", "d", train).targets == [3, 1]
         assert calls.pop() == (("d", split), {"download": True})
-        preproc.load_split("emnist", "d", train)
+        named.load_split("emnist", "d", train)
         args, kwargs = calls.pop()
         assert args == ("d", "balanced")
         assert (kwargs["train"], kwargs["download"]) == (train, True)
@@ -91,29 +89,29 @@ def test_svhn_and_emnist_are_opened_as_torchvision_wants(monkeypatch):
 @pytest.mark.parametrize("size", [[6], [30, 20]])
 def test_digits_at_another_size_and_in_colour(size):
     H, W = size[0], size[-1]
-    options = preproc.Options(in_channels=3, input_size=[H, W])
-    data = preproc.augment_data("digits", "", 64, options=options)
+    options = named.Options(in_channels=3, input_size=[H, W])
+    data = loaders.augment_data("digits", "", 64, options=options)
     assert data.spec.size == (H, W)
     for loader in (data.train, data.held):
         X, _ = next(iter(loader))
         assert X.shape == (64, 3, H, W)
         assert torch.equal(X[:, 0], X[:, 2])
-    assert preproc.search_data("digits", "", 64, 0.5, 0, options=options).spec == data.spec
+    assert loaders.search_data("digits", "", 64, 0.5, 0, options=options).spec == data.spec
 
 
 def test_subset_of_a_data_set_by_name():
     parts = [
-        preproc.search_data("digits", "", 16, 0.5, seed, options=preproc.Options(subset=0.1))
+        loaders.search_data("digits", "", 16, 0.5, seed, options=named.Options(subset=0.1))
         for seed in (0, 0, 1)
     ]
     chosen = [{*d.train.dataset.indices, *d.val.dataset.indices} for d in parts]
     assert chosen[0] == chosen[1] != chosen[2]
-    targets = np.array(data_sets.Digits(True).targets)
+    targets = np.array(named.Digits(True).targets)
     counts = np.bincount(targets[sorted(chosen[0])])
     assert counts.tolist() == [round(0.1 * n) for n in np.bincount(targets)]
     assert parts[0].class_counts == tuple(counts)
     assert not set(parts[0].train.dataset.indices) & set(parts[0].val.dataset.indices)
-    trained = preproc.augment_data("digits", "", 16, options=preproc.Options(subset=0.1))
+    trained = loaders.augment_data("digits", "", 16, options=named.Options(subset=0.1))
     assert set(trained.train.dataset.indices) == chosen[0]
     assert len(trained.held.dataset) == 360
 
@@ -123,7 +121,7 @@ def test_subset_of_a_data_set_by_name():
 @pytest.mark.parametrize("kind", ["none", "light", "cifar", "digits", "trivial"])
 def test_every_augmentation_on_grey_and_colour(kind, size, C_in):
     torch.manual_seed(0)
-    about = preproc.DataSpec("d", C_in, size, ("a", "b"), (0.5,) * C_in, (0.5,) * C_in)
+    about = named.DataSpec("d", C_in, size, ("a", "b"), (0.5,) * C_in, (0.5,) * C_in)
     image = torch.randint(256, (C_in, *size), dtype=torch.uint8)
     views = [
         [transforms.transforms(about, True, 0, kind, hflip)(image) for _ in range(20)]
@@ -144,7 +142,7 @@ def test_every_augmentation_on_grey_and_colour(kind, size, C_in):
      ("fashionmnist", "light", True), ("folder", "cifar", True)],
 )  # fmt: skip
 def test_what_auto_chooses_is_said(name, kind, mirrored):
-    found, note = transforms.chosen(name, preproc.Options())
+    found, note = transforms.chosen(name, named.Options())
     assert found == kind
     assert f"augmentation {kind} (chosen" in note
     assert ("not mirrored" in note) != mirrored
@@ -171,13 +169,13 @@ def test_every_flag_of_the_data_group_reaches_the_options():
         "--augment trivial --no-hflip --cache_gb 0.25"
     )
     cfg = config.SearchConfig(words.split())
-    saved = data_sets.SPECS["digits"]
+    saved = named.SPECS["digits"]
     own, other = "searchs/.images.json", "augments/.images.json"
-    assert preproc.Options.of(cfg, saved.to_dict()) == preproc.Options(
+    assert named.Options.of(cfg, saved.to_dict()) == named.Options(
         1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 0.25, saved, (own, other)
     )
-    defaults = preproc.Options.of(config.AugmentConfig(["--genotype", "DARTS_V2"]))
-    assert defaults == preproc.Options(notebooks=(other, own))
+    defaults = named.Options.of(config.AugmentConfig(["--genotype", "DARTS_V2"]))
+    assert defaults == named.Options(notebooks=(other, own))
     # and the training of the found cell takes them over, but for the share
     words = ["--genotype", "DARTS_V2", "--stem", "imagenet"]
     training = config.AugmentConfig(words, taken=config.data_flags(cfg.flags()))
@@ -208,8 +206,8 @@ def test_a_folder_is_named_by_its_path_and_may_move(here):
     assert config.SearchConfig(words, cfg.flags()).data_path == str(here / "moved")
     with pytest.raises(SystemExit):
         config.SearchConfig(["--dataset", "pets", "--data_path", "moved"])
-    assert preproc.subject("folder", "a/my pets (2)/") == "my-pets-2"
-    assert preproc.subject("cifar10", "data") == "cifar10"
+    assert loaders.subject("folder", "a/my pets (2)/") == "my-pets-2"
+    assert loaders.subject("cifar10", "data") == "cifar10"
 
 
 def test_the_loss_without_flags_is_plain_cross_entropy():

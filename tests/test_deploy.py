@@ -22,8 +22,8 @@ import config
 import deploy
 import export
 import genotypes as gt
-import preproc
 import search
+from data_sets import loaders, named
 from models import ops
 from models.augment_cnn import AugmentCNN
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 
 def digit(index):
     """(image, class) of the test split."""
-    image, y = preproc.Digits(train=False)[index]
+    image, y = named.Digits(train=False)[index]
     return image, y
 
 
@@ -73,7 +73,7 @@ def test_predict_gives_the_networks_own_probabilities(there, pictures, capsys):
     state = torch.load("augments/a/checkpoint.pt", weights_only=True)
     net = AugmentCNN(8, 1, 2, 10, 3, True, gt.from_str(state["genotype"])).eval()
     net.load_state_dict(state["model"])
-    transform = preproc.transforms(preproc.spec("digits"), train=False)
+    transform = loaders.transforms(named.spec("digits"), train=False)
     for i, row in enumerate(rows):
         wanted = net(transform(digit(i)[0]).unsqueeze(0))[0].softmax(1)[0]
         shown = [float(row[name]) for name in "0123456789"]
@@ -258,7 +258,7 @@ def test_a_missing_package_is_named(there, tmp_path, capsys, monkeypatch):
 
 
 def test_dilated_convolutions_leave_as_plain_ones():
-    spec = preproc.spec("digits")
+    spec = named.spec("digits")
     net = AugmentCNN(8, 1, 2, 10, 3, True, gt.PC_DARTS_cifar).eval()
     assert any(isinstance(m, ops.DilatedConv2d) for m in net.modules())
     trained = deploy.Trained("x", net, spec, gt.PC_DARTS_cifar, {}, 1, 0.5)
@@ -418,15 +418,15 @@ def test_what_init_from_refuses(there, words, message, capsys, monkeypatch):
 
 def test_the_data_flags_of_a_search_are_taken_over_unless_given(here, monkeypatch):
     monkeypatch.setitem(
-        preproc.SPECS, "mine", preproc.spec("digits")._replace(name="mine", classes=tuple("ab"))
+        named.SPECS, "mine", named.spec("digits")._replace(name="mine", classes=tuple("ab"))
     )
-    real = preproc.load_split
+    real = named.load_split
     monkeypatch.setattr(
-        preproc, "load_split",
+        loaders, "load_split",
         lambda name, *args, **kwargs: real("digits", *args, **kwargs),
     )  # fmt: skip
-    spec, seen = preproc.spec, []
-    monkeypatch.setattr(preproc, "spec", lambda name: seen.append(name) or spec("digits"))
+    spec, seen = named.spec, []
+    monkeypatch.setattr(named, "spec", lambda name: seen.append(name) or spec("digits"))
     words = ["--dataset", "mine", "--data_path", "there", "--cutout_length", "3"]
     search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", *words])
     record = json.loads(Path("searchs/s/genotype.json").read_text())

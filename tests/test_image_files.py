@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import image_files
+from data_sets import image_files
 
 
 def color(pixels):

@@ -17,9 +17,8 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader
 
 import augment
-import image_folder
-import preproc
 import search
+from data_sets import image_folder, loaders, named
 from models import augment_cnn
 
 ROOT = Path(__file__).parent.parent
@@ -51,15 +50,15 @@ def make(root, parts=("train",), classes=("cat", "dog"), n=10, size=(8, 8), mode
 
 
 def options(**changes):
-    return preproc.Options(**changes)
+    return named.Options(**changes)
 
 
 def searched(root, **changes):
-    return preproc.search_data("folder", str(root), 4, 0.5, 0, 0, options=options(**changes))
+    return loaders.search_data("folder", str(root), 4, 0.5, 0, 0, options=options(**changes))
 
 
 def trained(root, **changes):
-    return preproc.augment_data("folder", str(root), 4, 0, options=options(**changes))
+    return loaders.augment_data("folder", str(root), 4, 0, options=options(**changes))
 
 
 def refused(root, **changes):
@@ -172,13 +171,13 @@ def test_the_same_images_are_held_out_whatever_the_seed_and_the_place(tmp_path):
         make(tmp_path / root, n=15)
     held = []
     for root, seed in (("here", 0), ("here", 7), ("there", 1)):
-        data = preproc.augment_data("folder", str(tmp_path / root), 4, 0, seed=seed)
+        data = loaders.augment_data("folder", str(tmp_path / root), 4, 0, seed=seed)
         assert data.held_name == "held-out"
         held.append(data.held.dataset.raw.files)
         assert held[-1] == sorted(data.held_files)
         assert not set(held[-1]) & set(data.train.dataset.raw.files)
         assert [f.split("/")[0] for f in held[-1]] == ["cat"] * 3 + ["dog"] * 3
-        again = preproc.search_data("folder", str(tmp_path / root), 4, 0.5, seed, 0)
+        again = loaders.search_data("folder", str(tmp_path / root), 4, 0.5, seed, 0)
         assert sorted(again.held_files) == held[-1]
     assert held[0] == held[1] == held[2]
     # other images hardly change it: those that were held out still are
@@ -208,7 +207,7 @@ def test_val_scores_every_epoch_and_test_the_end(tmp_path):
 
 def test_imagenet_layout_has_its_own_size_and_statistics(tmp_path):
     make(tmp_path, ("train", "val"), n=4, size=(10, 12))
-    data = preproc.search_data("imagenet", str(tmp_path), 2, 0.5, 0, 0)
+    data = loaders.search_data("imagenet", str(tmp_path), 2, 0.5, 0, 0)
     assert data.spec.size == (224, 224)
     assert data.spec.mean == (0.485, 0.456, 0.406)
     assert next(iter(data.train))[0].shape == (2, 3, 224, 224)
@@ -217,7 +216,7 @@ def test_imagenet_layout_has_its_own_size_and_statistics(tmp_path):
 def test_subset_is_a_seeded_share_of_every_class(tmp_path):
     make(tmp_path, ("train", "test"), n=20)
     files = [
-        preproc.search_data(
+        loaders.search_data(
             "folder", str(tmp_path), 4, 0.5, seed, 0, options=options(subset=0.3)
         ).train.dataset.raw.files
         for seed in (0, 0, 1)
@@ -317,8 +316,8 @@ def test_images_are_the_same_from_memory_and_from_disk(tmp_path):
     data = trained(tmp_path, cache_gb=20 * 9 * 7 * 3 / 1e9)
     assert data.train.dataset.raw.in_memory
     assert not data.held.dataset.raw.in_memory
-    assert preproc.default_workers("folder", in_memory=True) == 0
-    assert preproc.default_workers("folder", in_memory=False) >= 1
+    assert loaders.default_workers("folder", in_memory=True) == 0
+    assert loaders.default_workers("folder", in_memory=False) >= 1
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
@@ -359,8 +358,8 @@ def test_what_was_found_is_remembered_until_the_images_change(tmp_path, monkeypa
 
 def test_a_saved_spec_is_taken_over(tmp_path):
     make(tmp_path, ("train", "test"))
-    saved = preproc.DataSpec("d", 1, (5, 6), ("dog", "cat"), (0.3,), (0.2,))
-    spec, loader = preproc.held_data("folder", str(tmp_path), 4, 0, options=options(saved=saved))
+    saved = named.DataSpec("d", 1, (5, 6), ("dog", "cat"), (0.3,), (0.2,))
+    spec, loader = loaders.held_data("folder", str(tmp_path), 4, 0, options=options(saved=saved))
     assert spec == saved
     X, y = next(iter(loader))
     assert X.shape == (4, 1, 5, 6)
@@ -427,7 +426,7 @@ def test_from_a_folder_to_a_score(tmp_path, run):
 def _right(state, tmp_path):
     """Share of the val cats that the saved network gets right, computed by hand."""
     cfg = augment.AugmentConfig(["--genotype", "DARTS_V2", *AUGMENT])
-    spec = preproc.DataSpec.from_dict(state["data"])
+    spec = named.DataSpec.from_dict(state["data"])
     net = augment_cnn.build(spec, cfg, augment.gt.from_str(state["genotype"]))
     net.load_state_dict(state["model"])
     X = []
@@ -498,13 +497,13 @@ def test_weights_and_smoothing_reach_the_loss_of_training_alone(tmp_path, run, m
     for i in range(3, 9):
         os.unlink(tmp_path / f"rare/train/dog/{i:02}.png")
     flags = ["--label_smoothing", "0.1", "--class_weights", "balanced"]
-    seen, real = [], preproc.utils.criterion
+    seen, real = [], loaders.utils.criterion
 
     def note(*args):
         seen.append(real(*args))
         return seen[-1]
 
-    monkeypatch.setattr(preproc.utils, "criterion", note)
+    monkeypatch.setattr(loaders.utils, "criterion", note)
     out = run(search.main, *SEARCH, "--dataset", "../rare", *flags)
     assert "class dog has 3 training images, cat 9; class weights balanced" in out
     words = shlex.split(out.strip().splitlines()[-1])[2:]

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+
 def modules():
     """{module name: its file} of everything users run or import."""
     packages = {p.parent for p in ROOT.glob("*/__init__.py")} - {ROOT / "tests"}

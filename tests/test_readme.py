@@ -15,8 +15,8 @@ import augment
 import check_ops
 import config
 import genotypes as gt
-import preproc
 import search
+from data_sets import named
 from models import ops
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,7 @@ def test_the_example_block_runs_as_written(monkeypatch, here, capsys):
 def test_the_example_of_an_exported_network_runs_as_written(finished_augment, here, capsys):
     (example,) = re.findall(r"```python\n(import json.*?)```", README, re.S)
     run = str(finished_augment[0] / "augments" / "a")
-    image, _ = preproc.Digits(train=False)[0]
+    image, _ = named.Digits(train=False)[0]
     Image.fromarray(image[0].numpy()).save("seven.png")
     augment.main(["--export", "onnx", "--from", run, "--out", "digits.onnx"])
     capsys.readouterr()

@@ -16,12 +16,12 @@ from torch import nn
 
 import augment
 import genotypes as gt
-import preproc
 import run_folder
 import search
 import search_log
 import utils
 import visualize
+from data_sets import loaders, named
 from models import augment_cnn, ops, search_cnn
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
@@ -107,7 +107,7 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
     )
     net.load_state_dict(state["model"])
     assert gt.to_str(net.genotype()) == state["genotype"]
-    data = preproc.search_data("digits", "", 64, 0.5, flags["seed"])
+    data = loaders.search_data("digits", "", 64, 0.5, flags["seed"])
     held = search.validate(data.held, net, torch.device("cpu"))
     assert held["top1"] == state["top1"]
 
@@ -183,7 +183,7 @@ def test_the_end_names_the_size_of_the_network_that_its_command_trains(finished_
     folder, out = finished_search
     words = shlex.split(out.strip().splitlines()[-1])[2:]
     cfg = augment.AugmentConfig(words)
-    spec = preproc.spec("digits")
+    spec = named.spec("digits")
     net = augment_cnn.build(spec, cfg, gt.load(folder / "searchs/s"))
     params = sum(p.numel() for name, p in net.named_parameters() if "aux_head" not in name)
     madds = utils.multiply_adds(net, spec.C_in, spec.size)
@@ -399,7 +399,7 @@ def calls(monkeypatch):
     spy(torch.optim, "Adam")
     spy(search, "Architect")
     spy(nn.utils, "clip_grad_norm_")
-    spy(preproc, "search_data")
+    spy(loaders, "search_data")
     return seen
 
 
@@ -428,7 +428,7 @@ def test_every_flag_reaches_its_place(here, calls):
     assert args[:6] == ("digits", "./data/", 300, 0.4, 11, None)
     options = kwargs.pop("options")
     assert kwargs == {"pin_memory": False, "cutout_length": 3, "lower": False}
-    assert options == preproc.Options(notebooks=options.notebooks)
+    assert options == named.Options(notebooks=options.notebooks)
 
 
 def test_the_flags_of_speed_and_memory_reach_their_places(here, monkeypatch):
@@ -553,13 +553,13 @@ def test_statistics_move_once_per_step(finished_search):
 
 
 def test_a_search_opens_no_test_split(here, monkeypatch):
-    real = preproc.load_split
+    real = named.load_split
 
     def guarded(name, data_path, train):
         assert train, "the test split was opened"
         return real(name, data_path, train)
 
-    monkeypatch.setattr(preproc, "load_split", guarded)
+    monkeypatch.setattr(named, "load_split", guarded)
     search.main([*FAST_SEARCH, "--epochs", "1"])
 
 
@@ -725,7 +725,7 @@ def test_what_cannot_run_ends_in_one_line_and_leaves_nothing(here, words, code, 
 
 
 def test_an_unknown_op_is_refused_before_anything_is_downloaded(here, monkeypatch, capsys):
-    monkeypatch.setattr(preproc, "load_split", None)
+    monkeypatch.setattr(named, "load_split", None)
     with pytest.raises(SystemExit):
         search.main(["--primitives", "sepconv", "--dataset", "cifar10"])
     assert "unknown op sepconv" in capsys.readouterr().err

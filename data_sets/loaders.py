@@ -9,51 +9,13 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-import image_folder
 import utils
-from data_sets import FOLDERS, SPECS, DataSpec, Digits, Options, load_split, spec
-from transforms import Cutout, augmentation, chosen, default_cutout, transforms
-
-__all__ = [  # those of other modules that are used from here
-    "SPECS", "Cutout", "DataSpec", "Digits", "Options", "augmentation", "load_split", "spec",
-]  # fmt: skip
-
-# --- the split ----------------------------------------------------------------------------------
-
-
-class View(Dataset):
-    """Some images of a raw split, seen through a transform."""
-
-    def __init__(self, raw, transform, indices=None):
-        self.raw = raw
-        self.transform = transform
-        self.indices = range(len(raw)) if indices is None else indices
-
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitem__(self, index):
-        image, y = self.raw[int(self.indices[index])]
-        return self.transform(image), int(y)
-
-
-def stratified_split(targets, portion, seed):
-    """Shuffle and divide 0..N-1 in two, `portion` of every class in the second part.
-
-    Returns two int arrays, disjoint and together all of 0..N-1; one seed, one split.
-    """
-    rng = np.random.default_rng(seed)
-    targets = np.asarray(targets)
-    first, second = [], []
-    for y in np.unique(targets):
-        indices = rng.permutation(np.flatnonzero(targets == y))
-        cut = len(indices) - round(portion * len(indices))
-        first.append(indices[:cut])
-        second.append(indices[cut:])
-    return rng.permutation(np.concatenate(first)), rng.permutation(np.concatenate(second))
-
+from data_sets import image_folder
+from data_sets.named import FOLDERS, DataSpec, Options, load_split, spec
+from data_sets.splits import View, share, stratified_split
+from data_sets.transforms import chosen, default_cutout, transforms
 
 # --- raw images ---------------------------------------------------------------------------------
 
@@ -110,16 +72,6 @@ def subject(name, data_path):
     if name not in FOLDERS:
         return name
     return re.sub(r"[^\w.+=-]+", "-", image_folder.subject(data_path)).strip("-.+=") or name
-
-
-def share(targets, portion, seed):
-    """Indices of `portion` of every class, two images of it at least, in order."""
-    targets, kept = np.asarray(targets), []
-    rng = np.random.default_rng([seed, 1])  # not the draw of stratified_split
-    for y in np.unique(targets):
-        indices = rng.permutation(np.flatnonzero(targets == y))
-        kept.append(indices[: max(2, round(portion * len(indices)))])
-    return np.sort(np.concatenate(kept))
 
 
 def class_counts(raw):

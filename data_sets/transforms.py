@@ -3,7 +3,7 @@
 import torch
 from torchvision.transforms import v2
 
-import image_files
+from data_sets import image_files
 
 
 class Cutout(torch.nn.Module):

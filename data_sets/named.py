@@ -138,7 +138,8 @@ class Digits(Dataset):
     N_TEST = 360
 
     def __init__(self, train):
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "digits.npz")
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        path = os.path.join(root, "data", "digits.npz")
         with np.load(path) as file:
             images, labels = file["images"], file["labels"]  # (1797, 8, 8) uint8, (1797,)
         part = slice(None, -self.N_TEST) if train else slice(-self.N_TEST, None)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-import image_files
-from data_sets import DataSpec
+from data_sets import image_files
+from data_sets.named import DataSpec
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}

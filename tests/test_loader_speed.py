@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-import pace
+from data_sets import loader_speed
 
 
 def test_waiting_is_measured_and_starts_anew_each_epoch(monkeypatch):
@@ -25,13 +25,13 @@ def test_waiting_is_measured_and_starts_anew_each_epoch(monkeypatch):
         def __iter__(self):
             return slow()
 
-    timed = pace.Timed(Loader())
+    timed = loader_speed.Timed(Loader())
     assert (len(timed), timed.dataset) == (3, "images")
     for _ in range(2):
         for batch in timed:
             assert batch == "batch"
             clock[0] += 1  # a step
-        speed = pace.speed([timed], {"seconds": 4.5, "images_per_second": 20 / 4.5})
+        speed = loader_speed.speed([timed], {"seconds": 4.5, "images_per_second": 20 / 4.5})
         assert speed == {
             "wait_seconds": 1.5,
             "loader_images_per_second": pytest.approx(20 / 1.5),
@@ -41,7 +41,7 @@ def test_waiting_is_measured_and_starts_anew_each_epoch(monkeypatch):
 
 def test_a_slow_loader_is_said():
     fast = {"loader_images_per_second": 1000.4, "step_images_per_second": 100.0}
-    assert pace.in_words(fast, None) == "loader 1,000 images per second, network 100"
+    assert loader_speed.in_words(fast, None) == "loader 1,000 images per second, network 100"
     slow = {**fast, "step_images_per_second": 900.0}
-    assert "more --workers (now chosen by itself) may help" in pace.in_words(slow, None)
-    assert "more --workers (now 1) may help" in pace.in_words(slow, 1)
+    assert "more --workers (now chosen by itself) may help" in loader_speed.in_words(slow, None)
+    assert "more --workers (now 1) may help" in loader_speed.in_words(slow, 1)
