@@ -24,7 +24,8 @@ import utils
 import visualize
 from config import AugmentConfig, data_flags, shape_flags
 from data_sets import loader_speed, loaders, named
-from graphs import Graphed
+from devices import layout, pick
+from devices.cuda_graph import Graphed
 from models import augment_cnn, stems
 from models.ops import OPS
 from pictures import Pictures
@@ -44,9 +45,9 @@ def main(argv=None):
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
             cfg = AugmentConfig(argv, saved)
         cfg, taken = (cfg, "") if cfg.resume else take_over(cfg, argv)
-        device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads, cfg.tf32)
-        run = run_folder.RunFolder(cfg, utils.device_name(device), stem=subject(cfg))
+        device = pick.pick_device(cfg.device, cfg.gpus)
+        pick.prepare_device(device, cfg.threads, cfg.tf32)
+        run = run_folder.RunFolder(cfg, pick.device_name(device), stem=subject(cfg))
         # a resumed run keeps its cell, whatever has become of the file it came from
         source = run.state["genotype"] if cfg.resume else cfg.genotype
         genotype = gt.load(source, OPS)
@@ -74,12 +75,12 @@ def main(argv=None):
         facts = utils.network_facts(net, data.spec, cfg)
         size = sizes(net, facts)
         net.to(device)
-        layout = utils.pick_layout(
+        kind = layout.pick_layout(
             cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size, cfg.amp
         )
-        net.to(memory_format=utils.LAYOUTS[layout])
+        net.to(memory_format=layout.LAYOUTS[kind])
         if cfg.compile:
-            utils.compile_cells(net.cells)
+            layout.compile_cells(net.cells)
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(
@@ -98,7 +99,7 @@ def main(argv=None):
     with utils.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, size, genotype, data, layout)
+        announce(run, cfg, size, genotype, data, kind)
         for line in filter(None, (taken, copied)):
             run.info(line)
         run.note(
@@ -145,7 +146,7 @@ def train(loader, net, optim, epoch, cfg, run, device, criterion=F.cross_entropy
 
     def move(X, y):  # waits for nothing, so that a CUDA graph can hold it
         optim.zero_grad()
-        with utils.autocast(device, cfg.amp):
+        with pick.autocast(device, cfg.amp):
             logits, aux_logits = net(X)  # (N, n_classes) each
             main_loss = loss = criterion(logits, y)
             if aux_logits is not None:

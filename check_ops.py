@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 import utils
+from devices import pick
 from models import ops
 from models.wide import Fan
 
@@ -348,14 +349,14 @@ def main(argv=None):
         if not all(c.isdigit() and int(c) > 0 for c in channels):
             raise ValueError(f"--channels {args.channels}: whole numbers of 1 or more, like 16,32")
         channels = [int(c) for c in channels]
-        device = utils.pick_device(args.device)
+        device = pick.pick_device(args.device)
     settings = [
         (C, stride, affine) for C in channels for stride in (1, 2) for affine in (False, True)
     ]
     names = args.names or list(ops.OPS)
     C, size, batch = channels[-1], (32, 32), 8
     width = max(map(len, names))
-    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {utils.device_name(device)}")
+    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.device_name(device)}")
     print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
     wrong = []
     for name in names:

@@ -24,6 +24,7 @@ import run_folder
 import utils
 from config import AugmentConfig
 from data_sets import image_files, loaders, named
+from devices import layout, pick
 from models import augment_cnn, ops
 
 # --- a trained network --------------------------------------------------------------------------
@@ -121,8 +122,8 @@ def evaluate_file(path, cfg, argv):
         batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
         saved = {k: v for k, v in trained.flags.items() if k != "batch_size"}
         cfg = AugmentConfig(argv, saved)
-        device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads, cfg.tf32)
+        device = pick.pick_device(cfg.device, cfg.gpus)
+        pick.prepare_device(device, cfg.threads, cfg.tf32)
         options = named.Options.of(cfg, trained.spec.to_dict())
         held = {
             part: loaders.held_data(
@@ -131,7 +132,7 @@ def evaluate_file(path, cfg, argv):
             )[1]
             for part in loaders.scored_parts(cfg.dataset, cfg.data_path)
         }  # fmt: skip
-        net = trained.net.to(device, memory_format=utils.memory_format(device))
+        net = trained.net.to(device, memory_format=layout.memory_format(device))
     with utils.run_errors("augment.py"):
         scores = {
             part: utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device, cfg.amp)
@@ -162,9 +163,9 @@ def predict(cfg):
         check_out(cfg.out)
         files = images_of(cfg.predict)
         trained = load(checkpoint_path(cfg.trained))
-        device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads)
-        net = Deployed(trained).to(device, memory_format=utils.memory_format(device))
+        device = pick.pick_device(cfg.device, cfg.gpus)
+        pick.prepare_device(device, cfg.threads)
+        net = Deployed(trained).to(device, memory_format=layout.memory_format(device))
     with utils.run_errors("augment.py"):
         names, rows, broken = ["file", "class", *trained.spec.classes], [], 0
         with text_to(cfg.out) as stream:

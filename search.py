@@ -21,7 +21,8 @@ import utils
 from architect import Architect
 from config import SearchConfig, data_flags
 from data_sets import loader_speed, loaders, named
-from graphs import Graphed
+from devices import layout, pick
+from devices.cuda_graph import Graphed
 from models import stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
@@ -36,11 +37,11 @@ def main(argv=None):
             saved = run_folder.read_flags(os.path.join("searchs", cfg.name))
             cfg = SearchConfig(argv, saved)
         check_primitives(cfg.primitives)  # at once, not after a download
-        device = utils.pick_device(cfg.device, cfg.gpus)
-        utils.prepare_device(device, cfg.threads, cfg.tf32)
+        device = pick.pick_device(cfg.device, cfg.gpus)
+        pick.prepare_device(device, cfg.threads, cfg.tf32)
         check_ops.check(cfg.primitives, cfg.init_channels)
         stem = loaders.subject(cfg.dataset, cfg.data_path)
-        run = run_folder.RunFolder(cfg, utils.device_name(device), stem=stem)
+        run = run_folder.RunFolder(cfg, pick.device_name(device), stem=stem)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
@@ -60,13 +61,13 @@ def main(argv=None):
             cfg.n_nodes, cfg.stem_multiplier, cfg.primitives, cfg.k,
             stem=stems.pick(cfg.stem, data.spec.size),
         ).to(device)  # fmt: skip
-        layout = utils.pick_layout(
+        kind = layout.pick_layout(
             cfg.layout, net, cfg.batch_size, data.spec.C_in, data.spec.size, cfg.amp
         )
-        net.to(memory_format=utils.LAYOUTS[layout])
+        net.to(memory_format=layout.LAYOUTS[kind])
         net.net.checkpoint_cells = cfg.checkpoint_cells
         if cfg.compile:
-            utils.compile_cells(net.net.cells)
+            layout.compile_cells(net.net.cells)
 
         # optimizers (sec. 3.1.1 and App. A.1)
         w_optim = torch.optim.SGD(
@@ -94,7 +95,7 @@ def main(argv=None):
     with utils.run_errors("search.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
-        announce(run, cfg, net, data, layout, first_epoch)
+        announce(run, cfg, net, data, kind, first_epoch)
         run.note(next=augment_command(run, cfg))
         pictures = Pictures(run, search_log.PICTURES)
         run.bar(first_epoch, n_steps)
@@ -144,13 +145,13 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
 
     def move(trn_X, trn_y, val_X, val_y):  # waits for nothing, so that a CUDA graph can hold it
         # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
-        with utils.autocast(device, cfg.amp):
+        with pick.autocast(device, cfg.amp):
             architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, w_optim)
         alpha_optim.step()
 
         # w: plain SGD. backward() adds to alpha.grad too; unrolled_backward writes it anew
         w_optim.zero_grad()
-        with utils.autocast(device, cfg.amp):
+        with pick.autocast(device, cfg.amp):
             logits = net(trn_X)  # (N, n_classes)
             loss = net.criterion(logits, trn_y)
         loss.backward()

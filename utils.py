@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from devices import pick
 from records.files import atomic
 
 # --- reproducibility and devices ----------------------------------------------------------------
@@ -47,132 +48,6 @@ def set_rng_state(state):
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def pick_device(device="auto", gpus=None):
-    """torch.device for --device auto|cuda|mps|cpu and --gpus N (the CUDA card, counted from 0).
-
-    Raises ValueError when the machine lacks what was asked for.
-    """
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus is not None and device in ("cpu", "mps"):
-        raise ValueError(f"--gpus {gpus} picks a CUDA card and contradicts --device {device}")
-    if gpus is not None or device == "cuda":
-        if not cards:
-            raise ValueError("torch sees no CUDA GPU here; use --device cpu, without --gpus")
-        return torch.device("cuda", _pick_card(gpus, cards))
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("torch sees no MPS device (Apple GPU) here; use --device cpu")
-    if device == "auto":
-        if cards:
-            return torch.device("cuda", 0)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    return torch.device(device)
-
-
-def _pick_card(gpus, cards):
-    """Index of the one card that --gpus names: a number, or "all" where there is just one."""
-    if gpus is None or (gpus == "all" and cards == 1):
-        return 0
-    if gpus == "all" or "," in gpus:
-        raise ValueError(f"--gpus {gpus}: a run uses one GPU; pick one of 0..{cards - 1}")
-    if not gpus.isdigit() or int(gpus) >= cards:
-        raise ValueError(f"--gpus {gpus}: no such card; this machine has 0..{cards - 1}")
-    return int(gpus)
-
-
-def prepare_device(device, threads=None, tf32=True):
-    """Make `device` current, let cuDNN look for its fastest kernels, allow TF32 or forbid it, set
-    the CPU threads."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-
-
-def cores():
-    """CPU cores that this process may use; a container may own fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def memory_format(device):
-    """The layout of maps that is taken on `device` without a trial: channels last on a CPU, where
-    it halves the time of a search step (scripts/benchmark.py), else torch's own order."""
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
-LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-
-
-def pick_layout(choice, net, batch_size, C_in, size, amp="off"):
-    """The memory layout of maps, a key of LAYOUTS, for --layout auto|channels_last|contiguous.
-
-    auto: on a CUDA card whichever is faster in a few passes of `net` tried here, since cards, sizes
-    and precisions differ; elsewhere that of `memory_format`. `net`, on its device, and the random
-    generators stay as they are.
-    """
-    device = next(net.parameters()).device
-    if choice != "auto":
-        return choice
-    if device.type != "cuda":
-        return next(name for name, kind in LAYOUTS.items() if kind == memory_format(device))
-    return quickest_layout(net, torch.zeros(batch_size, C_in, *size, device=device), amp)
-
-
-def quickest_layout(net, X, amp="off", repeats=3):
-    """The key of LAYOUTS in which a forward and backward pass of `net` for X takes least time.
-    Works on a copy."""
-
-    def seconds(twin, batch):
-        start = time.perf_counter()
-        with autocast(X.device, amp):
-            out = twin(batch)
-        logits = out[0] if isinstance(out, tuple) else out
-        logits.sum().backward()
-        if X.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    times = {}
-    with torch.random.fork_rng([X.device] if X.is_cuda else []):
-        for name, layout in LAYOUTS.items():
-            twin, batch = copy.deepcopy(net).to(memory_format=layout), X.to(memory_format=layout)
-            seconds(twin, batch)  # the first pass looks for kernels
-            times[name] = min(seconds(twin, batch) for _ in range(repeats))
-            del twin
-    return min(times, key=times.get)
-
-
-def compile_cells(cells):
-    """torch.compile every cell by itself: the whole net would take far longer and gain little."""
-    # cells share their code, and torch counts its variants together: each cell has a few (training
-    # and evaluation, with and without autocast), and beyond the limit the rest would run as it is
-    for limit in ("recompile_limit", "cache_size_limit"):  # its names in new and in old versions
-        if hasattr(torch._dynamo.config, limit):
-            value = max(getattr(torch._dynamo.config, limit), 8 * len(cells))
-            setattr(torch._dynamo.config, limit, value)
-    for cell in cells:
-        cell.compile()
-
-
-def autocast(device, amp):
-    """The context of --amp: "bf16" computes in bfloat16 what tolerates it, "off" nothing.
-
-    Without autocast's cache of weights: it does not notice that the virtual step changes them.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16", cache_enabled=False)
-
-
-def device_name(device):
-    """A name for people: the card's, or the kind of device with its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
 
 
 # --- batches and metrics ------------------------------------------------------------------------
@@ -263,7 +138,7 @@ def evaluate(forward, loader, criterion, device, amp="off"):
     with torch.no_grad():
         for batch in loader:
             X, y = to_device(batch, device)
-            with autocast(device, amp):
+            with pick.autocast(device, amp):
                 logits = forward(X)
             logits = logits.float()
             meter.add(criterion(logits, y), logits, y)

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 import utils
+from devices import pick
 
 LARGEST = 224  # the short side, where images of several sizes must agree on one
 
@@ -108,7 +109,7 @@ def _for_each(function, paths, what):
             return None, str(error).replace(path, "").split("\n")[0] or type(error).__name__
 
     bar = tqdm(total=len(paths), desc=what, disable=None, leave=False)
-    with ThreadPoolExecutor(utils.cores()) as pool, bar:  # Pillow lets other threads run
+    with ThreadPoolExecutor(pick.cores()) as pool, bar:  # Pillow lets other threads run
         for start in range(0, len(paths), 512):  # never all results at once
             with no_warnings():
                 results = list(pool.map(attempt, paths[start : start + 512]))

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader
 
-import utils
 from data_sets import image_folder
 from data_sets.named import FOLDERS, DataSpec, Options, load_split, spec
 from data_sets.splits import View, share, stratified_split
 from data_sets.transforms import chosen, default_cutout, transforms
+from devices import pick
 
 # --- raw images ---------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Data(NamedTuple):
 
 def default_workers(name, in_memory=False):
     """Loader processes: none for decoded images in memory (the digits are), else up to four."""
-    return 0 if name == "digits" or in_memory else min(4, utils.cores())
+    return 0 if name == "digits" or in_memory else min(4, pick.cores())
 
 
 def _workers(workers, name, raw):

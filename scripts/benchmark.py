@@ -29,6 +29,7 @@ import run_folder
 import utils
 from architect import Architect
 from data_sets import splits, transforms
+from devices import pick
 from models import augment_cnn, reference, search_cells, search_cnn
 
 # (images as (channels, side), batch); the network is the paper's: C 16, 8 cells, 4 nodes, 8 ops
@@ -60,8 +61,8 @@ class Form:
         self.net.to(device)
         layout = "contiguous"
         if fast:
-            layout = utils.pick_layout("auto", self.net, batch, C_in, (side, side))
-        layout = utils.LAYOUTS[layout]
+            layout = layout.pick_layout("auto", self.net, batch, C_in, (side, side))
+        layout = layout.LAYOUTS[layout]
         self.net.to(memory_format=layout)
         X = torch.randn(2, batch, C_in, side, side)
         y = torch.randint(10, (2, batch))
@@ -324,14 +325,14 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: at least one pair is needed")
-    device = utils.pick_device(args.device)
-    utils.prepare_device(device)
-    print(f"{utils.device_name(device)}, torch {torch.__version__}")
+    device = pick.pick_device(args.device)
+    pick.prepare_device(device)
+    print(f"{pick.device_name(device)}, torch {torch.__version__}")
     record = {"sizes": {name: measure(name, device, args.repeats) for name in args.sizes}}
     if args.growth:
         record["growth"] = growth(device)
     record |= {
-        "device": utils.device_name(device),
+        "device": pick.device_name(device),
         "versions": run_folder.versions(),
         "date": time.strftime("%Y-%m-%d"),
     }

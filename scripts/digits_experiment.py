@@ -22,6 +22,7 @@ import genotypes as gt
 import run_folder
 import search
 import utils
+from devices import pick
 
 SEARCH = "--layers 4 --init_channels 8 --alpha_lr 3e-3 --epochs 40"
 AUGMENT = "--layers 8 --init_channels 16 --epochs 30"
@@ -99,7 +100,7 @@ def main(argv=None):
     record = {
         "search": args.search, "augment": args.augment, "rows": rows, "summary": summary,
         "versions": run_folder.versions(), "date": time.strftime("%Y-%m-%d"),
-        "device": utils.device_name(utils.pick_device()),
+        "device": pick.device_name(pick.pick_device()),
     }  # fmt: skip
     with utils.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1)

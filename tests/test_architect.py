@@ -10,8 +10,8 @@ from torch import nn
 from torch.func import functional_call
 
 import genotypes as gt
-import utils
 from architect import Architect
+from devices import pick
 from models import ops, reference, search_cnn
 from models.search_cnn import SearchCNNController
 
@@ -246,13 +246,13 @@ def test_the_second_pass_sees_the_virtual_weights_in_bfloat16_too():
     optims = [torch.optim.SGD(net.weights(), xi) for net in nets]
     seen = []
     nets[0].register_forward_hook(lambda net, args, logits: seen.append(logits.detach()))
-    with utils.autocast(cpu, "bf16"):
+    with pick.autocast(cpu, "bf16"):
         Architect(nets[0], 0.0, 0.0).unrolled_backward(
             trn_X, trn_y, val_X, val_y, xi, optims[0]
         )  # fmt: skip
-    with utils.autocast(cpu, "bf16"):
+    with pick.autocast(cpu, "bf16"):
         Architect(nets[1], 0.0, 0.0).virtual_step(trn_X, trn_y, xi, optims[1])
-    with utils.autocast(cpu, "bf16"):
+    with pick.autocast(cpu, "bf16"):
         wanted = nets[1](val_X)
     assert wanted.dtype == torch.bfloat16
     assert torch.equal(seen[1], wanted)

@@ -22,6 +22,7 @@ import search_log
 import utils
 import visualize
 from data_sets import loaders, named
+from devices import pick
 from models import augment_cnn, ops, search_cnn
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
@@ -457,7 +458,7 @@ def test_the_flags_of_speed_and_memory_reach_their_places(here, monkeypatch):
 @pytest.mark.parametrize(("tf32", "threads"), [(True, 2), (False, 1)])
 def test_the_device_is_prepared_as_asked(here, monkeypatch, tf32, threads):
     seen = []
-    monkeypatch.setattr(utils, "prepare_device", lambda *args: seen.append(args))
+    monkeypatch.setattr(pick, "prepare_device", lambda *args: seen.append(args))
     words = ["--epochs", "1", "--threads", str(threads), "--tf32" if tf32 else "--no-tf32"]
     search.main([*FAST_SEARCH, *words])
     assert seen == [(torch.device("cpu"), threads, tf32)]

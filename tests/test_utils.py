@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
+from devices import layout, pick
 
 
 def test_accuracy_counts_the_best_k():
@@ -121,16 +122,16 @@ def cards(monkeypatch):
 def test_pick_device(cards, monkeypatch):
     cards(0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert utils.pick_device() == torch.device("cpu")
-    assert utils.pick_device("cpu") == torch.device("cpu")
+    assert pick.pick_device() == torch.device("cpu")
+    assert pick.pick_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert utils.pick_device() == torch.device("mps")
+    assert pick.pick_device() == torch.device("mps")
     cards(1)
-    assert utils.pick_device() == torch.device("cuda", 0)
-    assert utils.pick_device(gpus="all") == torch.device("cuda", 0)
+    assert pick.pick_device() == torch.device("cuda", 0)
+    assert pick.pick_device(gpus="all") == torch.device("cuda", 0)
     cards(2)
-    assert utils.pick_device("cuda") == torch.device("cuda", 0)
-    assert utils.pick_device("auto", "1") == torch.device("cuda", 1)
+    assert pick.pick_device("cuda") == torch.device("cuda", 0)
+    assert pick.pick_device("auto", "1") == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_device_that_is_not_there(cards, monkeypatch, n, device, gpus, message
     cards(n)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
-        utils.pick_device(device, gpus)
+        pick.pick_device(device, gpus)
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -205,11 +206,11 @@ def test_the_printed_command_uses_this_python(here, monkeypatch):
     assert utils.command("augment.py").startswith("python ")
 
 
-@pytest.mark.parametrize("layout", utils.LAYOUTS)
+@pytest.mark.parametrize("layout", layout.LAYOUTS)
 def test_the_quicker_layout_is_found_and_the_net_is_left_alone(layout, monkeypatch):
     class Slow(torch.nn.Conv2d):
         def forward(self, x):
-            right = x.is_contiguous(memory_format=utils.LAYOUTS[layout])
+            right = x.is_contiguous(memory_format=layout.LAYOUTS[layout])
             clock.append(clock[-1] + (1 if right else 2))
             return super().forward(x)
 
@@ -217,7 +218,7 @@ def test_the_quicker_layout_is_found_and_the_net_is_left_alone(layout, monkeypat
     monkeypatch.setattr(utils.time, "perf_counter", lambda: clock[-1])
     net = torch.nn.Sequential(Slow(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout())
     before, rng = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
-    assert utils.quickest_layout(net, torch.ones(2, 3, 8, 8)) == layout
+    assert layout.quickest_layout(net, torch.ones(2, 3, 8, 8)) == layout
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
     assert net[0].weight.grad is None
@@ -225,6 +226,6 @@ def test_the_quicker_layout_is_found_and_the_net_is_left_alone(layout, monkeypat
 
 def test_layouts_by_device_and_by_choice():
     net = torch.nn.Conv2d(3, 4, 3)
-    assert utils.pick_layout("auto", net, 2, 3, (8, 8)) == "channels_last"  # a CPU
-    assert utils.pick_layout("contiguous", net, 2, 3, (8, 8)) == "contiguous"
-    assert utils.pick_layout("auto", net.to("meta"), 2, 3, (8, 8)) == "contiguous"
+    assert layout.pick_layout("auto", net, 2, 3, (8, 8)) == "channels_last"  # a CPU
+    assert layout.pick_layout("contiguous", net, 2, 3, (8, 8)) == "contiguous"
+    assert layout.pick_layout("auto", net.to("meta"), 2, 3, (8, 8)) == "contiguous"

@@ -8,12 +8,12 @@ import torch
 from conftest import FAST_AUGMENT, FAST_SEARCH, equal, run_in
 
 import augment
-import graphs
 import search
+from devices import cuda_graph
 
 
 def stand_in(log):
-    """As graphs.record: computes nothing when it records, and the inputs of a replay are those
+    """As cuda_graph.record: computes nothing when it records, and the inputs of a replay are those
     buffers whatever batch the caller holds."""
 
     def record(step, inputs):
@@ -30,13 +30,13 @@ def stand_in(log):
 
 def test_the_first_call_runs_the_second_records_all_others_replay(monkeypatch):
     log, seen = [], []
-    monkeypatch.setattr(graphs, "record", stand_in(log))
+    monkeypatch.setattr(cuda_graph, "record", stand_in(log))
 
     def step(X, y):
         seen.append((X.tolist(), X.data_ptr()))
         return X + y, y
 
-    graphed = graphs.Graphed(step, pytest.fail)
+    graphed = cuda_graph.Graphed(step, pytest.fail)
     batches = [(torch.full((2,), float(i)), torch.ones(2)) for i in range(4)]
     results = [graphed(*batch)[0].tolist() for batch in batches]
     assert log == ["record", "replay", "replay", "replay"]
@@ -55,9 +55,9 @@ def test_what_cannot_be_recorded_runs_and_says_why_once(monkeypatch):
         step(*inputs)
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(graphs, "record", refuse)
+    monkeypatch.setattr(cuda_graph, "record", refuse)
     warnings = []
-    graphed = graphs.Graphed(lambda X: (X + 1,), warnings.append)
+    graphed = cuda_graph.Graphed(lambda X: (X + 1,), warnings.append)
     results = [graphed(torch.full((2,), float(i)))[0].tolist() for i in range(4)]
     assert results == [[i + 1.0] * 2 for i in range(4)]
     assert len(warnings) == 1
@@ -67,7 +67,7 @@ def test_what_cannot_be_recorded_runs_and_says_why_once(monkeypatch):
 @pytest.mark.parametrize("script", ["search", "augment"])
 def test_a_run_is_the_same_with_graphs(script, tmp_path, monkeypatch):
     log = []
-    monkeypatch.setattr(graphs, "record", stand_in(log))
+    monkeypatch.setattr(cuda_graph, "record", stand_in(log))
     if script == "search":
         main, root, words = search.main, "searchs", [*FAST_SEARCH, "--epochs", "2"]
     else:
