@@ -21,7 +21,7 @@ from torch.nn.parameter import UninitializedParameter
 import utils
 from devices import pick
 from models import ops
-from models.wide import Fan
+from models.fan import Fan
 
 SIZES = ((1, 1), (2, 2), (33, 32), (8, 9), (7, 6))  # (H, W); small, odd, not square
 QUICK_SIZES = ((7, 6),)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models import ops
-from models.wide import Fan
+from models.fan import Fan
 
 
 class SearchCell(nn.Module):
@@ -13,7 +13,7 @@ class SearchCell(nn.Module):
     s0 (N, C_pp, H0, W0), s1 (N, C_p, H, W) -> (N, n_nodes * C, H', W'): the concatenation of its
     computed nodes. H' is H in a normal cell and ceil(H/2) in a reduction cell.
 
-    The edges are computed by the node they leave, all edges of a node at once (models/wide.py).
+    The edges are computed by the node they leave, all edges of a node at once (models/fan.py).
     models/reference.py computes them one by one; both give the same.
     """
 

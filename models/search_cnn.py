@@ -135,7 +135,7 @@ class SearchCNNController(nn.Module):
         return [weight for _, weight in self.named_weights()]
 
     def looped_ops(self):
-        """{op: why} of the ops that could not be widened (models/wide.py)."""
+        """{op: why} of the ops that could not be widened (models/fan.py)."""
         return {
             op: why for cell in self.net.cells for f in cell.fans for op, why in f.looped.items()
         }

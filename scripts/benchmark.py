@@ -29,7 +29,7 @@ import run_folder
 import utils
 from architect import Architect
 from data_sets import splits, transforms
-from devices import pick
+from devices import layout, pick
 from models import augment_cnn, reference, search_cells, search_cnn
 
 # (images as (channels, side), batch); the network is the paper's: C 16, 8 cells, 4 nodes, 8 ops
@@ -59,14 +59,14 @@ class Form:
         finally:
             search_cnn.SearchCell = usual
         self.net.to(device)
-        layout = "contiguous"
+        kind = "contiguous"
         if fast:
-            layout = layout.pick_layout("auto", self.net, batch, C_in, (side, side))
-        layout = layout.LAYOUTS[layout]
-        self.net.to(memory_format=layout)
+            kind = layout.pick_layout("auto", self.net, batch, C_in, (side, side))
+        memory_format = layout.LAYOUTS[kind]
+        self.net.to(memory_format=memory_format)
         X = torch.randn(2, batch, C_in, side, side)
         y = torch.randint(10, (2, batch))
-        self.trn_X, self.val_X = (x.to(device, memory_format=layout) for x in X)
+        self.trn_X, self.val_X = (x.to(device, memory_format=memory_format) for x in X)
         self.trn_y, self.val_y = y.to(device)
         self.w_optim = torch.optim.SGD(self.net.weights(), XI, momentum=0.9, weight_decay=3e-4)
         self.alpha_optim = torch.optim.Adam(self.net.alphas(), 3e-4, betas=(0.5, 0.999))

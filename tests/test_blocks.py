@@ -19,8 +19,8 @@ import utils
 from architect import Architect
 from models import ops
 from models.augment_cnn import AugmentCNN
+from models.fan import Fan
 from models.search_cnn import SearchCNNController
-from models.wide import Fan
 
 
 def conv(C, stride, affine):

@@ -9,8 +9,8 @@ from torch import nn
 
 import genotypes as gt
 from models import reference, search_cnn
+from models.fan import Fan
 from models.search_cnn import SearchCNNController
-from models.wide import Fan
 
 
 def supernet(**changes):

@@ -10,7 +10,7 @@ from torch import nn
 
 import genotypes as gt
 from architect import Architect
-from models import ops, reference, search_cnn, wide
+from models import ops, reference, search_cnn
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
 
@@ -29,7 +29,7 @@ def randomise(module):
 
 def fan_and_edges(name, C, stride, k):
     """A Fan of one op and the k MixedOps it stands for, with equal weights, in float64."""
-    fan = wide.Fan(C, stride, k, [name]).double()
+    fan = Fan(C, stride, k, [name]).double()
     edges = [ops.MixedOp(C, stride, [name]).double() for _ in range(k)]
     for e, edge in enumerate(edges):
         randomise(edge)
@@ -82,7 +82,7 @@ def test_every_op_gives_the_same_wide_and_edge_by_edge(name, stride, training):
 
 def test_all_ops_of_this_repository_are_widened():
     for stride in (1, 2):
-        assert wide.Fan(4, stride, 3, gt.PRESETS["all"]).looped == {}
+        assert Fan(4, stride, 3, gt.PRESETS["all"]).looped == {}
 
 
 class Sliced(nn.Module):
