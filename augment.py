@@ -19,16 +19,17 @@ import deploy
 import export
 import genotypes as gt
 import plot_train_val
-import run_folder
 import utils
 import visualize
 from config import AugmentConfig, data_flags, shape_flags
+from console import errors
 from data_sets import loader_speed, loaders, named
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from models import augment_cnn, stems
 from models.ops import OPS
-from pictures import Pictures
+from tracking import run_folder
+from tracking.picture_schedule import Pictures
 
 
 def main(argv=None):
@@ -40,7 +41,7 @@ def main(argv=None):
         return deploy.predict(cfg)
     if cfg.export:
         return export.export(cfg)
-    with utils.usage_errors("augment.py"):
+    with errors.usage_errors("augment.py"):
         if cfg.resume:
             saved = run_folder.read_flags(os.path.join("augments", cfg.name))
             cfg = AugmentConfig(argv, saved)
@@ -96,14 +97,14 @@ def main(argv=None):
             best, first_epoch = run.state["best"], run.state["epoch"] + 1
             last = {"epoch": run.state["epoch"], "top1": run.state["top1"]}
 
-    with utils.run_errors("augment.py", run), run:
+    with errors.run_errors("augment.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, size, genotype, data, kind)
         for line in filter(None, (taken, copied)):
             run.info(line)
         run.note(
-            next=utils.command("augment.py", "--evaluate", run.path),
+            next=errors.command("augment.py", "--evaluate", run.path),
             held_name=data.held_name,
             network=facts,
         )
@@ -287,7 +288,7 @@ def report(run, cfg, size, genotype, data, last, best, tested, pictures):
         f"(picked on the {data.held_name} split, so it flatters; quote {quote})\n"
         f"{final}{size}\n"
         f"seed {cfg.seed}; {versions}\n"
-        f"evaluate it again with\n{utils.command('augment.py', '--evaluate', run.path)}"
+        f"evaluate it again with\n{errors.command('augment.py', '--evaluate', run.path)}"
     )
 
 

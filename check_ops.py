@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 import utils
+from console import errors
 from devices import pick
 from models import ops
 from models.fan import Fan
@@ -300,7 +301,7 @@ def check(primitives, C, affines=(False, True)):
         for fault, seen in faults.items():
             raise ValueError(
                 f"the block {name} ({at(seen[0])}) {fault}. "
-                f"{utils.command('check_ops.py', name)} says more"
+                f"{errors.command('check_ops.py', name)} says more"
             )
 
 
@@ -341,7 +342,7 @@ def main(argv=None):
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="cpu",
                         help="for the times (default: cpu)")  # fmt: skip
     args = parser.parse_args(argv)
-    with utils.usage_errors("check_ops.py"):
+    with errors.usage_errors("check_ops.py"):
         for name in args.names:
             if name not in ops.OPS:
                 raise ValueError(f"unknown op {name}; known: {', '.join(ops.OPS)}")

@@ -20,12 +20,14 @@ from PIL import Image
 from torch import nn
 
 import genotypes as gt
-import run_folder
 import utils
 from config import AugmentConfig
+from console import errors
 from data_sets import image_files, loaders, named
 from devices import layout, pick
 from models import augment_cnn, ops
+from records.files import atomic
+from tracking import checkpoint, run_folder
 
 # --- a trained network --------------------------------------------------------------------------
 
@@ -50,7 +52,7 @@ def checkpoint_path(run):
 
 def read(path):
     """A checkpoint of augment.py as a dict. Raises ValueError for anything else."""
-    state = utils.load_checkpoint(path)
+    state = checkpoint.load_checkpoint(path)
     if "optim" not in state:
         raise ValueError(
             f"{path} is a supernet, whose weights belong to all ops of all edges; train its "
@@ -67,7 +69,7 @@ def load(path):
     spec = named.DataSpec.from_dict(state["data"])
     genotype = gt.from_str(state["genotype"], ops.OPS)
     net = augment_cnn.build(spec, flags, genotype)
-    utils.load_state(net, state["model"], path)
+    checkpoint.load_state(net, state["model"], path)
     return Trained(path, net.eval(), spec, genotype, state["flags"], state["epoch"], state["top1"])
 
 
@@ -117,7 +119,7 @@ def evaluate(cfg, argv):
 
 def evaluate_file(path, cfg, argv):
     """Score one checkpoint and print what came out beside what training logged."""
-    with utils.usage_errors("augment.py"):
+    with errors.usage_errors("augment.py"):
         trained = load(path)
         batch_size = cfg.batch_size  # any will do; the accuracy does not depend on it
         saved = {k: v for k, v in trained.flags.items() if k != "batch_size"}
@@ -133,7 +135,7 @@ def evaluate_file(path, cfg, argv):
             for part in loaders.scored_parts(cfg.dataset, cfg.data_path)
         }  # fmt: skip
         net = trained.net.to(device, memory_format=layout.memory_format(device))
-    with utils.run_errors("augment.py"):
+    with errors.run_errors("augment.py"):
         scores = {
             part: utils.evaluate(lambda X: net(X)[0], loader, F.cross_entropy, device, cfg.amp)
             for part, loader in held.items()
@@ -159,14 +161,14 @@ def predict(cfg):
     be read costs a line on stderr and, at the end, exit code 1; the others are classified. Returns
     the lines as dicts.
     """
-    with utils.usage_errors("augment.py"):
+    with errors.usage_errors("augment.py"):
         check_out(cfg.out)
         files = images_of(cfg.predict)
         trained = load(checkpoint_path(cfg.trained))
         device = pick.pick_device(cfg.device, cfg.gpus)
         pick.prepare_device(device, cfg.threads)
         net = Deployed(trained).to(device, memory_format=layout.memory_format(device))
-    with utils.run_errors("augment.py"):
+    with errors.run_errors("augment.py"):
         names, rows, broken = ["file", "class", *trained.spec.classes], [], 0
         with text_to(cfg.out) as stream:
             writer = csv.writer(stream, lineterminator="\n")
@@ -201,7 +203,7 @@ def text_to(path):
     if path is None:
         yield sys.stdout
         return
-    with utils.atomic(path) as temporary:
+    with atomic(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as stream:
             yield stream
 

@@ -17,8 +17,9 @@ from torch import nn
 
 import deploy
 import genotypes as gt
-import utils
+from console import errors
 from models import ops
+from records import files
 
 
 def about(trained):
@@ -38,7 +39,7 @@ def export(cfg):
     """--export: write the network as a file that needs no code of ours, and check that the file
     computes what the network does. Returns the path."""
     to_bytes, from_bytes, packages = FORMATS[cfg.export]
-    with utils.usage_errors("augment.py"):
+    with errors.usage_errors("augment.py"):
         if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
             raise ValueError(
                 f"--export {cfg.export} needs {' and '.join(missing)}: "
@@ -46,7 +47,7 @@ def export(cfg):
             )
         deploy.check_out(cfg.out)
         trained = deploy.load(deploy.checkpoint_path(cfg.trained))
-    with utils.run_errors("augment.py"):
+    with errors.run_errors("augment.py"):
         print(f"{trained.path} as {cfg.export}; a large network takes a minute or two", flush=True)
         wanted = deploy.Deployed(trained)
         net = portable(wanted)
@@ -62,7 +63,7 @@ def export(cfg):
             ) from error
         with quiet():
             worst = difference(wanted, from_bytes(data), shape)
-        with utils.atomic(cfg.out) as temporary:
+        with files.atomic(cfg.out) as temporary:
             with open(temporary, "wb") as stream:
                 stream.write(data)
     print(

@@ -15,24 +15,24 @@ from torch import nn
 
 import check_ops
 import genotypes as gt
-import run_folder
-import search_log
 import utils
 from architect import Architect
 from config import SearchConfig, data_flags
+from console import errors
 from data_sets import loader_speed, loaders, named
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from models import stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
-from pictures import Pictures
+from tracking import run_folder, search_log
+from tracking.picture_schedule import Pictures
 
 
 def main(argv=None):
     # config
     cfg = SearchConfig(argv)
-    with utils.usage_errors("search.py"):
+    with errors.usage_errors("search.py"):
         if cfg.resume:
             saved = run_folder.read_flags(os.path.join("searchs", cfg.name))
             cfg = SearchConfig(argv, saved)
@@ -92,7 +92,7 @@ def main(argv=None):
             best, first_epoch = run.state["best"], run.state["epoch"] + 1
             last = {"epoch": run.state["epoch"], "top1": run.state["top1"]}
 
-    with utils.run_errors("search.py", run), run:
+    with errors.run_errors("search.py", run), run:
         n_steps = len(data.train)
         run.open_tensorboard((first_epoch - 1) * n_steps)
         announce(run, cfg, net, data, kind, first_epoch)
@@ -237,7 +237,7 @@ def write_genotypes(run, cfg, spec, genotype, epoch, top1, is_best):
 
 def augment_command(run, cfg):
     """The complete command that trains the found cell, to be pasted into a shell."""
-    return utils.command("augment.py", *augment_words(run, cfg))
+    return errors.command("augment.py", *augment_words(run, cfg))
 
 
 def augment_words(run, cfg):

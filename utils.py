@@ -2,13 +2,8 @@
 
 import copy
 import functools
-import os
 import random
-import shlex
-import shutil
-import sys
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,7 +11,6 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from devices import pick
-from records.files import atomic
 
 # --- reproducibility and devices ----------------------------------------------------------------
 
@@ -26,28 +20,6 @@ def seed_everything(seed):
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002, blocks that users bring may draw from it
     torch.manual_seed(seed)
-
-
-def rng_state():
-    """The state of every random generator, in types that torch.load(weights_only=True) reads."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-    state = {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state):
-    """Put every generator back to where `rng_state` saw it."""
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 # --- batches and metrics ------------------------------------------------------------------------
@@ -196,86 +168,7 @@ def multiply_adds(net, C_in, size):
 # --- files --------------------------------------------------------------------------------------
 
 
-def save_checkpoint(state, path):
-    """Write `state` to `path` in one piece: a reader finds the old file or the new one."""
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_checkpoint(path):
-    """Read a checkpoint onto the CPU. Raises ValueError if the file is not one of ours."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # whatever torch says of a broken file
-        raise ValueError(f"{path} is no checkpoint ({str(error).splitlines()[0]})") from None
-    if not isinstance(state, dict) or "model" not in state or "flags" not in state:
-        raise ValueError(f"{path} is no checkpoint of search.py or augment.py")
-    return state
-
-
-def load_state(part, state, path):
-    """Give `part` the state read from `path`. Raises ValueError if it does not fit."""
-    try:
-        part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} does not fit the network any more; was a block changed? ({reason[:200]})"
-        ) from None
-
-
 # --- what people read ---------------------------------------------------------------------------
 
 
-def command(script, *words):
-    """The shell command that runs a script of this repository with this Python from here."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    path = os.path.relpath(os.path.join(here, script))
-    # by folder, not by file: the pythons of two virtual environments may be links to one file
-    found = os.path.dirname(os.path.abspath(shutil.which("python") or ""))
-    same = found == os.path.dirname(os.path.abspath(sys.executable))
-    return shlex.join(["python" if same else sys.executable, path, *words])
-
-
 # --- errors that people meet --------------------------------------------------------------------
-
-
-@contextmanager
-def usage_errors(prog):
-    """Around the set-up: what the user can correct ends as one line. Wrong input: exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except OSError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-
-
-@contextmanager
-def run_errors(prog, run=None):
-    """Around the run: a full disk or GPU, a diverged loss or Ctrl-C ends as one line, exit code 1
-    (130 for Ctrl-C). Finished epochs are on disk by then."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if run is not None and run.has_checkpoint():
-            again = command(prog, "--name", run.name, "--resume")
-            go_on = f"; go on after the last finished epoch with\n{again}"
-        else:
-            go_on = " before an epoch was finished; start again, with --overwrite to keep the name"
-        print(f"\n{prog}: interrupted{go_on}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(
-            f"{prog}: out of GPU memory; lower --batch_size, --init_channels or --layers. {reason}",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from error
-    except (FloatingPointError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-import utils
 from devices import pick
+from records import files
 
 LARGEST = 224  # the short side, where images of several sizes must agree on one
 
@@ -193,7 +193,7 @@ def remember(notebooks, key, value):
     file = notebooks[0]
     known = [item for item in _read_json(file).items() if item[0] != key]
     os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-    with utils.atomic(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with files.atomic(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(dict([*known[-49:], (key, value)]), stream, indent=1)
 
 

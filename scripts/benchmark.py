@@ -25,12 +25,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import genotypes as gt
-import run_folder
-import utils
 from architect import Architect
 from data_sets import splits, transforms
 from devices import layout, pick
 from models import augment_cnn, reference, search_cells, search_cnn
+from records import files
+from tracking import run_folder
 
 # (images as (channels, side), batch); the network is the paper's: C 16, 8 cells, 4 nodes, 8 ops
 SIZES = {
@@ -290,12 +290,12 @@ def train_seconds(device, shape, repeats):
     """A training step of DARTS_V2 (C 16, 8 cells, batch 32), contiguous against channels last."""
     C_in, side = shape
     steps = []
-    for layout in (torch.contiguous_format, torch.channels_last):
+    for memory_format in (torch.contiguous_format, torch.channels_last):
         net = augment_cnn.AugmentCNN(side, C_in, 16, 10, 8, False, gt.PUBLISHED["DARTS_V2"])
-        net.to(device, memory_format=layout)
+        net.to(device, memory_format=memory_format)
         optim = torch.optim.SGD(net.parameters(), XI, momentum=0.9)
         X, y = torch.randn(32, C_in, side, side), torch.randint(10, (32,))
-        X, y = X.to(device, memory_format=layout), y.to(device)
+        X, y = X.to(device, memory_format=memory_format), y.to(device)
 
         def step(net=net, optim=optim, X=X, y=y):
             optim.zero_grad()
@@ -336,7 +336,7 @@ def main(argv=None):
         "versions": run_folder.versions(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    with utils.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with files.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1)
     print(f"written: {args.out}")
 

@@ -19,10 +19,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import augment
 import genotypes as gt
-import run_folder
 import search
-import utils
 from devices import pick
+from records import files
+from tracking import run_folder
 
 SEARCH = "--layers 4 --init_channels 8 --alpha_lr 3e-3 --epochs 40"
 AUGMENT = "--layers 8 --init_channels 16 --epochs 30"
@@ -102,7 +102,7 @@ def main(argv=None):
         "versions": run_folder.versions(), "date": time.strftime("%Y-%m-%d"),
         "device": pick.device_name(pick.pick_device()),
     }  # fmt: skip
-    with utils.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with files.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1)
     print(f"written: {args.out}")
 

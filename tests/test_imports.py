@@ -3,6 +3,7 @@
 import ast
 import compileall
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,23 @@ def modules():
     files = [*ROOT.glob("*.py"), *(file for folder in packages for file in folder.glob("*.py"))]
     names = {f: ".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files}
     return {name.removesuffix(".__init__"): file for file, name in names.items()}
+
+
+def test_imports_keep_to_the_layers_of_pyproject(tmp_path):
+    # import-linter knows packages only, so each script becomes the __init__.py of a package
+    for script in ROOT.glob("*.py"):
+        (tmp_path / script.stem).mkdir()
+        shutil.copy(script, tmp_path / script.stem / "__init__.py")
+    for package in {name.split(".")[0] for name in modules() if "." in name}:
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    done = subprocess.run(
+        ["lint-imports", "--no-cache"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    layers = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8")
+    assert all(f'"{name}"' in layers for name in modules() if "." not in name)
 
 
 def test_torch_stays_out_of_genotypes_and_config():

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import tqdm
 
-import pictures
 import report
-import run_folder
-import terminal
+from console import terminal
+from tracking import picture_schedule, run_folder
 
 
 class Run:
@@ -50,7 +49,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(pictures.time, "perf_counter", clock)
+    monkeypatch.setattr(picture_schedule.time, "perf_counter", clock)
     monkeypatch.setattr(report, "write", lambda path: None)
     return clock
 
@@ -62,7 +61,9 @@ def test_a_failure_of_each_kind_is_said_once_and_the_rest_is_made(here, clock):
         raise kind("no\nink")
 
     run = Run(here)
-    drawn = pictures.Pictures(run, {"curves": lambda path: fail(KeyError), "GIF": made.append})
+    drawn = picture_schedule.Pictures(
+        run, {"curves": lambda path: fail(KeyError), "GIF": made.append}
+    )
     for _ in range(3):
         drawn.after_epoch(1e6, drawing=lambda: fail(OSError))
     drawn.after_epoch(1e6, drawing=lambda: fail(RuntimeError))
@@ -78,7 +79,7 @@ def test_an_interrupt_is_no_failure_of_a_picture(here, clock):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pictures.Pictures(Run(here), {}).after_epoch(1.0, drawing=stop)
+        picture_schedule.Pictures(Run(here), {}).after_epoch(1.0, drawing=stop)
 
 
 @pytest.mark.parametrize(("epoch", "limit"), [(4.0, 0.12), (600.0, 0.03)])
@@ -91,7 +92,7 @@ def test_costly_pictures_keep_within_their_share(here, clock, epoch, limit):
         clock.work(epoch / 6)
 
     run = Run(here)
-    drawn = pictures.Pictures(run, {"curves": curves})
+    drawn = picture_schedule.Pictures(run, {"curves": curves})
     for _ in range(50):
         drawn.after_epoch(epoch, drawing=lambda: clock.work(epoch * 0.01))
     assert 3 <= len(made) < 50
@@ -109,7 +110,7 @@ def test_costly_pictures_keep_within_their_share(here, clock, epoch, limit):
 
 def test_cheap_pictures_are_made_after_every_epoch(here, clock):
     made = []
-    drawn = pictures.Pictures(Run(here), {"curves": made.append})
+    drawn = picture_schedule.Pictures(Run(here), {"curves": made.append})
     for _ in range(10):
         drawn.after_epoch(10.0)
     assert len(made) == 10
@@ -119,7 +120,7 @@ def test_a_resumed_run_goes_on_counting(here, clock):
     (here / "summary.json").write_text(json.dumps({"picture_seconds": 7.0}))
     record = {"phase": "train", "epoch": 1, "loss": 1.0, "top1": 0.5, "seconds": 93.0}
     (here / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    drawn = pictures.Pictures(Run(here), {})
+    drawn = picture_schedule.Pictures(Run(here), {})
     drawn.after_epoch(7.0, drawing=lambda: clock.work(1.0))
     drawn.at_end()
     assert "pictures took 8.0 s, 8.0% of the 100.0 s" in drawn.run.said[-1]

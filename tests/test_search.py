@@ -16,16 +16,16 @@ from torch import nn
 
 import augment
 import genotypes as gt
-import run_folder
 import search
-import search_log
 import utils
 import visualize
+from console import errors
 from data_sets import loaders, named
 from devices import pick
 from models import augment_cnn, ops, search_cnn
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
+from tracking import run_folder, search_log
 
 ROOT = Path(__file__).parent.parent
 
@@ -802,7 +802,7 @@ def test_lines_every_print_freq_steps_without_a_terminal(here, capsys):
 def test_utils_command_is_what_the_log_prints(finished_search):
     folder, out = finished_search
     line = run_in(
-        folder, lambda words: print(utils.command("augment.py", *words)),
+        folder, lambda words: print(errors.command("augment.py", *words)),
         ["--genotype", "searchs/s"],
     )  # fmt: skip
     assert out.strip().splitlines()[-1] == line.strip()

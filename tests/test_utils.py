@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 
 import utils
+from console import errors
 from devices import layout, pick
+from tracking import checkpoint
 
 
 def test_accuracy_counts_the_best_k():
@@ -66,9 +68,9 @@ def test_seeds_and_states_of_all_generators():
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
 
     utils.seed_everything(3)
-    state, first = utils.rng_state(), draw()
+    state, first = checkpoint.rng_state(), draw()
     draw()
-    utils.set_rng_state(state)
+    checkpoint.set_rng_state(state)
     assert draw() == first
     utils.seed_everything(3)
     assert draw() == first
@@ -77,11 +79,11 @@ def test_seeds_and_states_of_all_generators():
 
 
 def test_checkpoints_are_read_with_weights_only_and_written_in_one_piece(here, monkeypatch):
-    state = {"model": {"w": torch.ones(2)}, "rng": utils.rng_state(), "flags": {"a": None}}
-    utils.save_checkpoint(state, "c.pt")
+    state = {"model": {"w": torch.ones(2)}, "rng": checkpoint.rng_state(), "flags": {"a": None}}
+    checkpoint.save_checkpoint(state, "c.pt")
     read = torch.load("c.pt", weights_only=True)
     assert torch.equal(read["model"]["w"], torch.ones(2))
-    utils.set_rng_state(utils.load_checkpoint("c.pt")["rng"])
+    checkpoint.set_rng_state(checkpoint.load_checkpoint("c.pt")["rng"])
 
     def full_disk(state, path):
         with open(path, "wb") as file:
@@ -90,7 +92,7 @@ def test_checkpoints_are_read_with_weights_only_and_written_in_one_piece(here, m
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space"):
-        utils.save_checkpoint(state, "c.pt")
+        checkpoint.save_checkpoint(state, "c.pt")
     assert os.listdir(".") == ["c.pt"]
     assert torch.load("c.pt", weights_only=True)["flags"] == {"a": None}
 
@@ -101,7 +103,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(here):
     torch.save({"state_dict": {}}, "other.pt")
     for path in ("text.pt", "list.pt", "other.pt", "missing.pt"):
         with pytest.raises(ValueError, match=path) as caught:
-            utils.load_checkpoint(path)
+            checkpoint.load_checkpoint(path)
         assert "\n" not in str(caught.value)
 
 
@@ -164,36 +166,36 @@ def ends(context, error, capsys):
 
 
 def test_how_errors_end(capsys):
-    code, text = ends(utils.usage_errors("search.py"), ValueError("wrong"), capsys)
+    code, text = ends(errors.usage_errors("search.py"), ValueError("wrong"), capsys)
     assert (code, text) == (2, "search.py: wrong\n")
-    code, text = ends(utils.usage_errors("search.py"), OSError("no disk"), capsys)
+    code, text = ends(errors.usage_errors("search.py"), OSError("no disk"), capsys)
     assert (code, text) == (1, "search.py: no disk\n")
-    code, text = ends(utils.run_errors("search.py"), FloatingPointError("nan"), capsys)
+    code, text = ends(errors.run_errors("search.py"), FloatingPointError("nan"), capsys)
     assert (code, text) == (1, "search.py: nan\n")
-    code, text = ends(utils.run_errors("search.py"), OSError("full"), capsys)
+    code, text = ends(errors.run_errors("search.py"), OSError("full"), capsys)
     assert (code, text) == (1, "search.py: full\n")
-    code, text = ends(utils.run_errors("search.py"), KeyboardInterrupt(), capsys)
+    code, text = ends(errors.run_errors("search.py"), KeyboardInterrupt(), capsys)
     assert (code, text) == (130, text)
     assert text.startswith("\nsearch.py: interrupted before an epoch was finished; start again")
     error = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore")
-    code, text = ends(utils.run_errors("search.py"), error, capsys)
+    code, text = ends(errors.run_errors("search.py"), error, capsys)
     assert code == 1
     assert "lower --batch_size, --init_channels or --layers" in text
     assert text.count("\n") == 1
 
 
 def test_faults_of_our_own_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), utils.run_errors("search.py"):
+    with pytest.raises(ZeroDivisionError), errors.run_errors("search.py"):
         raise ZeroDivisionError
-    with pytest.raises(TypeError), utils.usage_errors("search.py"):
+    with pytest.raises(TypeError), errors.usage_errors("search.py"):
         raise TypeError
 
 
 def test_the_printed_command_runs_in_a_shell(here):
-    words = utils.command("visualize.py", "--help")
+    words = errors.command("visualize.py", "--help")
     done = subprocess.run(words, shell=True, capture_output=True, text=True, check=True)
     assert "GENOTYPE" in done.stdout
-    assert utils.command("augment.py", "a b").endswith("augment.py 'a b'")
+    assert errors.command("augment.py", "a b").endswith("augment.py 'a b'")
 
 
 def test_the_printed_command_uses_this_python(here, monkeypatch):
@@ -201,9 +203,9 @@ def test_the_printed_command_uses_this_python(here, monkeypatch):
     os.symlink(sys.executable, "python")
     for path in ("", str(here)):
         monkeypatch.setenv("PATH", path)
-        assert utils.command("augment.py").startswith(sys.executable)
+        assert errors.command("augment.py").startswith(sys.executable)
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
-    assert utils.command("augment.py").startswith("python ")
+    assert errors.command("augment.py").startswith("python ")
 
 
 @pytest.mark.parametrize("layout", layout.LAYOUTS)

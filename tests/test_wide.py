@@ -11,6 +11,7 @@ from torch import nn
 import genotypes as gt
 from architect import Architect
 from models import ops, reference, search_cnn
+from models.fan import Fan
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
 

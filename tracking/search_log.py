@@ -11,6 +11,7 @@ import report
 import utils
 import visualize
 from config import AugmentConfig, data_flags
+from console import errors
 from models import augment_cnn
 from records import reader
 
@@ -135,7 +136,7 @@ def finish(run, cfg, net, spec, last, best, pictures, words):
         run.warn(f"the best normal cell has {skips} skip connections on {edges} edges")
     run.result(
         f"{best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell must "
-        f"be trained from scratch. Train it with\n{utils.command('augment.py', *words)}"
+        f"be trained from scratch. Train it with\n{errors.command('augment.py', *words)}"
     )
 
 

@@ -27,9 +27,10 @@ import torchvision
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-import utils
+from console.terminal import Terminal
+from records import files
 from records.reader import ALPHAS, CONFIG, METRICS, SUMMARY, read_object
-from terminal import Terminal
+from tracking import checkpoint
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
@@ -99,7 +100,7 @@ class RunFolder(Terminal):
                 raise ValueError(
                     f"nothing to resume in {self.path}: no epoch was finished; use --overwrite"
                 )
-            self.state = utils.load_checkpoint(self.file(CHECKPOINT))
+            self.state = checkpoint.load_checkpoint(self.file(CHECKPOINT))
         elif os.path.exists(self.path):
             if not cfg.overwrite:
                 go_on = ", go on with --resume," if self.has_checkpoint() else ""
@@ -147,7 +148,7 @@ class RunFolder(Terminal):
 
     def write(self, name, text):
         """Write a text file in one piece."""
-        with utils.atomic(self.file(name)) as temporary:
+        with files.atomic(self.file(name)) as temporary:
             with open(temporary, "w", encoding="utf-8") as stream:
                 stream.write(text + "\n")
 
@@ -197,16 +198,16 @@ class RunFolder(Terminal):
         torch.load(..., weights_only=True) must be able to read everything.
         """
         states = {name: part.state_dict() for name, part in parts.items()}
-        state = {**states, "rng": utils.rng_state(), "epoch": epoch, **more}
-        utils.save_checkpoint(state, self.file(CHECKPOINT))
+        state = {**states, "rng": checkpoint.rng_state(), "epoch": epoch, **more}
+        checkpoint.save_checkpoint(state, self.file(CHECKPOINT))
         if is_best:
-            utils.save_checkpoint(state, self.file(BEST))
+            checkpoint.save_checkpoint(state, self.file(BEST))
 
     def restore(self, parts):
         """Resuming: put `parts` and the random generators back to the last finished epoch."""
         for name, part in parts.items():
-            utils.load_state(part, self.state[name], self.file(CHECKPOINT))
-        utils.set_rng_state(self.state["rng"])
+            checkpoint.load_state(part, self.state[name], self.file(CHECKPOINT))
+        checkpoint.set_rng_state(self.state["rng"])
 
     # --- TensorBoard ----------------------------------------------------------------------------
 

@@ -1,0 +1,60 @@
+"""Checkpoints: what they hold, and how they are written and read."""
+
+import random
+
+import numpy as np
+import torch
+
+from records.files import atomic
+
+
+def rng_state():
+    """The state of every random generator, in types that torch.load(weights_only=True) reads."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state = {
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state):
+    """Put every generator back to where `rng_state` saw it."""
+    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def save_checkpoint(state, path):
+    """Write `state` to `path` in one piece: a reader finds the old file or the new one."""
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path):
+    """Read a checkpoint onto the CPU. Raises ValueError if the file is not one of ours."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # whatever torch says of a broken file
+        raise ValueError(f"{path} is no checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict) or "model" not in state or "flags" not in state:
+        raise ValueError(f"{path} is no checkpoint of search.py or augment.py")
+    return state
+
+
+def load_state(part, state, path):
+    """Give `part` the state read from `path`. Raises ValueError if it does not fit."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} does not fit the network any more; was a block changed? ({reason[:200]})"
+        ) from None
