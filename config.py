@@ -5,12 +5,21 @@ one that differs says so in its help text. The README has the table.
 """
 
 import argparse
-import difflib
-import math
 import os
-import re
 
 import genotypes as gt
+from console.parser import (
+    Parser,
+    batch,
+    count,
+    count_or_zero,
+    folder_name,
+    fraction,
+    non_negative,
+    portion,
+    positive,
+    probability,
+)
 
 # What --quick sets, unless given: about two minutes on two CPU cores, measured.
 # One thread, since networks this small are no faster on two, and threads that wait for each other
@@ -40,63 +49,6 @@ USES = {
 }
 # What a search says of its images, but each training decides for itself.
 OF_THE_TRAINING = ("cutout_length", "subset")
-
-
-# --- types of flags: each says what is allowed --------------------------------------------------
-
-
-def number(text, kind, allowed, test):
-    """Parse one number or raise the error that argparse prints."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and test(value)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
-    return value
-
-
-def positive(text):
-    return number(text, float, "a number above 0", lambda x: x > 0)
-
-
-def non_negative(text):
-    return number(text, float, "a number of 0 or more", lambda x: x >= 0)
-
-
-def fraction(text):
-    return number(text, float, "a number between 0 and 1, both excluded", lambda x: 0 < x < 1)
-
-
-def probability(text):
-    return number(text, float, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1)
-
-
-def share(text):
-    return number(text, float, "a number above 0, 1 at most", lambda x: 0 < x <= 1)
-
-
-def count(text):
-    return number(text, int, "a whole number of 1 or more", lambda x: x >= 1)
-
-
-def batch(text):
-    # BatchNorm needs a second value where a map is down to one pixel
-    return number(text, int, "a whole number of 2 or more", lambda x: x >= 2)
-
-
-def count_or_zero(text):
-    return number(text, int, "a whole number of 0 or more", lambda x: x >= 0)
-
-
-def folder_name(text):
-    """A run's name: one folder, no path."""
-    if not re.fullmatch(r"\w[\w.+=-]*", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no folder name; use letters, digits and . _ + = -, "
-            "with a letter or digit first"
-        )
-    return text
 
 
 def primitives(text):
@@ -172,7 +124,7 @@ def add_data_group(parser, cutout_default, cutout_help):
                         "the same images whatever --seed is")
     g.add_argument("--bad_images", choices=("fail", "skip"), default="fail",
                    help="what to do about files that cannot be read; both list them")
-    g.add_argument("--subset", type=share, default=1.0,
+    g.add_argument("--subset", type=portion, default=1.0,
                    help="share of the training images of every class to use")
     g.add_argument("--augment", default="auto",
                    choices=("auto", "none", "light", "cifar", "digits", "trivial"),
@@ -299,30 +251,9 @@ def add_train_group(parser):
 
 
 # fmt: on
-class Parser(argparse.ArgumentParser):
-    """Says what was wrong in one line, without the page of usage before it."""
-
-    def error(self, message):
-        if message.startswith("unrecognized arguments: --"):
-            word = message.split()[2].split("=")[0].replace("-", "_")
-            known = {f.replace("-", "_"): f for a in self._actions for f in a.option_strings}
-            near = difflib.get_close_matches(word, known, 1)
-            message += f"; did you mean {known[near[0]]}?" if near else ""
-        self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Appends the default where there is one number or word to say."""
-
-    def _get_help_string(self, action):
-        if action.default is None or isinstance(action.default, (bool, list)):
-            return action.help
-        return super()._get_help_string(action)
-
-
 def flags_of(add_groups, flags):
     """Those of `flags` that the groups hold."""
-    parser = Parser(add_help=False)
+    parser = Parser("", add_help=False)
     for add_group in add_groups:
         add_group(parser)
     return {key: flags[key] for key in vars(parser.parse_args([])) if key in flags}
@@ -358,10 +289,7 @@ class Config(argparse.Namespace):
 
     def __init__(self, argv=None, saved=None, taken=None):
         super().__init__()
-        parser = Parser(
-            self.PROG, description=self.DESCRIPTION, formatter_class=HelpFormatter,
-            allow_abbrev=False,
-        )  # fmt: skip
+        parser = Parser(self.PROG, description=self.DESCRIPTION)
         self.add_groups(parser)
         self._argv = argv
         if saved is not None:
@@ -411,7 +339,7 @@ class Config(argparse.Namespace):
 
     def given(self):
         """Names of the flags that stand on the command line, whatever their values."""
-        parser, unsaid = Parser(self.PROG, allow_abbrev=False), object()
+        parser, unsaid = Parser(self.PROG), object()
         self.add_groups(parser)
         parser.set_defaults(**dict.fromkeys(self.flags(), unsaid))
         parsed = vars(parser.parse_args(self._argv))

@@ -6,13 +6,18 @@ import shutil
 import sys
 from contextlib import contextmanager
 
-import torch
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def one_line(error, limit=300):
+    """An exception in one line: its message, or the name of its class where it has none."""
+    text = " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def command(script, *words):
     """The shell command that runs a script of this repository with this Python from here."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.path.relpath(os.path.join(here, script))
+    path = os.path.relpath(os.path.join(ROOT, script))
     # by folder, not by file: the pythons of two virtual environments may be links to one file
     found = os.path.dirname(os.path.abspath(shutil.which("python") or ""))
     same = found == os.path.dirname(os.path.abspath(sys.executable))
@@ -21,38 +26,35 @@ def command(script, *words):
 
 @contextmanager
 def usage_errors(prog):
-    """Around the set-up: what the user can correct ends as one line. Wrong input: exit code 2."""
+    """Around what the user can correct: wrong input ends as one line with exit code 2, a file that
+    cannot be read or written with 1."""
     try:
         yield
     except ValueError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        end(prog, one_line(error, 2000), 2, error)
     except OSError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+        end(prog, one_line(error, 2000), 1, error)
 
 
 @contextmanager
 def run_errors(prog, run=None):
-    """Around the run: a full disk or GPU, a diverged loss or Ctrl-C ends as one line, exit code 1
-    (130 for Ctrl-C). Finished epochs are on disk by then."""
+    """Around the work: a full disk or GPU, a diverged loss or Ctrl-C ends as one line, exit code 1
+    (130 for Ctrl-C). `run` is a tracking.run.Run, whose finished epochs are on disk by then."""
     try:
         yield
     except KeyboardInterrupt:
-        if run is not None and run.has_checkpoint():
-            again = command(prog, "--name", run.name, "--resume")
-            go_on = f"; go on after the last finished epoch with\n{again}"
-        else:
-            go_on = " before an epoch was finished; start again, with --overwrite to keep the name"
-        print(f"\n{prog}: interrupted{go_on}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(
-            f"{prog}: out of GPU memory; lower --batch_size, --init_channels or --layers. {reason}",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from error
+        print(file=sys.stderr)  # below the ^C of the terminal
+        end(prog, f"interrupted{'' if run is None else run.how_to_go_on()}", 130, None)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        text = "out of GPU memory; lower --batch_size, --init_channels or --layers"
+        end(prog, f"{text}. {one_line(error)}", 1, error)
     except (FloatingPointError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+        end(prog, one_line(error, 2000), 1, error)
+
+
+def end(prog, text, code, cause):
+    """Print the last line of a command that failed and leave with exit code `code`."""
+    print(f"{prog}: {text}", file=sys.stderr)
+    raise SystemExit(code) from cause

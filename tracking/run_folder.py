@@ -27,6 +27,7 @@ import torchvision
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from console import errors
 from console.terminal import Terminal
 from records import files
 from records.reader import ALPHAS, CONFIG, METRICS, SUMMARY, read_object
@@ -139,6 +140,13 @@ class RunFolder(Terminal):
     def has_checkpoint(self):
         """Whether an epoch has been finished."""
         return os.path.exists(self.file(CHECKPOINT))
+
+    def how_to_go_on(self):
+        """What to do after the run was interrupted, behind a verb."""
+        if not self.has_checkpoint():
+            return " before an epoch was finished; start again, with --overwrite to keep the name"
+        again = errors.command(self.cfg.PROG, "--name", self.name, "--resume")
+        return f"; go on after the last finished epoch with\n{again}"
 
     def file(self, name):
         """Path of a file in this folder."""
