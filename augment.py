@@ -51,7 +51,7 @@ def main(argv=None):
         run = run_folder.RunFolder(cfg, pick.device_name(device), stem=subject(cfg))
         # a resumed run keeps its cell, whatever has become of the file it came from
         source = run.state["genotype"] if cfg.resume else cfg.genotype
-        genotype = gt.load(source, OPS)
+        genotype = gt.require_known(gt.load(source), OPS)
         check_ops.check(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
         copied = ""
@@ -209,7 +209,7 @@ def other_images(default, flags, taken):
 
 def searched_on(source):
     """The flags of a search that its training takes over; {} where `source` tells of none."""
-    flags = gt.about(source).get("flags")
+    flags = gt.metadata(source).get("flags")
     if not isinstance(flags, dict) and os.path.exists(source):  # from before genotype.json had them
         folder = source if os.path.isdir(source) else os.path.dirname(source)
         try:
@@ -275,7 +275,7 @@ def report(run, cfg, size, genotype, data, last, best, tested, pictures):
     run.close_bar()
     run.hparams(best_top1=best["top1"], last_top1=last["top1"])
     drawing = functools.partial(
-        visualize.plot, genotype, run.file("normal"), run.file("reduce"), data.spec.name
+        visualize.plot, genotype, run.file("plots/normal"), run.file("plots/reduce"), data.spec.name
     )
     pictures.at_end(drawing=drawing)
     final, quote = "", "the last"

@@ -25,8 +25,8 @@ from config import AugmentConfig
 from console import errors
 from data_sets import image_files, loaders, named
 from devices import layout, pick
-from models import augment_cnn, ops
-from records.files import atomic
+from models import augment_cnn
+from records.files import atomic_write
 from tracking import checkpoint, run_folder
 
 # --- a trained network --------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def load(path):
     # flags that an older checkpoint lacks have their defaults
     flags = AugmentConfig(["--resume", "--name", "x"], state["flags"])
     spec = named.DataSpec.from_dict(state["data"])
-    genotype = gt.from_str(state["genotype"], ops.OPS)
+    genotype = gt.from_str(state["genotype"])
     net = augment_cnn.build(spec, flags, genotype)
     checkpoint.load_state(net, state["model"], path)
     return Trained(path, net.eval(), spec, genotype, state["flags"], state["epoch"], state["top1"])
@@ -203,7 +203,7 @@ def text_to(path):
     if path is None:
         yield sys.stdout
         return
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as stream:
             yield stream
 

@@ -63,7 +63,7 @@ def export(cfg):
             ) from error
         with quiet():
             worst = difference(wanted, from_bytes(data), shape)
-        with files.atomic(cfg.out) as temporary:
+        with files.atomic_write(cfg.out) as temporary:
             with open(temporary, "wb") as stream:
                 stream.write(data)
     print(

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from records.files import atomic
+from records.files import atomic_write
 
 
 def rng_state():
@@ -32,7 +32,7 @@ def set_rng_state(state):
 
 def save_checkpoint(state, path):
     """Write `state` to `path` in one piece: a reader finds the old file or the new one."""
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 

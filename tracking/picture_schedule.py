@@ -7,7 +7,7 @@ while all pictures together stay below a share of the time for training; at the 
 import time
 
 import report
-from records import reader
+from records import files, reader
 
 # Largest share of the time of the epochs that pictures may take, and from how many seconds an epoch
 # counts as long. What must be made after every epoch is made in any case: the drawings and the
@@ -25,9 +25,9 @@ class Pictures:
         """
         self.run = run
         self.costly = costly
-        summary = reader.read_object(run.file(reader.SUMMARY))
+        summary = reader.read_summary(run.path)
         self.seconds = summary.get("picture_seconds", 0.0)  # of earlier calls, when resumed
-        self.trained = report.seconds_of(run.path)
+        self.trained = reader.epoch_seconds(run.path)
         self._costs = {}  # of each costly kind, the last time
 
     def after_epoch(self, seconds, **makers):
@@ -54,9 +54,9 @@ class Pictures:
         self._make_page()
         self.run.info(
             f"pictures took {self.seconds:.1f} s, "
-            f"{report.share(self.seconds, self.trained):.1%} of the {self.trained:.1f} s of the "
+            f"{self.seconds / max(self.trained, 1e-9):.1%} of the {self.trained:.1f} s of the "
             f"epochs, and {time.perf_counter() - start:.1f} s at the end; look at "
-            f"{self.run.file(report.REPORT)}"
+            f"{self.run.file(files.REPORT)}"
         )
 
     def _make_costly(self, kind):

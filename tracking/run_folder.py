@@ -30,10 +30,9 @@ from tensorboardX import SummaryWriter
 from console import errors
 from console.terminal import Terminal
 from records import files
-from records.reader import ALPHAS, CONFIG, METRICS, SUMMARY, read_object
+from records.files import ALPHAS, BEST, CHECKPOINT, CONFIG, METRICS, SUMMARY
+from records.reader import read_object
 from tracking import checkpoint
-
-CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
 def free_name(root, stem):
@@ -156,7 +155,7 @@ class RunFolder(Terminal):
 
     def write(self, name, text):
         """Write a text file in one piece."""
-        with files.atomic(self.file(name)) as temporary:
+        with files.atomic_write(self.file(name)) as temporary:
             with open(temporary, "w", encoding="utf-8") as stream:
                 stream.write(text + "\n")
 

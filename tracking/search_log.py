@@ -13,7 +13,7 @@ import visualize
 from config import AugmentConfig, data_flags
 from console import errors
 from models import augment_cnn
-from records import reader
+from records import files, reader
 
 # what is drawn beside the cells, from the files of the run
 PICTURES = {
@@ -50,7 +50,7 @@ def record_alphas(run, net, genotype, epoch, step):
                 for op, weight in zip(net.primitives, row, strict=True):
                     run.scalar(f"alpha_{cell}/{j}-{node}/{op}", weight, step)
     record["genotype"] = gt.to_str(genotype)
-    run.append(reader.ALPHAS, record)
+    run.append(files.ALPHAS, record)
     return record
 
 
@@ -111,7 +111,7 @@ def finish(run, cfg, net, spec, last, best, pictures, words):
     """The last lines: both genotypes, the strength of every edge, the size of the final network,
     the pictures, and the command that trains the best cell, augment.py with `words`."""
     run.close_bar()  # so that the command below is the last line
-    kept = gt.from_str(best["genotype"], net.primitives)
+    kept = gt.from_str(best["genotype"])
     same = last["epoch"] == best["epoch"]
     if not same:
         run.info(
