@@ -193,7 +193,7 @@ def remember(notebooks, key, value):
     file = notebooks[0]
     known = [item for item in _read_json(file).items() if item[0] != key]
     os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-    with files.atomic(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with files.atomic_write(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(dict([*known[-49:], (key, value)]), stream, indent=1)
 
 
