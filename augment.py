@@ -20,6 +20,7 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from models import augment_cnn
+from models.ops import OPS
 from tracking import augment_log, checkpoint, inherit, trained_network
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
@@ -34,6 +35,7 @@ def main(argv=None):
         run = Run(cfg, device, inherit.default_run_name(cfg), state)
         # a resumed run keeps its cell, whatever has become of the file it came from
         genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
+        gt.require_known(genotype, OPS)
         check_ops.quick(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
 

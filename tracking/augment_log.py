@@ -1,6 +1,7 @@
 """What a training says and records: set-up, epochs, the result."""
 
 import functools
+import os
 
 import genotypes as gt
 import plot_train_val
@@ -37,7 +38,7 @@ def record_setup(run, data, genotype, size):
     """The held-out images, the cell, the size of the network, the next command."""
     common_log.record_held_out(run, data)
     text = gt.to_json(genotype, dataset=data.spec.name, size=list(data.spec.size))
-    files.write_text(run.files.file(files.GENOTYPE), text)
+    files.write_text(run.files.file(files.GENOTYPE), text + "\n")
     run.files.update_summary(next=evaluate_command(run), val_name=data.val_name, network=size)
 
 
@@ -56,7 +57,7 @@ def finish(run, data, size, test, pictures):
     """
     last, best, name = run.last, run.best, data.val_name
     run.board.hparams(run.cfg.flags(), best_top1=best["top1"], last_top1=last["top1"])
-    paths = (f"{run.files.plot_path}/{cell}" for cell in files.CELLS)
+    paths = [os.path.join(run.files.plot_path, files.drawing(cell)) for cell in files.CELLS]
     genotype = gt.from_str(last["genotype"])
     pictures.at_end(drawing=functools.partial(visualize.plot, genotype, *paths, data.spec.name))
     quote, final = "the last", ""

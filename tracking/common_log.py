@@ -42,4 +42,4 @@ def record_held_out(run, data):
     """The list of images that are held out of the training part of a folder."""
     if data.held_out_files:
         path = run.files.file(files.HELD_OUT)
-        files.write_text(path, "\n".join(data.held_out_files))
+        files.write_text(path, "".join(f"{name}\n" for name in data.held_out_files))

@@ -26,9 +26,9 @@ class Pictures:
         """
         self.run = run
         self.costly = costly
-        summary = reader.read_object(run.files.file(files.SUMMARY))
+        summary = reader.read_summary(run.files.path)
         self.seconds = summary.get("picture_seconds", 0.0)  # of earlier calls, when resumed
-        self.epoch_seconds = report.seconds_of(run.files.path)
+        self.epoch_seconds = reader.epoch_seconds(run.files.path)
         self._costs = {}  # seconds that each costly kind took the last time
 
     def after_epoch(self, seconds, drawing=None):

@@ -114,7 +114,7 @@ class RunFolder:
             if os.path.exists(path):
                 kept = [r for r in reader.read_lines(path) if r.get("epoch", last + 1) <= last]
                 if kept:
-                    files.write_text(path, "\n".join(map(json.dumps, kept)))
+                    files.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
                 else:
                     os.remove(path)
 

@@ -1,6 +1,7 @@
 """What a search says and records: set-up, epochs, alpha, drawings, the result."""
 
 import math
+import os
 
 import genotypes as gt
 import gif_maker
@@ -15,11 +16,18 @@ from models import augment_cnn, stems
 from records import files, reader
 from tracking import common_log
 
+
+def animate(run_path):
+    """Both GIFs. Without drawings, which were warned of, there is nothing to animate."""
+    if gif_maker.frames_of(os.path.join(run_path, files.PLOTS), "normal"):
+        gif_maker.make_gifs(run_path)
+
+
 # what is drawn beside the cells, from the files of the run
 PICTURES = {
     "curves": plot_train_val.plot_run,
     "alphas": plot_alphas.plot_run,
-    "GIF": gif_maker.make_gifs_if_drawn,
+    "GIF": animate,
 }
 FEW_STEPS = 200  # fewer leave the supernet near chance; its statistics alone take as many
 
@@ -91,9 +99,9 @@ def record_genotypes(run, spec, genotype, is_best):
         k=cfg.k,
         flags=flags_to_inherit(cfg),
     )
-    files.write_text(run.files.file(files.GENOTYPE_LAST), text)
+    files.write_text(run.files.file(files.GENOTYPE_LAST), text + "\n")
     if is_best:
-        files.write_text(run.files.file(files.GENOTYPE), text)
+        files.write_text(run.files.file(files.GENOTYPE), text + "\n")
 
 
 def flags_to_inherit(cfg):
