@@ -115,9 +115,21 @@ class NamedDataSet(NamedTuple):
 
 _DIGITS = tuple("0123456789")
 _FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
-_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
-_CIFAR100 = """
+_CIFAR100_WORDS = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
     butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
     crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
@@ -127,6 +139,7 @@ _CIFAR100 = """
     skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
     television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
+_CIFAR100 = tuple(_CIFAR100_WORDS.split())
 _FOUR = "train-images-idx3-ubyte.gz (and the three other files)"
 _ROWS = (
     NamedDataSet(
@@ -148,12 +161,7 @@ _ROWS = (
     ),
     NamedDataSet(
         DataSpec(
-            "cifar10",
-            3,
-            (32, 32),
-            tuple(_CIFAR10.split()),
-            (0.4914, 0.4822, 0.4465),
-            (0.2470, 0.2435, 0.2616),
+            "cifar10", 3, (32, 32), _CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
         ),
         _torchvision("CIFAR10"),
         augment="cifar",
@@ -162,12 +170,7 @@ _ROWS = (
     # from here on mean and std are the values in common use
     NamedDataSet(
         DataSpec(
-            "cifar100",
-            3,
-            (32, 32),
-            tuple(_CIFAR100.split()),
-            (0.5071, 0.4865, 0.4409),
-            (0.2673, 0.2564, 0.2762),
+            "cifar100", 3, (32, 32), _CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
         ),
         _torchvision("CIFAR100"),
         augment="cifar",
@@ -180,14 +183,7 @@ _ROWS = (
         file="train_32x32.mat (and test_32x32.mat)",
     ),
     NamedDataSet(
-        DataSpec(
-            "kmnist",
-            1,
-            (28, 28),
-            tuple("o ki su tsu na ha ma ya re wo".split()),
-            (0.1918,),
-            (0.3483,),
-        ),
+        DataSpec("kmnist", 1, (28, 28), _KANA, (0.1918,), (0.3483,)),
         _torchvision("KMNIST"),
         augment="digits",
         file=os.path.join("KMNIST", "raw", _FOUR),

@@ -35,6 +35,10 @@ class Part(NamedTuple):
     dataset: Dataset
     held_out_files: tuple = ()
 
+    @property
+    def targets(self):
+        return targets_of(self.dataset)
+
 
 def source(dataset):
     """The data set below all Subset and Transformed."""
