@@ -24,12 +24,7 @@ from console.parser import (
     positive,
     probability,
 )
-
-# Names that --dataset knows (data_sets.py has them all); a folder of images is named by its path.
-DATA_SETS = (
-    "digits", "mnist", "fashionmnist", "cifar10", "cifar100", "svhn", "kmnist", "emnist",
-    "folder", "imagenet",
-)  # fmt: skip
+from data_sets import named
 
 
 def flag(group, name, *, default=None, quick=None, inherit=None, keep="fixed", **words):
@@ -118,8 +113,8 @@ def add_device_flags(g, quick_threads=None):
 def add_data_group(parser, cutout_default, cutout_help):
     g = parser.add_argument_group("data", "a data set by name, or a folder of your own images")
     flag(g, "--dataset", default="digits", inherit="images",
-         help="digits (bundled); mnist, fashionmnist, cifar10, cifar100, svhn, kmnist or emnist "
-              "(downloaded); a folder that holds train/CLASS/IMAGES, and val/ or test/ if you have "
+         help=f"a data set by name ({', '.join(named.DATA_SETS)}; digits are bundled, others are "
+              "downloaded); a folder that holds train/CLASS/IMAGES, and val/ or test/ if you have "
               "them; or imagenet, such a folder in --data_path at 224x224")
     flag(g, "--data_path", default="./data/", inherit="images", keep="free",
          help="folder of downloaded data sets; of the images for --dataset folder")
@@ -327,7 +322,7 @@ class RunConfig(Config):
                 self.error(f"--input_size takes H and W, not {len(said['input_size'])} numbers")
             said["input_size"] = [said["input_size"][0], said["input_size"][-1]]
         dataset = said.get("dataset")
-        if dataset and dataset not in DATA_SETS and os.path.isdir(dataset):
+        if dataset and dataset not in named.NAMES and os.path.isdir(dataset):
             # as a path it may differ when the run goes on: images can be moved
             if said.setdefault("data_path", dataset) != dataset:
                 self.error(
@@ -338,7 +333,7 @@ class RunConfig(Config):
 
     def inherit(self, flags):
         super().inherit(flags)
-        if self.dataset in ("folder", "imagenet"):  # a later run may start from another folder
+        if self.dataset in named.FOLDERS:  # a later run may start from another folder
             self.data_path = os.path.abspath(self.data_path)
 
     def resume_from(self, saved):

@@ -11,6 +11,7 @@ import utils
 from config import EvaluateConfig
 from console import errors
 from data_sets import loaders
+from data_sets.options import DataOptions
 from devices import layout, pick
 from records import files
 from tracking import trained_network
@@ -35,7 +36,7 @@ def data_options(cfg, trained, device):
     """The images of the training, where --data_path says they are now."""
     said = {name: value for name, value in cfg.said.items() if name in trained.flags}
     flags = {**trained.flags, "workers": None, "batch_size": cfg.batch_size, **said}
-    return loaders.DataOptions.from_config(
+    return DataOptions.from_config(
         argparse.Namespace(**flags), known_spec=trained.spec, pin_memory=device.is_cuda
     )
 

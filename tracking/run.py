@@ -6,8 +6,8 @@ import os
 
 from console import errors
 from console.log import Log
-from data_sets.loaders import DataOptions
 from data_sets.named import DataSpec
+from data_sets.options import DataOptions
 from records import files
 from tracking import checkpoint
 from tracking.board import Board
