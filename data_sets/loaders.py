@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Subset
 from data_sets import image_folder, named, splits
 from data_sets.cache import CacheBudget
 from data_sets.loader_speed import TimedLoader
-from data_sets.options import DataOptions
 from data_sets.splits import Part, Transformed
 from data_sets.transforms import Fit, default_cutout, pick_augmentation, transforms
 from devices import pick
@@ -109,8 +108,8 @@ def augment_data(options):
 
 
 def scored_loaders(options, budget=None):
-    """{part: loader} of what a training is scored on: first "test", "val" or "held-out", which it is
-    scored on after every epoch, then "test" where there is a val.
+    """{part: loader} of what a training is scored on: "test", "val" or "held-out" after every epoch,
+    and at the end "test" where there is a val.
 
     Of an image folder options.known_spec must say what its training found out.
     """
