@@ -23,7 +23,8 @@ import utils
 import visualize
 from config import AugmentConfig, data_flags, shape_flags
 from console import errors
-from data_sets import loader_speed, loaders, named
+from data_sets import loader_speed, loaders
+from data_sets.options import DataOptions
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from models import augment_cnn, stems
@@ -57,14 +58,12 @@ def main(argv=None):
         copied = ""
 
         # data
-        data = loaders.augment_data(
-            cfg.dataset, cfg.data_path, cfg.batch_size, cfg.workers,
-            pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length, seed=cfg.seed,
-            options=named.Options.of(cfg, run.state and run.state.get("data")),
-            lower="batch_size" not in cfg.given(),
+        options = DataOptions.from_config(
+            cfg, run.known_spec(), run.cache_files(), "batch_size" not in cfg.given(),
+            pin_memory=device.type == "cuda",
         )  # fmt: skip
+        data = loaders.augment_data(options)
         cfg.batch_size = data.batch_size
-        data = data._replace(train=loader_speed.Timed(data.train))
         criterion = utils.criterion(
             cfg.label_smoothing, cfg.class_weights, data.class_counts, device
         )
@@ -105,7 +104,7 @@ def main(argv=None):
             run.info(line)
         run.note(
             next=errors.command("augment.py", "--evaluate", run.path),
-            held_name=data.held_name,
+            held_name=data.val_name,
             network=facts,
         )
         pictures = Pictures(run, {"curves": plot_train_val.plot_run})
@@ -120,7 +119,7 @@ def main(argv=None):
             scheduler.step()
             speed = loader_speed.speed([data.train], trained)
             run.metrics("train", epoch, epoch * n_steps, **trained, **speed, lr=lr)
-            held = validate(data.held, net, device, cfg.amp)
+            held = validate(data.val, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
             last = {"epoch": epoch, "top1": held["top1"]}
@@ -131,8 +130,8 @@ def main(argv=None):
                 genotype=gt.to_str(genotype), flags=cfg.flags(), data=data.spec.to_dict(),
             )  # fmt: skip
             if epoch == first_epoch:
-                run.info(loader_speed.in_words(speed, cfg.workers))
-            run.row(epoch, trained, held, best, data.held_name)
+                run.info(loader_speed.describe(speed, cfg.workers))
+            run.row(epoch, trained, held, best, data.val_name)
             pictures.after_epoch(trained["seconds"] + held["seconds"])
         tested = None if data.test is None else validate(data.test, net, device, cfg.amp)
         report(run, cfg, size, genotype, data, last, best, tested, pictures)
@@ -227,11 +226,11 @@ def subject(cfg):
         name = os.path.basename(os.path.abspath(cfg.genotype))
         flags = searched_on(cfg.genotype)
         if other_images(cfg.flags(), cfg.flags(), flags):
-            name += f"-on-{loaders.subject(cfg.dataset, cfg.data_path)}"
+            name += f"-on-{loaders.default_run_name(cfg.dataset, cfg.data_path)}"
         return name
     if cfg.genotype in gt.PUBLISHED:
         return cfg.genotype
-    return loaders.subject(cfg.dataset, cfg.data_path)
+    return loaders.default_run_name(cfg.dataset, cfg.data_path)
 
 
 # --- what the run says --------------------------------------------------------------------------
@@ -252,12 +251,12 @@ def announce(run, cfg, size, genotype, data, layout):
     run.opening(layout, data)
     run.info(
         f"{data.spec.name}: {len(data.train.dataset)} training images, "
-        f"{len(data.held.dataset)} {data.held_name} images, {loaders.in_words(data.spec)}, "
+        f"{len(data.val.dataset)} {data.val_name} images, {data.spec.describe()}, "
         f"batch {cfg.batch_size}, lr {cfg.lr}, cutout {data.cutout_length}; "
         f"classes {', '.join(data.spec.classes)}"
     )
     if cfg.class_weights != "none" or max(data.class_counts) > 3 * min(data.class_counts):
-        run.info(loaders.balance_in_words(data, cfg.class_weights))
+        run.info(data.describe_balance(cfg.class_weights))
     run.info(f"genotype: {genotype}")
     stem = stems.pick(cfg.stem, data.spec.size)
     run.info(f"network: {stem} stem, {cfg.layers} cells, {cfg.init_channels} channels, {size}")
@@ -283,9 +282,9 @@ def report(run, cfg, size, genotype, data, last, best, tested, pictures):
         final, quote = f"test accuracy of the last epoch: {tested['top1']:.2%}\n", "the test's"
     versions = ", ".join(f"{name} {version}" for name, version in run_folder.versions().items())
     run.result(
-        f"{data.held_name} accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
-        f"{data.held_name} accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} "
-        f"(picked on the {data.held_name} split, so it flatters; quote {quote})\n"
+        f"{data.val_name} accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
+        f"{data.val_name} accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} "
+        f"(picked on the {data.val_name} split, so it flatters; quote {quote})\n"
         f"{final}{size}\n"
         f"seed {cfg.seed}; {versions}\n"
         f"evaluate it again with\n{errors.command('augment.py', '--evaluate', run.path)}"

@@ -20,6 +20,7 @@ from console.parser import (
     positive,
     probability,
 )
+from data_sets import named
 
 # What --quick sets, unless given: about two minutes on two CPU cores, measured.
 # One thread, since networks this small are no faster on two, and threads that wait for each other
@@ -36,11 +37,7 @@ FREE = (
 )  # fmt: skip
 
 
-# Names that --dataset knows (data_sets.py has them all); a folder of images is named by its path.
-DATA_SETS = (
-    "digits", "mnist", "fashionmnist", "cifar10", "cifar100", "svhn", "kmnist", "emnist",
-    "folder", "imagenet",
-)  # fmt: skip
+DATA_SETS = named.NAMES  # that --dataset knows; a folder of images is named by its path
 # What can be done with a trained network, and the flags that have a part in it.
 USES = {
     "evaluate": ("batch_size", *FREE),
@@ -108,10 +105,9 @@ def add_run_group(parser, root):
 def add_data_group(parser, cutout_default, cutout_help):
     g = parser.add_argument_group("data", "a data set by name, or a folder of your own images")
     g.add_argument("--dataset", default="digits",
-                   help="digits (bundled); mnist, fashionmnist, cifar10, cifar100, svhn, kmnist or "
-                        "emnist (downloaded); a folder that holds train/CLASS/IMAGES, and val/ or "
-                        "test/ if you have them; or imagenet, such a folder in --data_path at "
-                        "224x224")
+                   help=f"{', '.join(named.DATA_SETS)} (digits is bundled, others are downloaded); "
+                        "a folder that holds train/CLASS/IMAGES, and val/ or test/ if you have "
+                        "them; or imagenet, such a folder in --data_path at 224x224")
     g.add_argument("--data_path", default="./data/",
                    help="folder of downloaded data sets; of the images for --dataset folder")
     g.add_argument("--in_channels", type=int, choices=(1, 3),

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 
 import genotypes as gt
@@ -24,6 +23,7 @@ import utils
 from config import AugmentConfig
 from console import errors
 from data_sets import image_files, loaders, named
+from data_sets.options import DataOptions
 from devices import layout, pick
 from models import augment_cnn, ops
 from records.files import atomic
@@ -126,14 +126,10 @@ def evaluate_file(path, cfg, argv):
         cfg = AugmentConfig(argv, saved)
         device = pick.pick_device(cfg.device, cfg.gpus)
         pick.prepare_device(device, cfg.threads, cfg.tf32)
-        options = named.Options.of(cfg, trained.spec.to_dict())
-        held = {
-            part: loaders.held_data(
-                cfg.dataset, cfg.data_path, batch_size, cfg.workers, device.type == "cuda",
-                options, part,
-            )[1]
-            for part in loaders.scored_parts(cfg.dataset, cfg.data_path)
-        }  # fmt: skip
+        options = DataOptions.from_config(
+            cfg, trained.spec, run_folder.cache_files(cfg.ROOT), pin_memory=device.type == "cuda"
+        )
+        held = loaders.scored_loaders(options._replace(batch_size=batch_size))
         net = trained.net.to(device, memory_format=layout.memory_format(device))
     with errors.run_errors("augment.py"):
         scores = {
@@ -213,15 +209,9 @@ def images_of(path):
     if not os.path.isdir(path):
         if not os.path.exists(path):
             raise ValueError(f"--predict {path}: there is no such file or folder")
+        image_files.require_utf8(path)
         return [path]
-    extensions = Image.registered_extensions()  # this also fills Image.OPEN
-    known = {extension for extension, kind in extensions.items() if kind in Image.OPEN}
-    files = sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if os.path.splitext(name)[1].lower() in known and not name.startswith(".")
-    )
+    files = [os.path.join(path, file) for file in image_files.find(path)[0]]
     if not files:
         raise ValueError(f"--predict {path}: no image in this folder (PNG, JPEG, WebP, BMP, ...)")
     return files

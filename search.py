@@ -19,7 +19,8 @@ import utils
 from architect import Architect
 from config import SearchConfig, data_flags
 from console import errors
-from data_sets import loader_speed, loaders, named
+from data_sets import loader_speed, loaders
+from data_sets.options import DataOptions
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from models import stems
@@ -40,19 +41,17 @@ def main(argv=None):
         device = pick.pick_device(cfg.device, cfg.gpus)
         pick.prepare_device(device, cfg.threads, cfg.tf32)
         check_ops.check(cfg.primitives, cfg.init_channels)
-        stem = loaders.subject(cfg.dataset, cfg.data_path)
+        stem = loaders.default_run_name(cfg.dataset, cfg.data_path)
         run = run_folder.RunFolder(cfg, pick.device_name(device), stem=stem)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
-        data = loaders.search_data(
-            cfg.dataset, cfg.data_path, cfg.batch_size, cfg.val_portion, cfg.seed, cfg.workers,
-            pin_memory=device.type == "cuda", cutout_length=cfg.cutout_length,
-            options=named.Options.of(cfg, run.state and run.state.get("data")),
-            lower="batch_size" not in cfg.given(),
+        options = DataOptions.from_config(
+            cfg, run.known_spec(), run.cache_files(), "batch_size" not in cfg.given(),
+            pin_memory=device.type == "cuda",
         )  # fmt: skip
+        data = loaders.search_data(options)
         cfg.batch_size = data.batch_size
-        data = data._replace(train=loader_speed.Timed(data.train), val=loader_speed.Timed(data.val))
 
         # model
         net = SearchCNNController(
@@ -105,9 +104,9 @@ def main(argv=None):
             lr = w_optim.param_groups[0]["lr"]
             trained = train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device)
             scheduler.step()
-            speed = loader_speed.speed((data.train, data.val), trained)
+            speed = loader_speed.speed((data.train, data.alpha), trained)
             run.metrics("train", epoch, epoch * n_steps, **trained, **speed, lr=lr)
-            held = validate(data.held, net, device, cfg.amp)
+            held = validate(data.val, net, device, cfg.amp)
             run.metrics("val", epoch, epoch * n_steps, **held, lr=lr)
 
             genotype = net.genotype()
@@ -117,7 +116,7 @@ def main(argv=None):
                 best = {**last, "genotype": gt.to_str(genotype)}
             write_genotypes(run, cfg, data.spec, genotype, epoch, held["top1"], is_best)
             if epoch == first_epoch:
-                run.info(loader_speed.in_words(speed, cfg.workers))
+                run.info(loader_speed.describe(speed, cfg.workers))
             record = search_log.record_alphas(run, net, genotype, epoch, epoch * n_steps)
             search_log.log_epoch(run, cfg, net, genotype, epoch, trained, held, best)
 
@@ -163,7 +162,7 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
         move = Graphed(move, functools.partial(run.warn, kind="CUDA graph"))
 
     # D_val restarts when used up, so --val_portion never shortens the pass over D_train
-    batches = zip(data.train, utils.endless(data.val), strict=False)
+    batches = zip(data.train, utils.endless(data.alpha), strict=False)
     for step, (train_batch, val_batch) in enumerate(batches, start=1):
         trn_X, trn_y = utils.to_device(train_batch, device)  # (N, C_in, H, W), (N,)
         val_X, val_y = utils.to_device(val_batch, device)
@@ -191,12 +190,12 @@ def announce(run, cfg, net, data, layout, first_epoch):
     """The first lines: what is searched, on what, with what."""
     run.opening(layout, data)
     run.info(
-        f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.val.dataset)} for "
-        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; {loaders.in_words(data.spec)}, "
+        f"{data.spec.name}: {len(data.train.dataset)} images for w, {len(data.alpha.dataset)} for "
+        f"alpha, batch {cfg.batch_size}, w_lr {cfg.w_lr}; {data.spec.describe()}, "
         f"{len(data.spec.classes)} classes: {', '.join(data.spec.classes)}"
     )
     if cfg.class_weights != "none" or max(data.class_counts) > 3 * min(data.class_counts):
-        run.info(loaders.balance_in_words(data, cfg.class_weights))
+        run.info(data.describe_balance(cfg.class_weights))
     weights = sum(w.numel() for w in net.weights())
     run.info(
         f"supernet: {stems.pick(cfg.stem, data.spec.size)} stem, {cfg.layers} cells, "

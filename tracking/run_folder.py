@@ -15,6 +15,8 @@ Files that matter are written to a temporary name and then renamed.
 """
 
 import json
+import logging
+import logging.handlers
 import os
 import platform
 import shutil
@@ -29,6 +31,7 @@ from tensorboardX import SummaryWriter
 
 from console import errors
 from console.terminal import Terminal
+from data_sets.named import DataSpec
 from records import files
 from records.reader import ALPHAS, CONFIG, METRICS, SUMMARY, read_object
 from tracking import checkpoint
@@ -88,6 +91,7 @@ class RunFolder(Terminal):
         and neither --resume nor --overwrite was given, or when there is nothing to resume.
         """
         super().__init__(cfg)
+        self.findings = keep_findings()
         cfg.name = cfg.name or free_name(cfg.ROOT, stem)
         self.device = device
         self.name = cfg.name
@@ -170,10 +174,17 @@ class RunFolder(Terminal):
         loaders.Data. Keeps the list of held-out images."""
         self.top_k = min(5, len(data.spec.classes))
         self.info(f"{self.path} on {self.device}, maps {layout}, seed {self.cfg.seed}")
-        for note in data.notes:
-            self.info(note)
-        if data.held_files:
-            self.write("held-out.txt", "\n".join(data.held_files))
+        for record in self.findings.buffer:
+            self.info(record.getMessage())
+        if data.held_out_files:
+            self.write("held-out.txt", "\n".join(data.held_out_files))
+
+    def known_spec(self):
+        """DataSpec of the run that goes on, or None."""
+        return self.state and DataSpec.from_dict(self.state["data"])
+
+    def cache_files(self):
+        return cache_files(self.cfg.ROOT)
 
     def note(self, **values):
         """Put values into summary.json, beside those that stand there."""
@@ -249,6 +260,23 @@ class RunFolder(Terminal):
             for key, value in self.cfg.flags().items()
         }
         self._writer.add_hparams(flags, results, name="hparams")
+
+
+def cache_files(root):
+    """What was found out about image folders: own first, then that of the other script."""
+    roots = sorted(("searchs", "augments"), key=lambda other: other != root)
+    return [os.path.join(folder, ".images.json") for folder in roots]
+
+
+def keep_findings():
+    """A handler that holds what the data package logs, until the run has a log of its own."""
+    logger = logging.getLogger("darts.data")
+    logger.setLevel(logging.INFO)
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+    handler = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL)
+    logger.addHandler(handler)
+    return handler
 
 
 def _epoch_of(line):
