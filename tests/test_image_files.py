@@ -1,6 +1,5 @@
 """Which files are images, one image of any mode and size, all images of a part, the caches."""
 
-import json
 import os
 
 import numpy as np
@@ -206,14 +205,14 @@ def test_a_cache_keeps_the_latest_and_survives_damage(tmp_path):
 
 
 def test_two_processes_may_write_a_cache_at_once(tmp_path, monkeypatch):
-    file, dump = str(tmp_path / "cache.json"), json.dump
+    file, replace = str(tmp_path / "cache.json"), os.replace
 
-    def interrupted(value, stream, **how):  # another process writes in the middle
-        monkeypatch.setattr(json, "dump", dump)
+    def interrupted(*paths):  # another process writes in the middle
+        monkeypatch.setattr(os, "replace", replace)
         cache.store((file,), "other", 2)
-        dump(value, stream, **how)
+        replace(*paths)
 
-    monkeypatch.setattr(json, "dump", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     cache.store((file,), "own", 1)
     assert cache.cached((file,), "own") == 1
     assert os.listdir(tmp_path) == ["cache.json"]
