@@ -6,11 +6,14 @@ import inspect
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
+import numpy as np
+import predict
 import pytest
 import torch
-from conftest import FAST_AUGMENT, FAST_SEARCH
+from conftest import FAST_AUGMENT, FAST_SEARCH, TINY_AUGMENT, TINY_SEARCH
 from PIL import Image
 from torch import nn
 
@@ -19,7 +22,6 @@ import check_ops
 import config
 import export
 import genotypes as gt
-import predict
 import search
 from console.parser import Parser
 from data_sets import named
@@ -30,6 +32,7 @@ PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
 README, ALL = PAGES["README.md"], "\n".join(PAGES.values())
 REFERENCE, DEVELOPING = PAGES["docs/reference.md"], PAGES["docs/developing.md"]
+IMAGES = PAGES["docs/own-images.md"]
 CONFIGS = {
     "search.py": config.SearchConfig, "augment.py": config.AugmentConfig,
     "evaluate.py": config.EvaluateConfig, "predict.py": config.PredictConfig,
@@ -186,7 +189,7 @@ def test_all_ops_cells_and_data_sets_are_named():
     for name in [*ops.OPS, *gt.PUBLISHED, *gt.PRESETS]:
         assert f"`{name}`" in PAGES["docs/own-blocks.md"], name
     for name in named.NAMES:
-        assert re.search(rf"`(--dataset )?{name}\b", PAGES["docs/own-images.md"]), name
+        assert re.search(rf"`(--dataset )?{name}\b", IMAGES), name
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -266,6 +269,22 @@ def test_the_example_of_an_exported_network_runs_as_written(finished_augment, he
     assert capsys.readouterr().out == f"{wanted}\n"
 
 
+def test_the_example_of_a_data_set_can_be_searched(monkeypatch, here, capsys):
+    opener, row = map(textwrap.dedent, re.findall(r"   ```python\n(.*?)```", DEVELOPING, re.S))
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        images, labels = rng.integers(0, 256, (24, 3, 24, 24), dtype=np.uint8), [0, 1] * 12
+        np.savez(f"shapes-{part}.npz", images=images, labels=labels)
+    exec(f"{opener}\nROWS = ({row})", names := {**vars(named)})
+    (added,) = names["ROWS"]
+    monkeypatch.setitem(named.DATA_SETS, added.spec.name, added)
+    words = ["--dataset", "shapes", "--data_path", ".", "--batch_size", "6", "--epochs", "1"]
+    search.main([*TINY_SEARCH, *words])
+    assert "2 classes: circle, square" in capsys.readouterr().out
+    augment.main([*TINY_AUGMENT, "--genotype", "searchs/shapes", "--epochs", "1"])
+    assert (here / "augments" / "shapes" / "checkpoint.pt").is_file()
+
+
 def test_the_example_of_a_flag_makes_one():
     (example,) = re.findall(r"^ +(flag\(g, .+\))$", section(DEVELOPING, "Add a flag"), re.M)
     parser = Parser("search.py")
@@ -274,4 +293,5 @@ def test_the_example_of_a_flag_makes_one():
     source = inspect.getsource(config)
     for word, value in set(re.findall(r'\b(inherit|keep)="(\w+)"', source)):
         assert f'`"{value}"`' in DEVELOPING, (word, value)
+    assert all(hasattr(config, name) for name in re.findall(r"`(add_\w+)`", DEVELOPING))
     assert {"quick", "inherit", "keep"} <= set(inspect.signature(config.flag).parameters)
