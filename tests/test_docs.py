@@ -288,8 +288,8 @@ def test_the_example_of_a_data_set_can_be_searched(monkeypatch, here, capsys):
 def test_the_example_of_a_flag_makes_one():
     (example,) = re.findall(r"^ +(flag\(g, .+\))$", section(DEVELOPING, "Add a flag"), re.M)
     parser = Parser("search.py")
-    exec(example, {**vars(config), "g": parser.add_argument_group("w")})
-    assert parser.parse_args(["--w_nesterov"]).w_nesterov is True
+    exec(example, {**vars(config), "g": parser.add_argument_group("alpha")})
+    assert parser.parse_args(["--alpha_beta1", "0.9"]).alpha_beta1 == 0.9
     source = inspect.getsource(config)
     for word, value in set(re.findall(r'\b(inherit|keep)="(\w+)"', source)):
         assert f'`"{value}"`' in DEVELOPING, (word, value)
