@@ -1,6 +1,7 @@
 """What the README and docs/ promise is true of the code."""
 
 import argparse
+import ast
 import importlib.util
 import inspect
 import re
@@ -283,6 +284,14 @@ def test_the_example_of_a_data_set_can_be_searched(monkeypatch, here, capsys):
     assert "2 classes: circle, square" in capsys.readouterr().out
     augment.main([*TINY_AUGMENT, "--genotype", "searchs/shapes", "--epochs", "1"])
     assert (here / "augments" / "shapes" / "checkpoint.pt").is_file()
+
+    (statistics,) = re.findall(r"^```python\n(images.*?)```", DEVELOPING, re.S | re.M)
+    capsys.readouterr()
+    exec(statistics, {"torch": torch, "dataset": names["Shapes"](".", True)})
+    mean, std = re.findall(r"tensor\((.+?)\)", capsys.readouterr().out)
+    pixels = np.load("shapes-train.npz")["images"] / 255
+    assert ast.literal_eval(mean) == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-3)
+    assert ast.literal_eval(std) == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=1e-3)
 
 
 def test_the_example_of_a_flag_makes_one():
