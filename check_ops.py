@@ -289,7 +289,7 @@ def at(setting):
     return f"{C} channels, stride {stride}, affine {'on' if affine else 'off'}"
 
 
-def check(primitives, C, affines=(False, True)):
+def quick(primitives, C, affines=(False, True)):
     """The quick part, for the start of a run with `C` channels: raises ValueError for the first bad
     block. Stride 2 stands in reduction cells alone, which double the channels."""
     settings = [(n * C, stride, affine) for n, stride in ((1, 1), (2, 2), (4, 2), (4, 1))
@@ -357,7 +357,7 @@ def main(argv=None):
     names = args.names or list(ops.OPS)
     C, size, batch = channels[-1], (32, 32), 8
     width = max(map(len, names))
-    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.device_name(device)}")
+    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.Device(device).name}")
     print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
     wrong = []
     for name in names:

@@ -19,19 +19,8 @@ import os
 import random
 from collections import Counter, namedtuple
 
-# The candidate ops of every edge, one column of alpha each. Edit this list to change the search
-# space: a new block is one line in OPS (models/ops.py) and one name here. The order is free;
-# "none" (no connection, sec. 2.2) is recognised by its name and may be left out.
-PRIMITIVES = [
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "none",
-]
+FILE = "genotype.json"  # what the genotype is called in a run folder
+LONGEST = 100_000  # characters of a genotype as text or JSON; usual ones have about a thousand
 
 # Named lists for --primitives NAME.
 PRESETS = {
@@ -52,17 +41,11 @@ PRESETS = {
     ],
 }  # fmt: skip
 
-
-class AnyOp:
-    """A set that holds every name: for readers, such as the drawing, that build nothing."""
-
-    def __contains__(self, name):
-        return True
-
-
-def known_ops():
-    """The op names this file lists: PRIMITIVES and all presets. OPS may hold more."""
-    return sorted(set(PRIMITIVES).union(*PRESETS.values()))
+# The candidate ops of every edge, one column of alpha each. To change the search space, put a list
+# of your own here: PRIMITIVES = ["skip_connect", "my_block", "none"]. A new block is one line in
+# OPS (models/ops.py) and one name here. The order is free; "none" (no connection, sec. 2.2) is
+# recognised by its name and may be left out.
+PRIMITIVES = PRESETS["darts"]
 
 
 # --- the genotype -----------------------------------------------------------------------------
@@ -76,8 +59,8 @@ class Genotype(namedtuple("Genotype", "normal normal_concat reduce reduce_concat
     per node. Lists, tuples and ranges are taken everywhere. What is stored is always nested lists
     of (str, int) and concat lists of int, so equal cells compare equal however they were written.
 
-    Raises ValueError that names the wrong part. Op names are not checked here, since OPS is where
-    they are known; `from_str`, `from_json` and `load` check them.
+    Raises ValueError that names the wrong part. The form is checked, not the names of the ops:
+    OPS (models/ops.py) is where these are known, see `require_known`.
     """
 
     __slots__ = ()
@@ -234,9 +217,8 @@ def random_genotype(seed, primitives=None, n_nodes=4, k=2):
 # --- reading and writing ------------------------------------------------------------------------
 
 
-def check_ops(genotype, ops=None):
-    """Return `genotype`; raise ValueError if it names an op outside `ops` (default: known_ops)."""
-    ops = known_ops() if ops is None else ops
+def require_known(genotype, ops):
+    """Return `genotype`; raise ValueError if it names an op that is not in `ops`."""
     for field in ("normal", "reduce"):
         for node, edges in enumerate(getattr(genotype, field), start=2):
             for op, _ in edges:
@@ -252,13 +234,14 @@ def to_str(genotype):
     return repr(genotype)
 
 
-def from_str(text, ops=None):
+def from_str(text):
     """Text -> Genotype. The text is read as data and never run.
 
     Takes the nested form of pt.darts and the flat form of the official code, with fields by name
-    or in order; concat lists as list, tuple or range(2, 6). `ops` holds the known op names
-    (default: those of this file). Raises ValueError that names the wrong part.
+    or in order; concat lists as list, tuple or range(2, 6). Raises ValueError that names the wrong
+    part.
     """
+    _check_length(text)
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -280,7 +263,7 @@ def from_str(text, ops=None):
     missing = [name for name in Genotype._fields if name not in fields]
     if missing:
         raise ValueError(f"Genotype lacks {', '.join(missing)}")
-    return check_ops(Genotype(**fields), ops)
+    return Genotype(**fields)
 
 
 def _literal(tree, field):
@@ -300,19 +283,25 @@ def _literal(tree, field):
     raise ValueError(f"{field}: expected a list of literals, got {source}")
 
 
+def _check_length(text):
+    if len(text) > LONGEST:  # such a text takes seconds to read
+        raise ValueError(f"not a genotype: {len(text):,} characters; at most {LONGEST:,} are read")
+
+
 def shorten(text, limit=60):
     """`text` in at most `limit` characters, for messages."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def to_json(genotype, **about):
-    """Genotype -> JSON text. `about` (epoch, score, data set, ...) is kept beside it."""
-    record = {**about, "genotype": to_str(genotype), **genotype._asdict()}
+def to_json(genotype, **metadata):
+    """Genotype -> JSON text. `metadata` (epoch, score, data set, ...) is kept beside it."""
+    record = {**metadata, "genotype": to_str(genotype), **genotype._asdict()}
     return json.dumps(record, indent=1)
 
 
-def from_json(text, ops=None):
+def from_json(text):
     """JSON text of `to_json` -> Genotype. Raises ValueError that names the wrong part."""
+    _check_length(text)
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -322,31 +311,31 @@ def from_json(text, ops=None):
     missing = [name for name in Genotype._fields if name not in record]
     if missing:
         raise ValueError(f"the JSON object lacks {', '.join(missing)}")
-    return check_ops(Genotype(**{name: record[name] for name in Genotype._fields}), ops)
+    return Genotype(**{name: record[name] for name in Genotype._fields})
 
 
-def load(source, ops=None):
+def load(source):
     """Find a genotype: a run folder, a file (JSON or text), a published name, or the text form.
 
     Raises ValueError for what cannot be read as a genotype, OSError for what cannot be opened.
     """
     source = str(source).strip()
     if source in PUBLISHED:
-        return check_ops(PUBLISHED[source], ops)
+        return PUBLISHED[source]
     if source.startswith("Genotype"):
-        return from_str(source, ops)
+        return from_str(source)
     path = source
     if os.path.isdir(path):
-        path = os.path.join(source, "genotype.json")
+        path = os.path.join(source, FILE)
         if not os.path.isfile(path):
             raise ValueError(
-                f"{source} holds no genotype.json: no search, or its first epoch is not finished"
+                f"{source} holds no {FILE}: no search, or its first epoch is not finished"
             )
     if os.path.isfile(path):
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read().strip()
-            return from_json(text, ops) if text.startswith("{") else from_str(text, ops)
+            return from_json(text) if text.startswith("{") else from_str(text)
         except ValueError as error:  # also: not UTF-8
             raise ValueError(f"{path}: {error}") from None
     if "/" in source or os.sep in source or source.endswith((".json", ".txt")):
@@ -359,14 +348,15 @@ def load(source, ops=None):
     )
 
 
-def about(source):
-    """What the JSON file of a genotype keeps beside it (see `to_json`); {} for other sources.
+def metadata(source):
+    """What a JSON file keeps beside its genotype (see `to_json`), as a dict.
 
-    `source` as in `load`, which says what is wrong with a source that cannot be read.
+    `source` as in `load`. {} for what has no such file or one that cannot be read; `load` says
+    what is wrong with it.
     """
     path = str(source).strip()
     if os.path.isdir(path):
-        path = os.path.join(path, "genotype.json")
+        path = os.path.join(path, FILE)
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
@@ -377,11 +367,16 @@ def about(source):
     return {k: v for k, v in record.items() if k not in ("genotype", *Genotype._fields)}
 
 
+def input_name(j):
+    """What the paper calls the input `j` of an edge: c_{k-2}, c_{k-1}, then 0, 1, ..."""
+    return ("c_{k-2}", "c_{k-1}")[j] if j < 2 else str(j - 2)
+
+
 def describe(genotype, n_layers=None):
     """A genotype in words, one line per node; with `n_layers`, also how the cells are stacked."""
 
     def name(j):
-        return ("c_{k-2}", "c_{k-1}")[j] if j < 2 else f"node {j - 2}"
+        return input_name(j) if j < 2 else f"node {input_name(j)}"
 
     def cell(title, gene, concat):
         yield f"{title} cell"
@@ -468,8 +463,3 @@ PUBLISHED = {
     "PC_DARTS_cifar": PC_DARTS_cifar,
     "PDARTS": PDARTS,
 }
-
-
-def input_name(j):
-    """What the paper calls the input `j` of an edge: c_{k-2}, c_{k-1}, then 0, 1, ..."""
-    return ("c_{k-2}", "c_{k-1}")[j] if j < 2 else str(j - 2)

@@ -2,23 +2,23 @@
 
     python gif_maker.py searchs/NAME [--fps 3] [--out DIR]
 
-Writes normal.gif and reduce.gif: one frame per finished epoch, in order, the last one held. A band
-above the drawing says the epoch and the accuracy and shows how far the search has come.
+Writes normal.gif and reduce.gif: one frame per finished epoch, in order; the last one stays longer.
+A band above the drawing shows the epoch, the accuracy and how far the search has come.
 """
 
-import argparse
 import os
 import re
-import sys
 
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from console import errors
+from console.parser import Parser, number
 from records import palette, reader
-from records.files import atomic
+from records.files import CELLS, PLOTS, atomic_write
 
-HOLD = 3000  # milliseconds that the last frame stays
+LAST_FRAME = 3000  # milliseconds that the last frame stays
 BAND = 46  # pixels of the band above the drawing
 COLORS = 64  # of a frame: few make small files, but with 24 the legend loses colors
 
@@ -27,10 +27,18 @@ def frames_of(plot_path, cell):
     """Drawings of `cell` ("normal" or "reduce") in the folder, as (epoch, path) in epoch order."""
     found = []
     for file in os.listdir(plot_path) if os.path.isdir(plot_path) else ():
-        match = re.fullmatch(rf"EP(\d+)-{cell}\.png", file)
+        match = re.fullmatch(rf"EP(\d+)-{cell}\.png", file)  # as files.drawing writes it
         if match:
             found.append((int(match[1]), os.path.join(plot_path, file)))
     return sorted(found)
+
+
+def read_frame(path):
+    """A PNG file as (H, W, 3). Raises OSError if it is damaged."""
+    try:
+        return iio.imread(path, mode="RGB")
+    except Exception as error:  # a damaged file makes Pillow raise many things
+        raise OSError(f"{path} is no readable picture: {errors.one_line(error)}") from error
 
 
 def pad(image, height, width):
@@ -56,7 +64,7 @@ def band(width, epoch, n_epochs=None, top1=None):
     if n_epochs:
         pen.rectangle((14, BAND - 10, width - 15, BAND - 7), fill="#e4e4e4")
         done = 14 + round((width - 29) * min(1.0, epoch / n_epochs))
-        pen.rectangle((14, BAND - 10, done, BAND - 7), fill=palette.HELD)
+        pen.rectangle((14, BAND - 10, done, BAND - 7), fill=palette.VAL)
     return np.asarray(image)
 
 
@@ -66,14 +74,14 @@ def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
     scores    {epoch: accuracy} of the finished epochs; others get no frame (None: all are finished)
     n_epochs  epochs that the search was to have
 
-    Raises ValueError if there is no drawing of a finished epoch.
+    Raises ValueError if there is no drawing of a finished epoch, OSError if one is damaged.
     """
     frames = frames_of(plot_path, cell)
     if scores:
         frames = [(epoch, file) for epoch, file in frames if epoch in scores]
     if not frames:
         raise ValueError(f"no drawings EPxx-{cell}.png in {plot_path}; was an epoch finished?")
-    images = [iio.imread(file, mode="RGB") for _, file in frames]
+    images = [read_frame(file) for _, file in frames]
     height, width = np.max([image.shape[:2] for image in images], axis=0)
     pictures = []
     for (epoch, _), image in zip(frames, images, strict=True):
@@ -82,10 +90,10 @@ def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
         # no dithering: it is seen on flat areas, and does not compress
         frame = frame.quantize(COLORS, dither=Image.Dither.NONE)
         pictures.append(np.asarray(frame.convert("RGB")))
-    durations = [1000 / fps] * (len(images) - 1) + [HOLD]  # milliseconds
+    durations = [1000 / fps] * (len(images) - 1) + [LAST_FRAME]  # milliseconds
     if len(images) == 1:  # Pillow takes a list for an animation only
-        durations = HOLD
-    with atomic(path) as temporary:
+        durations = LAST_FRAME
+    with atomic_write(path) as temporary:
         iio.imwrite(
             temporary, pictures, extension=".gif", plugin="pillow", duration=durations, loop=0
         )
@@ -94,33 +102,31 @@ def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
 
 def make_gifs(run_path, out=None, fps=3):
     """normal.gif and reduce.gif of a run folder; returns their paths. Errors as `make_gif`."""
-    plot_path = os.path.join(run_path, "plots")
+    plot_path = os.path.join(run_path, PLOTS)
     if not os.path.isdir(plot_path):
-        raise ValueError(f"{run_path} is no run folder of a search: it has no folder plots")
+        raise ValueError(f"{run_path} is no run folder of a search: it has no folder {PLOTS}")
     out = run_path if out is None else out
     os.makedirs(out, exist_ok=True)
-    flags = reader.read_object(os.path.join(run_path, reader.CONFIG)).get("flags", {})
-    paths = [os.path.join(out, f"{cell}.gif") for cell in ("normal", "reduce")]
-    for cell, path in zip(("normal", "reduce"), paths, strict=True):
-        make_gif(plot_path, cell, path, fps, reader.scores(run_path), flags.get("epochs"))
-    return paths
+    n_epochs = reader.read_config(run_path)["flags"].get("epochs")
+    paths = {cell: os.path.join(out, f"{cell}.gif") for cell in CELLS}
+    for cell, path in paths.items():
+        make_gif(plot_path, cell, path, fps, reader.scores(run_path), n_epochs)
+    return list(paths.values())
+
+
+def frames_per_second(text):
+    # a GIF counts hundredths of a second: from 2 to 65,535 of them a frame
+    return number(text, float, "a number from 0.01 to 50", lambda x: 0.01 <= x <= 50)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("gif_maker.py", description=__doc__.split("\n\n")[0])
+    parser = Parser("gif_maker.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="searchs/NAME", help="run folder of a search")
-    parser.add_argument("--fps", type=float, default=3, help="epochs per second (default: 3)")
+    parser.add_argument("--fps", type=frames_per_second, default=3.0, help="epochs per second")
     parser.add_argument("--out", help="folder to write to (default: the run folder)")
     args = parser.parse_args(argv)
-    if not 0 < args.fps <= 50:
-        parser.exit(
-            2,
-            f"gif_maker.py: --fps {args.fps}: a GIF shows above 0 and up to 50 frames per second\n",
-        )
-    try:
+    with errors.usage_errors("gif_maker.py"):
         print("\n".join(make_gifs(args.run, args.out, args.fps)))
-    except (ValueError, OSError) as error:
-        sys.exit(f"gif_maker.py: {error}")
 
 
 if __name__ == "__main__":

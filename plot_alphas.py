@@ -7,10 +7,8 @@ those of the drawings. Under each panel stands the strongest op and how far it i
 runner-up. Edges that the genotype keeps are framed. Below: the mean entropy of alpha.
 """
 
-import argparse
 import math
 import os
-import sys
 
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
@@ -19,10 +17,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 import genotypes as gt
+from console import errors
+from console.parser import Parser
 from records import alphas, palette, reader
 from records.figure import save
+from records.files import ALPHA_FIGURE, CELLS
 
-CELLS = {"normal": "normal cell", "reduce": "reduction cell"}
 WIDE, HIGH = 0.92, 0.66  # of a panel within its square of one by one
 
 
@@ -40,90 +40,95 @@ def curves(history, cell):
 
 def recommended(run_path, history):
     """The record of the epoch whose cell the search recommends (genotype.json); else the last."""
-    epoch = reader.read_object(os.path.join(run_path, "genotype.json")).get("epoch")
+    epoch = gt.metadata(run_path).get("epoch")
     return next((record for record in history if record["epoch"] == epoch), history[-1])
 
 
 def figure(history, title=None, chosen=None):
     """matplotlib Figure from `reader.read_alphas`: all edges of both cells, and the entropy. What
     is kept, and how clearly, is said of the record `chosen` (default: the last)."""
-    last = chosen or history[-1]
-    n_nodes = len(last["normal"])
+    chosen = chosen or history[-1]
+    n_nodes = len(chosen["normal"])
     n_rows = n_nodes + 1  # inputs that an edge can come from
     fig = Figure(figsize=(3.7 * n_nodes, 1.15 * n_rows + 2.9), layout="constrained")
     if title:
         fig.suptitle(title)
     grid = fig.add_gridspec(2, 2, height_ratios=(1.15 * n_rows, 1.7))
-    every = [curves(history, cell) for cell in CELLS]
-    weights = [w for cell in every for ops in cell.values() for one in ops.values() for w in one]
-    low, high = min(weights), max(weights)
-    for i, (cell, edges) in enumerate(zip(CELLS, every, strict=True)):
+    tables = [rows for record in history for cell in CELLS for rows in record[cell]]
+    weights = [weight for rows in tables for row in rows for weight in row]
+    limits = low, high = min(weights), max(weights)
+    for i, (cell, name) in enumerate(CELLS.items()):
         axes = fig.add_subplot(grid[0, i])
-        at = history.index(last) / max(len(history) - 1, 1)
-        panels(axes, edges, last, cell, low, high, at)
+        panels(axes, history, cell, chosen, limits)
         axes.set_title(
-            f"{CELLS[cell]}: weight of each op, {low:.3f} to {high:.3f}; framed: kept at epoch "
-            f"{last['epoch']}",
+            f"{name}: weight of each op, {low:.3f} to {high:.3f}; framed: kept at epoch "
+            f"{chosen['epoch']}",
             fontsize="medium",
         )
-    entropy(fig.add_subplot(grid[1, :]), history, last["epoch"])
+    entropy(fig.add_subplot(grid[1, :]), history, chosen["epoch"])
     handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
-               for op in last["primitives"]]  # fmt: skip
+               for op in chosen["primitives"]]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)),
                fontsize="small", frameon=False)  # fmt: skip
     return fig
 
 
-def panels(axes, edges, last, cell, low, high, at):
+def panels(axes, history, cell, chosen, limits):
     """One panel per edge of a cell, all in one Axes: thirty real ones would take seconds to draw.
 
     The panel of the edge from input j to node i has its lower left corner at (i, -j), and shows
-    weights from `low` to `high`. The dotted line is an undecided edge, the upright one, at a share
-    `at` of the width, the epoch of `last`, whose edges are named.
+    weights between the two `limits`. The dotted line is an undecided edge, the upright one the
+    epoch of the record `chosen`, whose edges are named below their panels.
     """
+    low, high = limits
 
     def level(weight, j):
         return HIGH * (0.06 + 0.88 * (weight - low) / max(high - low, 1e-9)) - j
 
-    gene = getattr(gt.from_str(last["genotype"], ops=gt.AnyOp()), cell)
-    kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
-    frames, lines, colors = [], [], []
-    for (node, j), ops in edges.items():
-        frames.append(Rectangle((node, -j), WIDE, HIGH))
-        for op, series in ops.items():
-            step = WIDE / max(len(series) - 1, 1)
-            points = [(node + step * t, level(w, j)) for t, w in enumerate(series)]
-            if len(points) == 1:  # one epoch is a level, not a point nobody sees
-                points.append((node + WIDE, points[0][1]))
-            lines.append(points)
-            colors.append(palette.color(op))
+    edges = alphas.edges(chosen, cell)
+    corners = [(edge["node"], edge["input"]) for edge in edges]
     axes.add_collection(PatchCollection(
-        frames, facecolor="white",
-        edgecolor=[palette.INK if edge in kept else "#d5d5d5" for edge in edges],
-        linewidth=[1.8 if edge in kept else 0.8 for edge in edges],
+        [Rectangle((i, -j), WIDE, HIGH) for i, j in corners], facecolor="white",
+        edgecolor=[palette.INK if edge["kept"] else "#d5d5d5" for edge in edges],
+        linewidth=[1.8 if edge["kept"] else 0.8 for edge in edges],
     ))  # fmt: skip
-    flat = 1 / len(last["primitives"])
-    axes.add_collection(LineCollection(
-        [[(i, level(flat, j)), (i + WIDE, level(flat, j))] for i, j in edges],
-        colors=palette.FAINT, linewidths=0.7, linestyles="dotted",
-    ))  # fmt: skip
-    axes.add_collection(LineCollection(
-        [[(i + WIDE * at, -j), (i + WIDE * at, HIGH - j)] for i, j in edges],
-        colors=palette.FAINT, linewidths=0.7,
-    ))  # fmt: skip
+    undecided = 1 / len(chosen["primitives"])
+    at = WIDE * history.index(chosen) / max(len(history) - 1, 1)
+    faint = {"colors": palette.FAINT, "linewidths": 0.7}
+    levels = [[(i, level(undecided, j)), (i + WIDE, level(undecided, j))] for i, j in corners]
+    axes.add_collection(LineCollection(levels, linestyles="dotted", **faint))
+    uprights = [[(i + at, -j), (i + at, HIGH - j)] for i, j in corners]
+    axes.add_collection(LineCollection(uprights, **faint))
+    lines, colors = [], []
+    for (i, j), ops in curves(history, cell).items():
+        for op, weights in ops.items():
+            if len(weights) == 1:  # one epoch is a level, not a point nobody sees
+                weights = weights * 2
+            step = WIDE / (len(weights) - 1)
+            lines.append([(i + step * t, level(w, j)) for t, w in enumerate(weights)])
+            colors.append(palette.color(op))
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.4))
-    for edge in alphas.edges(last, cell):
+    name_edges(axes, edges)
+    name_panels(axes, len(chosen[cell]))
+
+
+def name_edges(axes, edges):
+    """Below each panel: the strongest op, and how far it is ahead of the runner-up."""
+    for edge in edges:
         where = (edge["node"] + WIDE / 2, -edge["input"] - 0.04)
         axes.annotate(
             edge["op"], where, ha="center", va="top", fontsize=7.5, color=palette.color(edge["op"]),
-            fontweight="bold" if (edge["node"], edge["input"]) in kept else "normal",
+            fontweight="bold" if edge["kept"] else "normal",
         )  # fmt: skip
         if edge["second"] is not None:
             axes.annotate(
                 f"+{edge['margin']:.4f} to {edge['second']}", where, xytext=(0, -9),
                 textcoords="offset points", ha="center", va="top", fontsize=6, color=palette.INK,
             )  # fmt: skip
-    n_nodes = len(last[cell])
+
+
+def name_panels(axes, n_nodes):
+    """Around the panels: to which node a column leads, and from which input a row comes."""
     axes.set_xlim(-0.05, n_nodes)
     axes.set_ylim(-n_nodes - 0.4, HIGH + 0.05)
     axes.set_xticks([i + WIDE / 2 for i in range(n_nodes)], [f"to {i}" for i in range(n_nodes)])
@@ -138,9 +143,9 @@ def entropy(axes, history, chosen):
     """Mean entropy of the mixing weights of both cells against the epochs; a line at `chosen`."""
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) <= 20 else None
-    for cell, style in (("normal", "-"), ("reduce", "--")):
+    for (cell, name), style in zip(CELLS.items(), ("-", "--"), strict=True):
         axes.plot(epochs, [record["entropy"][cell] for record in history], style, marker=marker,
-                  markersize=3, color=palette.INK, label=CELLS[cell])  # fmt: skip
+                  markersize=3, color=palette.INK, label=name)  # fmt: skip
     undecided = math.log(len(history[-1]["primitives"]))
     axes.axvline(chosen, color=palette.FAINT, linewidth=0.8)
     axes.axhline(undecided, color=palette.FAINT, linewidth=0.8, label="undecided")
@@ -154,15 +159,12 @@ def entropy(axes, history, chosen):
 
 def table(record):
     """The edges of both cells as text, one line each: what is ahead of what, and by how much."""
-    genotype = gt.from_str(record["genotype"], ops=gt.AnyOp())
     lines = [f"  {'cell':<7} {'edge':<12} {'kept':<4}  {'strongest op':<18} {'weight':>6}   "
              f"{'runner-up':<18} {'weight':>6}  {'margin':>6}"]  # fmt: skip
     for cell in CELLS:
-        gene = getattr(genotype, cell)
-        kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
         for e in alphas.edges(record, cell):
             edge = f"{gt.input_name(e['input'])} -> {e['node']}"
-            mark = "*" if (e["node"], e["input"]) in kept else ""
+            mark = "*" if e["kept"] else ""
             line = f"  {cell:<7} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
             if e["second"] is not None:
                 line += f"   {e['second']:<18} {e['second_weight']:6.4f}  {e['margin']:6.4f}"
@@ -174,21 +176,19 @@ def plot_run(run_path, out=None):
     """Draw the alphas of a search to `out` (default: alphas.png in its folder); returns it."""
     history = reader.read_alphas(run_path)
     fig = figure(history, os.path.normpath(run_path), recommended(run_path, history))
-    return save(fig, out or os.path.join(run_path, "alphas.png"), dpi=110)
+    return save(fig, os.path.join(run_path, ALPHA_FIGURE) if out is None else out, dpi=110)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("plot_alphas.py", description=__doc__.split("\n\n")[0])
+    parser = Parser("plot_alphas.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="searchs/NAME", help="run folder of a search")
     parser.add_argument("--out", help="picture to write (default: alphas.png in the folder)")
     args = parser.parse_args(argv)
-    try:
+    with errors.usage_errors("plot_alphas.py"):
         print(plot_run(args.run, args.out))
         record = recommended(args.run, reader.read_alphas(args.run))
         print(f"epoch {record['epoch']}, whose cell is the best by the held-out half:")
         print(table(record))
-    except (ValueError, OSError) as error:
-        sys.exit(f"plot_alphas.py: {error}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ neither a network nor a script, on a laptop or a phone. search.py and augment.py
 after every epoch.
 """
 
-import argparse
 import base64
 import functools
 import os
@@ -22,11 +21,11 @@ import gif_maker
 import plot_alphas
 import plot_train_val
 import visualize
-from records import alphas, palette, reader
-from records.files import atomic
+from console import errors
+from console.parser import Parser
+from records import alphas, files, palette, reader
+from records.files import CELLS, drawing
 
-REPORT = "report.html"
-CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}
 TYPES = {".png": "image/png", ".gif": "image/gif", ".svg": "image/svg+xml"}
 
 
@@ -42,26 +41,12 @@ def data_uri(path):
 
 def phone_width(path):
     """Pixels that a drawing needs to be read on a phone; wider than the phone, it is moved with the
-    finger. 0 if there is no such file."""
+    finger. 0 if there is no such picture."""
     try:
         with Image.open(path) as image:
             return round(0.42 * image.width)
-    except OSError:
+    except Exception:  # no file, or a damaged one, which makes Pillow raise many things
         return 0
-
-
-def seconds_of(run_path):
-    """Seconds that the recorded epochs of a run took, training and scoring; 0 without any."""
-    try:
-        metrics = reader.read_metrics(run_path)
-    except ValueError:
-        return 0.0
-    return sum(r.get("seconds", 0.0) for phase in metrics.values() for r in phase.values())
-
-
-def share(picture_seconds, epoch_seconds):
-    """Time for pictures as a share of the time of the epochs."""
-    return picture_seconds / epoch_seconds if epoch_seconds else 0.0
 
 
 def duration(seconds):
@@ -81,25 +66,25 @@ def collect(run_path):
     Raises ValueError if no epoch is recorded.
     """
     metrics = reader.read_metrics(run_path)
-    config = reader.read_object(os.path.join(run_path, reader.CONFIG))
-    flags = config.get("flags", {})
-    about = reader.read_object(os.path.join(run_path, "genotype.json"))
-    summary = reader.read_object(os.path.join(run_path, reader.SUMMARY))
-    search = "alpha_lr" in flags
+    config, summary = reader.read_config(run_path), reader.read_summary(run_path)
+    flags, network = config["flags"], summary.get("network")
+    metadata = gt.metadata(run_path)
+    is_search = "alpha_lr" in flags
     best = plot_train_val.best_epoch(metrics)
     last = max(metrics["val"] or metrics["train"])
-    epoch_seconds = seconds_of(run_path)
+    seconds = reader.epoch_seconds(run_path)
+    picture_seconds = summary.get("picture_seconds", 0.0)
     try:
-        genotype = gt.from_json(gt.to_json(gt.Genotype(*(about[f] for f in gt.Genotype._fields))),
-                                ops=gt.AnyOp())  # fmt: skip
-    except (KeyError, ValueError):
+        genotype = gt.load(run_path)
+    except (ValueError, OSError):
         genotype = None
+    size = metadata.get("size")
     return {
         "name": os.path.basename(os.path.abspath(run_path)),
-        "kind": "search" if search else "training",
-        "dataset": about.get("dataset") or flags.get("dataset", "unknown data"),
-        "size": about.get("size"),
-        "held_name": "held-out" if search else summary.get("held_name", "test"),
+        "kind": "search" if is_search else "training",
+        "dataset": metadata.get("dataset") or flags.get("dataset", "unknown data"),
+        "size": size if reader.fits(size, [reader.is_count]) else None,
+        "val_name": "held-out" if is_search else summary.get("held_name", "test"),
         "epoch": last,
         "epochs": flags.get("epochs", last),
         "best": best and {"epoch": best[0], "top1": best[1]},
@@ -108,31 +93,34 @@ def collect(run_path):
         "written": time.strftime("%Y-%m-%d %H:%M"),
         "started": config.get("start_time"),
         "device": config.get("device"),
-        "versions": config.get("versions", {}),
-        "flags": {
-            k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in flags.items()
-        },  # fmt: skip
-        "seconds": duration(epoch_seconds),
-        "pace": pace(metrics),
-        "picture_seconds": duration(summary.get("picture_seconds", 0.0)),
-        "picture_share": share(summary.get("picture_seconds", 0.0), epoch_seconds),
-        "network": summary.get("network"),
+        "versions": config["versions"],
+        "flags": {key: flag_text(value) for key, value in flags.items()},
+        "seconds": duration(seconds),
+        "throughput": throughput(metrics),
+        "picture_seconds": duration(picture_seconds),
+        "picture_share": picture_seconds / seconds if seconds else 0.0,
+        "network": network,
         "next": summary.get("next"),
         "genotype": genotype and gt.to_str(genotype),
-        "words": genotype and gt.describe(genotype, (summary.get("network") or {}).get("layers")),
+        "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, best) if genotype else [],
-        "edges": edges(run_path, about.get("epoch"), genotype),
-        "curves": data_uri(os.path.join(run_path, "loss_accuracy.png")),
-        "alphas": data_uri(os.path.join(run_path, "alphas.png")),
+        "edges": edges(run_path, metadata.get("epoch")),
+        "curves": data_uri(os.path.join(run_path, files.CURVES)),
+        "alphas": data_uri(os.path.join(run_path, files.ALPHA_FIGURE)),
     }
 
 
+def flag_text(value):
+    """The value of a flag as the page shows it."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def rows(metrics):
-    """The epochs as rows of a table: (epoch, training record, held-out record or {})."""
+    """The epochs as rows of a table: (epoch, training record, validation record or {})."""
     return [(e, r, metrics["val"].get(e, {})) for e, r in metrics["train"].items()]
 
 
-def pace(metrics):
+def throughput(metrics):
     """Training images per second, the mean over all epochs; None where it is not recorded."""
     speeds = [r["images_per_second"] for r in metrics["train"].values() if "images_per_second" in r]
     return sum(speeds) / len(speeds) if speeds else None
@@ -142,38 +130,34 @@ def cells(run_path, genotype, best):
     """Both cells: title, drawing and animation (data: URIs or None) with the widths they need on a
     phone, op counts with colors."""
     found = []
-    for cell, title in CELLS.items():
-        files = [os.path.join(run_path, f"{cell}.png")]
-        if best:
-            files.insert(0, os.path.join(run_path, "plots", f"EP{best[0]:02d}-{cell}.png"))
-        drawing = next(filter(os.path.isfile, files), files[-1])
+    for cell, name in CELLS.items():
+        names = [drawing(cell, best[0])] if best else []  # of a search
+        names.append(drawing(cell))  # of a training
+        paths = [os.path.join(run_path, files.PLOTS, f"{name}.png") for name in names]
+        picture = next(filter(os.path.isfile, paths), paths[-1])
         gif = os.path.join(run_path, f"{cell}.gif")
         counts = gt.count_ops(getattr(genotype, cell))
         found.append({
-            "title": title,
-            "drawing": data_uri(drawing), "drawing_width": phone_width(drawing),
+            "title": name.capitalize(),
+            "drawing": data_uri(picture), "drawing_width": phone_width(picture),
             "gif": data_uri(gif), "gif_width": phone_width(gif),
             "counts": [(op, n, palette.color(op)) for op, n in counts.items()],
         })  # fmt: skip
     return found
 
 
-def edges(run_path, epoch, genotype):
+def edges(run_path, epoch):
     """What each edge has decided at `epoch`, for both cells; [] where no alphas are recorded."""
     try:
-        record = {r["epoch"]: r for r in reader.read_alphas(run_path)}[epoch]
-    except (ValueError, KeyError):
+        history = reader.read_alphas(run_path)
+    except ValueError:
         return []
-    found = []
-    for cell, title in CELLS.items():
-        kept = {(i, j) for i, chosen in enumerate(getattr(genotype, cell)) for _, j in chosen}
-        for edge in alphas.edges(record, cell):
-            found.append({
-                **edge, "cell": title.split()[0].lower(),
-                "kept": (edge["node"], edge["input"]) in kept,
-                "from": gt.input_name(edge["input"]), "color": palette.color(edge["op"]),
-            })  # fmt: skip
-    return found
+    return [
+        {**edge, "cell": name.split()[0], "from": gt.input_name(edge["input"]),
+         "color": palette.color(edge["op"])}
+        for record in history if record["epoch"] == epoch
+        for cell, name in CELLS.items() for edge in alphas.edges(record, cell)
+    ]  # fmt: skip
 
 
 @functools.cache
@@ -189,43 +173,55 @@ def template():
 
 def write(run_path):
     """Write report.html into a run folder, in one piece; returns its path."""
-    page = template().render(collect(run_path))
-    path = os.path.join(run_path, REPORT)
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(page + "\n")
+    path = os.path.join(run_path, files.REPORT)
+    files.write_text(path, template().render(collect(run_path)) + "\n")
     return path
 
 
 def draw_epochs(run_path, only_missing=False):
     """Draw the recorded epochs of a search into its plots/ again, from alphas.jsonl."""
     scores = reader.scores(run_path)
-    about = reader.read_object(os.path.join(run_path, "genotype.json"))
-    plot_path = os.path.join(run_path, "plots")
-    have = {cell: dict(gif_maker.frames_of(plot_path, cell)) for cell in CELLS}
+    dataset = gt.metadata(run_path).get("dataset", "unknown data")
+    plot_path = os.path.join(run_path, files.PLOTS)
+    have = [dict(gif_maker.frames_of(plot_path, cell)) for cell in CELLS]
     for record in reader.read_alphas(run_path):
         epoch = record["epoch"]
-        if not (only_missing and all(epoch in found for found in have.values())):
-            dataset = about.get("dataset", "unknown data")
+        if not (only_missing and all(epoch in found for found in have)):
             visualize.plot_epoch(record, plot_path, dataset, scores.get(epoch))
 
 
+def draw_training(run_path):
+    """Draw the cell of a training into its plots/ again; nothing without a genotype."""
+    paths = [os.path.join(run_path, files.PLOTS, drawing(cell)) for cell in CELLS]
+    try:
+        genotype = gt.load(run_path)
+    except ValueError:
+        return
+    visualize.plot(genotype, *paths, gt.metadata(run_path).get("dataset"))
+
+
+def draw_all(run_path):
+    """Make every picture of a run anew. What no program is there for costs a line."""
+    reader.read_metrics(run_path)  # before anything is drawn
+    plot_train_val.plot_run(run_path)
+    try:
+        if os.path.exists(os.path.join(run_path, files.ALPHAS)):
+            plot_alphas.plot_run(run_path)
+            draw_epochs(run_path)
+            gif_maker.make_gifs(run_path)
+        else:
+            draw_training(run_path)
+    except visualize.NoRenderer as error:  # the rest can be looked at all the same
+        print(f"report.py: {error}", file=sys.stderr)
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser("report.py", description=__doc__.split("\n\n")[0])
+    parser = Parser("report.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="RUN", help="searchs/NAME or augments/NAME")
     args = parser.parse_args(argv)
-    try:
-        reader.read_metrics(args.run)  # before anything is drawn
-        plot_train_val.plot_run(args.run)
-        if os.path.exists(os.path.join(args.run, reader.ALPHAS)):
-            plot_alphas.plot_run(args.run)
-            try:
-                draw_epochs(args.run)
-                gif_maker.make_gifs(args.run)
-            except visualize.NoRenderer as error:  # the rest can be looked at all the same
-                print(f"report.py: {error}", file=sys.stderr)
+    with errors.usage_errors("report.py"):
+        draw_all(args.run)
         print(write(args.run))
-    except (ValueError, OSError) as error:
-        sys.exit(f"report.py: {error}")
 
 
 if __name__ == "__main__":

@@ -4,31 +4,31 @@
 
 GENOTYPE is a run folder (searchs/NAME), a JSON file, a published name or the text Genotype(...).
 Writes normal and reduce, each as picture and as Graphviz source (.gv). Of a search's run folder the
-caption says epoch and accuracy, and an edge is the wider, the more its op weighs in the mixture.
+caption says epoch and accuracy, and an edge is drawn wider where its op has more weight in the mix.
 """
 
-import argparse
 import html
 import io
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import graphviz
-from graphviz.backend import dot_command
 
 import genotypes as gt
+from console import errors
+from console.parser import Parser
 from records import alphas, palette, reader
-from records.files import atomic
+from records.files import CELLS, atomic_write, drawing, write_text
 
 FORMATS = ("png", "svg", "pdf")
+PRINT_DPI = 300
 FONT = {"fontname": "Helvetica", "fontsize": "20", "fontcolor": palette.INK}
 
 
-class NoRenderer(RuntimeError):
+class NoRenderer(OSError):
     """Neither Graphviz' dot nor graphviz-pure is there and works."""
 
 
@@ -66,7 +66,7 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
             graph.edge(f"{label}:e", gt.input_name(node), color=color, penwidth=width)
     for j in concat:
         graph.edge(gt.input_name(j), "c_{k}", style="dashed", color=palette.FAINT)
-    graph.attr(label=below(caption, gene), labelloc="b")
+    graph.attr(label=caption_html(caption, gene), labelloc="b")
     return graph
 
 
@@ -78,7 +78,7 @@ def pen_width(strength, n_ops):
     return f"{1.4 + 5.6 * max(0.0, strength - undecided) / (1 - undecided):.2f}"
 
 
-def below(caption, gene):
+def caption_html(caption, gene):
     """What stands under a cell, as Graphviz' HTML: the caption, and which color is which family."""
     families = palette.legend(op for edges in gene for op, _ in edges)
     rows = []
@@ -107,43 +107,33 @@ def find_renderers():
 
 def render(graph, path, format):
     """Picture of a graphviz.Digraph to `path`. Raises NoRenderer when no program can draw it."""
-    picture, reasons = pipe(graph, format)
+    picture, reasons = render_bytes(graph.source, format)
     if picture is None and format == "pdf":  # graphviz-pure has none
-        png, _ = pipe(dense(graph), "png")
+        graph = graph.copy()
+        graph.attr(dpi=str(PRINT_DPI))
+        png, _ = render_bytes(graph.source, "png")
         picture = png and pdf_of(png)
     if picture is None:
         raise NoRenderer(
             f"no program to draw {path}; pip install graphviz-pure, or install Graphviz"
             + "".join(f" ({reason})" for reason in reasons)
         )
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         Path(temporary).write_bytes(picture)
 
 
-def pipe(graph, format):
-    """(the picture as bytes, or None; why each program that was tried has failed)."""
+def render_bytes(source, format):
+    """(the picture of Graphviz source as bytes, or None; why each program has failed)."""
     reasons = []
-    usual = dot_command.DOT_BINARY
     for program in find_renderers():
-        dot_command.DOT_BINARY = program  # where the graphviz package looks up its program
         try:
-            # quiet: what a program says on its standard error is part of the reason
-            return graph.pipe(format=format, quiet=True), reasons
+            done = subprocess.run(
+                [program, f"-T{format}"], input=source.encode(), capture_output=True, check=True
+            )
+            return done.stdout, reasons
         except (subprocess.CalledProcessError, OSError) as error:
-            reasons.append(" ".join(f"{program} failed: {error}".split()))
-        finally:
-            dot_command.DOT_BINARY = usual
+            reasons.append(f"{program} failed: {errors.one_line(error)}")
     return None, reasons
-
-
-PRINT_DPI = 300
-
-
-def dense(graph):
-    """A copy of the graph for paper."""
-    graph = graph.copy()
-    graph.attr(dpi=str(PRINT_DPI))
-    return graph
 
 
 def pdf_of(png):
@@ -170,15 +160,14 @@ def plot(
     in `draw`. Raises NoRenderer when no program can draw.
     """
     suffix = f" of {caption}" if caption else ""
-    strengths = strengths or {}
-    graphs = {
-        normal_path: draw(genotype.normal, genotype.normal_concat, f"normal cell{suffix}",
-                          strengths.get("normal"), n_ops),
-        reduce_path: draw(genotype.reduce, genotype.reduce_concat, f"reduction cell{suffix}",
-                          strengths.get("reduce"), n_ops),
-    }  # fmt: skip
+    graphs = {}
+    for path, (cell, name) in zip((normal_path, reduce_path), CELLS.items(), strict=True):
+        gene, concat = getattr(genotype, cell), getattr(genotype, f"{cell}_concat")
+        widths = strengths and strengths[cell]
+        graphs[path] = draw(gene, concat, f"{name}{suffix}", widths, n_ops)
     for path, graph in graphs.items():
-        Path(f"{path}.gv").write_text(graph.source, encoding="utf-8")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        write_text(f"{path}.gv", graph.source)
     for path, graph in graphs.items():
         render(graph, f"{path}.{format}", format)
     return [f"{path}.{format}" for path in graphs]
@@ -186,13 +175,11 @@ def plot(
 
 def plot_epoch(record, plot_path, dataset, top1=None, format="png"):
     """Draw one line of alphas.jsonl as EPxx-normal and EPxx-reduce into `plot_path`."""
-    genotype = gt.from_str(record["genotype"], ops=gt.AnyOp())
-    stem = os.path.join(plot_path, f"EP{record['epoch']:02d}")
-    os.makedirs(plot_path, exist_ok=True)
-    return plot(
-        genotype, f"{stem}-normal", f"{stem}-reduce", caption_of(dataset, record["epoch"], top1),
-        format, strengths_of(record, genotype), len(record["primitives"]),
-    )  # fmt: skip
+    genotype, epoch = gt.from_str(record["genotype"]), record["epoch"]
+    paths = [os.path.join(plot_path, drawing(cell, epoch)) for cell in CELLS]
+    caption = caption_of(dataset, epoch, top1)
+    strengths = strengths_of(record, genotype)
+    return plot(genotype, *paths, caption, format, strengths, len(record["primitives"]))
 
 
 def caption_of(dataset, epoch=None, top1=None):
@@ -207,11 +194,10 @@ def caption_of(dataset, epoch=None, top1=None):
 
 def strengths_of(record, genotype):
     """The mixing weights of both cells' edges from a line of alphas.jsonl, for `plot`."""
-    return {cell: alphas.strengths(record, getattr(genotype, cell), cell)
-            for cell in ("normal", "reduce")}  # fmt: skip
+    return {cell: alphas.strengths(record, getattr(genotype, cell), cell) for cell in CELLS}
 
 
-def background(source, genotype):
+def known_about(source, genotype):
     """What more is known of a genotype that was loaded from `source`: keywords for `plot`.
 
     A published cell has its name, a JSON file of a search its data set, epoch and accuracy; a run
@@ -220,45 +206,39 @@ def background(source, genotype):
     source = str(source).strip()
     if source in gt.PUBLISHED:
         return {"caption": source}
-    folder = os.path.isdir(source)
-    about = reader.read_object(os.path.join(source, "genotype.json") if folder else source)
-    if "dataset" not in about:
+    metadata = reader.keep_fitting(
+        gt.metadata(source), {"epoch": reader.is_count, "top1": reader.is_number}
+    )
+    if "dataset" not in metadata:
         return {}
-    known = {"caption": caption_of(about["dataset"], about.get("epoch"), about.get("top1"))}
-    run_path = source if folder else os.path.dirname(source)
+    epoch = metadata.get("epoch")
+    known = {"caption": caption_of(metadata["dataset"], epoch, metadata.get("top1"))}
+    run_path = source if os.path.isdir(source) else os.path.dirname(source)
     try:
         found = reader.read_alphas(run_path)
     except ValueError:
         return known
     for record in found:
         # a file that lies beside other alphas is not theirs
-        if record["epoch"] == about.get("epoch") and record["genotype"] == gt.to_str(genotype):
+        if record["epoch"] == epoch and record["genotype"] == gt.to_str(genotype):
             known["strengths"] = strengths_of(record, genotype)
             known["n_ops"] = len(record["primitives"])
     return known
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("visualize.py", description=__doc__.split("\n\n")[0])
+    parser = Parser("visualize.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("genotype", metavar="GENOTYPE",
                         help="a run folder (searchs/NAME), a JSON file, a published name "
                              f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...)")  # fmt: skip
     parser.add_argument("--out", default=".", help="folder to write to (default: here)")
-    parser.add_argument("--format", choices=FORMATS, default="png", help="default: png")
+    parser.add_argument("--format", choices=FORMATS, default="png", help="of the pictures")
     args = parser.parse_args(argv)
-    try:
-        # a drawing builds nothing, so it takes ops it has never heard of
-        genotype = gt.load(args.genotype, ops=gt.AnyOp())
-        known = background(args.genotype, genotype)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"visualize.py: {error}\n")
-    try:
-        os.makedirs(args.out, exist_ok=True)
-        normal, reduce = (os.path.join(args.out, cell) for cell in ("normal", "reduce"))
-        for path in plot(genotype, normal, reduce, format=args.format, **known):
-            print(path)
-    except (NoRenderer, OSError) as error:
-        sys.exit(f"visualize.py: {error}")
+    with errors.usage_errors("visualize.py"):
+        genotype = gt.load(args.genotype)
+        known = known_about(args.genotype, genotype)
+        paths = [os.path.join(args.out, drawing(cell)) for cell in CELLS]
+        print("\n".join(plot(genotype, *paths, format=args.format, **known)))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class AugmentCNN(nn.Module):
         Raises ValueError if the genotype names an op that is not in OPS.
         """
         super().__init__()
-        gt.check_ops(genotype, ops.OPS)
+        gt.require_known(genotype, ops.OPS)
         size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
         self.aux_pos = 2 * n_layers // 3 if auxiliary else -1
 

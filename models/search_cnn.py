@@ -79,7 +79,7 @@ class SearchCNNController(nn.Module):
 
     def __init__(
         self, C_in, C, n_classes, n_layers, criterion, n_nodes=4, stem_multiplier=3,
-        primitives=None, k=2, stem="cifar",
+        primitives=None, k=2, stem="cifar", checkpoint_cells=False,
     ):  # fmt: skip
         """
         C_in             channels of the images
@@ -89,6 +89,8 @@ class SearchCNNController(nn.Module):
         primitives       candidate ops, names in OPS (default: genotypes.PRIMITIVES)
         k                edges that a node of the genotype keeps
         stem             "cifar" or "imagenet" (models/stems.py)
+        checkpoint_cells keep only the inputs of each cell and compute it again for the backward
+                         pass
 
         Raises ValueError for primitives that are unknown or repeated.
         """
@@ -107,6 +109,11 @@ class SearchCNNController(nn.Module):
         self.net = SearchCNN(
             C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, self.primitives, stem
         )
+        self.net.checkpoint_cells = checkpoint_cells
+
+    @property
+    def cells(self):
+        return self.net.cells
 
     def forward(self, X):
         """(N, C_in, H, W) -> logits (N, n_classes)."""

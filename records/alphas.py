@@ -1,4 +1,6 @@
-"""What alpha decided on every edge, from a line of alphas.jsonl."""
+"""What alpha decided on every edge, from a record of `reader.read_alphas`."""
+
+import genotypes as gt
 
 
 def strengths(record, gene, cell):
@@ -13,28 +15,34 @@ def strengths(record, gene, cell):
             [record[cell][node][j][column[op]] for op, j in edges]
             for node, edges in enumerate(gene)
         ]
-    except (IndexError, KeyError, TypeError):
+    except (IndexError, KeyError):
         return None
 
 
 def edges(record, cell):
-    """What every edge of a cell has decided, as dicts, the kept ones marked.
+    """What every edge of a cell has decided, as dicts:
 
-    {"node", "input", "op", "weight", "second", "second_weight", "margin"}: the strongest op besides
-    "none", the runner-up among these, and by how much the first is ahead. node counts from 0 for
-    the first computed one; input as in a gene.
+    node, input            the edge: node 0 is the first computed one, the input counts as in a gene
+    op, weight             the strongest op besides "none", and its mixing weight
+    second, second_weight  the runner-up among these; None without one
+    margin                 by how much the first is ahead of the second; None without one
+    kept                   whether the genotype of this record keeps the edge
     """
     names = record["primitives"]
     real = [i for i, op in enumerate(names) if op != "none"]
+    gene = getattr(gt.from_str(record["genotype"]), cell)
+    kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
     found = []
     for node, rows in enumerate(record[cell]):
         for j, row in enumerate(rows):
             first, *rest = sorted(real, key=lambda i: -row[i])
-            second = rest[0] if rest else None
-            found.append({
+            edge = {
                 "node": node, "input": j, "op": names[first], "weight": row[first],
-                "second": None if second is None else names[second],
-                "second_weight": None if second is None else row[second],
-                "margin": None if second is None else row[first] - row[second],
-            })  # fmt: skip
+                "second": None, "second_weight": None, "margin": None, "kept": (node, j) in kept,
+            }  # fmt: skip
+            if rest:
+                second = rest[0]
+                edge |= {"second": names[second], "second_weight": row[second]}
+                edge["margin"] = row[first] - row[second]
+            found.append(edge)
     return found

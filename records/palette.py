@@ -27,7 +27,7 @@ OWN = ("#c2591b", "#1f7f8f", "#5a6b1f", "#b0307f", "#4d4fae", "#7a4b35")  # bloc
 INPUT, NODE, OUTPUT = "#c9e8c4", "#bcd9f2", "#f3e2a5"  # fills of the boxes of a drawing
 INK, FAINT = "#333333", "#8c8c8c"  # text and lines; what may stand back
 
-TRAIN, HELD = "#33669d", "#d9652b"  # the curves of a single run
+TRAIN, VAL = "#33669d", "#d9652b"  # the curves of a single run
 RUNS = ("#33669d", "#d9652b", "#228833", "#9a5cb4", "#8f6400", "#0b7a75", "#b0307f", "#555555")
 
 
@@ -44,6 +44,8 @@ def color(op):
 
 def legend(ops):
     """[(family, color)] of the families among `ops`, in a fixed order."""
-    first = {family(op): color(op) for op in sorted(set(ops), reverse=True)}
-    first |= {name: next(iter(known.values())) for name, known in FAMILIES.items() if name in first}
-    return [(name, first[name]) for name in [*FAMILIES, "own block"] if name in first]
+    ops = sorted(ops)
+    known = [(name, next(iter(colors.values()))) for name, colors in FAMILIES.items()
+             if any(op in colors for op in ops)]  # fmt: skip
+    own = [(family(op), color(op)) for op in ops if family(op) == "own block"]
+    return known + own[:1]

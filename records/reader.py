@@ -1,13 +1,57 @@
 """Read what a run has recorded. Everything that draws reads a run through this file.
 
-A run may be going on, broken off or resumed: a line cut off in the middle is passed over, and where
-an epoch stands twice, the later line counts.
+A run may be going on, broken off or resumed, and its files may be damaged: lines and values that
+are not what they should be are passed over, and where an epoch stands twice, the later line counts.
 """
 
 import json
 import os
+from collections import Counter
 
-METRICS, ALPHAS, SUMMARY, CONFIG = "metrics.jsonl", "alphas.jsonl", "summary.json", "config.json"
+import genotypes as gt
+from records.files import ALPHAS, CELLS, CONFIG, METRICS, SUMMARY
+
+# --- what a value should be ---------------------------------------------------------------------
+
+
+def is_number(value):
+    """A number that can be drawn and printed: no bool, NaN, infinity or absurdity."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def is_count(value):
+    return is_number(value) and isinstance(value, int) and 0 < value < 10**9
+
+
+def is_weight(value):
+    return is_number(value) and 0 <= value <= 1
+
+
+def is_text(value):
+    return isinstance(value, str)
+
+
+def is_object(value):
+    return isinstance(value, dict)
+
+
+def fits(value, wanted):
+    """Whether a JSON value is what is wanted: a test, [what each item is], or {key: what it is}."""
+    if isinstance(wanted, dict):
+        return isinstance(value, dict) and all(
+            key in value and fits(value[key], inner) for key, inner in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(value, list) and all(fits(item, wanted[0]) for item in value)
+    return wanted(value)
+
+
+def keep_fitting(record, wanted):
+    """`record` without the values of `wanted`, {key: what it is}, that are something else."""
+    return {k: v for k, v in record.items() if k not in wanted or fits(v, wanted[k])}
+
+
+# --- files --------------------------------------------------------------------------------------
 
 
 def read_lines(path):
@@ -18,7 +62,7 @@ def read_lines(path):
             for line in stream:
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(record, dict):
                     found.append(record)
@@ -30,9 +74,33 @@ def read_object(path):
     try:
         with open(path, encoding="utf-8") as stream:
             value = json.load(stream)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+# --- the records of a run -----------------------------------------------------------------------
+
+
+def read_config(run_path):
+    """What config.json knows: {"flags": {...}, "versions": {...}} and, where they are recorded,
+    "device" and "start_time"."""
+    record = read_object(os.path.join(run_path, CONFIG))
+    wanted = {"flags": is_object, "versions": is_object, "device": is_text, "start_time": is_text}
+    record = {"flags": {}, "versions": {}, **keep_fitting(record, wanted)}
+    return {**record, "flags": keep_fitting(record["flags"], {"epochs": is_count})}
+
+
+def read_summary(run_path):
+    """What summary.json knows of "picture_seconds", "network", "next" and "held_name"."""
+    network = {
+        "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
+        "channels": is_count,
+    }  # fmt: skip
+    return keep_fitting(
+        read_object(os.path.join(run_path, SUMMARY)),
+        {"picture_seconds": is_number, "network": network, "next": is_text, "held_name": is_text},
+    )
 
 
 def read_metrics(run_path):
@@ -46,31 +114,62 @@ def read_metrics(run_path):
     if not os.path.isfile(path):
         raise ValueError(f"{run_path} has no {METRICS}; is it a run folder?")
     phases = {"train": {}, "val": {}}
+    wanted = {"phase": is_text, "epoch": is_count, "loss": is_number, "top1": is_number}
+    optional = {"seconds": is_number, "images_per_second": is_number, "lr": is_number}
     for record in read_lines(path):
-        values = [record.get(key) for key in ("epoch", "loss", "top1")]
-        if record.get("phase") in phases and all(isinstance(v, (int, float)) for v in values):
-            phases[record["phase"]][record["epoch"]] = record
+        if fits(record, wanted) and record["phase"] in phases:
+            phases[record["phase"]][record["epoch"]] = keep_fitting(record, optional)
     if not any(phases.values()):
         raise ValueError(f"{path} records no finished epoch yet")
     return {phase: dict(sorted(records.items())) for phase, records in phases.items()}
 
 
 def read_alphas(run_path):
-    """The records of alphas.jsonl, one per epoch, in order (search.py says what is in them).
+    """The records of alphas.jsonl, one per epoch, in order (search_log.py says what is in them).
 
-    Raises ValueError if there are none.
+    All have the same ops and the same number of nodes. Raises ValueError if there are none.
     """
     path = os.path.join(run_path, ALPHAS)
-    wanted = {"epoch", "primitives", "normal", "reduce", "genotype", "entropy"}
-    by_epoch = {r["epoch"]: r for r in read_lines(path) if wanted <= set(r)}
-    if not by_epoch:
+    records = [record for record in read_lines(path) if _is_alpha_record(record)]
+    if not records:
         raise ValueError(f"{path} holds no epoch; alpha is recorded by a search, epoch by epoch")
+    spaces = [(tuple(record["primitives"]), len(record["normal"])) for record in records]
+    ((usual, _),) = Counter(spaces).most_common(1)  # a damaged name of an op gives another space
+    by_epoch = {r["epoch"]: r for r, space in zip(records, spaces, strict=True) if space == usual}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
+def _is_alpha_record(record):
+    """Whether a line of alphas.jsonl is whole: types, sizes, and the cells of its genotype."""
+    tables = {cell: [[[is_weight]]] for cell in CELLS}
+    wanted = {"epoch": is_count, "primitives": [is_text], "genotype": is_text, **tables}
+    if not fits(record, {**wanted, "entropy": dict.fromkeys(CELLS, is_number)}):
+        return False
+    names, n_nodes = record["primitives"], len(record["normal"])
+    if not n_nodes or not set(names) - {"none"} or len(set(names)) < len(names):
+        return False
+    sizes = [[len(names)] * n_inputs for n_inputs in range(2, n_nodes + 2)]
+    if any([[len(row) for row in rows] for rows in record[cell]] != sizes for cell in CELLS):
+        return False
+    try:
+        genotype = gt.from_str(record["genotype"])
+    except ValueError:
+        return False
+    return all(len(getattr(genotype, cell)) == n_nodes for cell in CELLS)
+
+
 def scores(run_path):
-    """{epoch: accuracy on the held-out images} of a run folder; {} where nothing is recorded."""
+    """{epoch: accuracy on the validation images} of a run folder; {} without any."""
     try:
         return {epoch: r["top1"] for epoch, r in read_metrics(run_path)["val"].items()}
     except ValueError:
         return {}
+
+
+def epoch_seconds(run_path):
+    """Seconds that the recorded epochs of a run took, training and validation; 0 without any."""
+    try:
+        metrics = read_metrics(run_path)
+    except ValueError:
+        return 0.0
+    return sum(r.get("seconds", 0.0) for phase in metrics.values() for r in phase.values())

@@ -9,7 +9,6 @@ with its smallest and largest value. Prints tables and writes JSON.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -336,8 +335,7 @@ def main(argv=None):
         "versions": run_folder.versions(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    with files.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(record, stream, indent=1)
+    files.write_json(args.out, record)
     print(f"written: {args.out}")
 
 

@@ -102,8 +102,7 @@ def main(argv=None):
         "versions": run_folder.versions(), "date": time.strftime("%Y-%m-%d"),
         "device": pick.device_name(pick.pick_device()),
     }  # fmt: skip
-    with files.atomic(args.out) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(record, stream, indent=1)
+    files.write_json(args.out, record)
     print(f"written: {args.out}")
 
 
