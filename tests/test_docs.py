@@ -302,5 +302,7 @@ def test_the_example_of_a_flag_makes_one():
     source = inspect.getsource(config)
     for word, value in set(re.findall(r'\b(inherit|keep)="(\w+)"', source)):
         assert f'`"{value}"`' in DEVELOPING, (word, value)
-    assert all(hasattr(config, name) for name in re.findall(r"`(add_\w+)`", DEVELOPING))
+    assert all(
+        hasattr(config, name) for name in re.findall(r"`(add_\w+_(?:group|flags))`", DEVELOPING)
+    )
     assert {"quick", "inherit", "keep"} <= set(inspect.signature(config.flag).parameters)
