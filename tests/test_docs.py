@@ -11,7 +11,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-import predict
 import pytest
 import torch
 from conftest import FAST_AUGMENT, FAST_SEARCH, TINY_AUGMENT, TINY_SEARCH
@@ -23,6 +22,7 @@ import check_ops
 import config
 import export
 import genotypes as gt
+import predict
 import search
 from console.parser import Parser
 from data_sets import named
@@ -276,7 +276,7 @@ def test_the_example_of_a_data_set_can_be_searched(monkeypatch, here, capsys):
     for part in ("train", "test"):
         images, labels = rng.integers(0, 256, (24, 3, 24, 24), dtype=np.uint8), [0, 1] * 12
         np.savez(f"shapes-{part}.npz", images=images, labels=labels)
-    exec(f"{opener}\nROWS = ({row})", names := {**vars(named)})
+    exec(f"{opener}\nROWS = [{row}]", names := {**vars(named)})
     (added,) = names["ROWS"]
     monkeypatch.setitem(named.DATA_SETS, added.spec.name, added)
     words = ["--dataset", "shapes", "--data_path", ".", "--batch_size", "6", "--epochs", "1"]
