@@ -52,7 +52,7 @@ def main(argv=None):
         # a resumed run keeps its cell, whatever has become of the file it came from
         source = run.state["genotype"] if cfg.resume else cfg.genotype
         genotype = gt.require_known(gt.load(source), OPS)
-        check_ops.check(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
+        check_ops.quick(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
         copied = ""
 

@@ -39,7 +39,7 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.pick_device(cfg.device, cfg.gpus)
         pick.prepare_device(device, cfg.threads, cfg.tf32)
-        check_ops.check(cfg.primitives, cfg.init_channels)
+        check_ops.quick(cfg.primitives, cfg.init_channels)
         stem = loaders.subject(cfg.dataset, cfg.data_path)
         run = run_folder.RunFolder(cfg, pick.device_name(device), stem=stem)
         utils.seed_everything(cfg.seed)
