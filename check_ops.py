@@ -365,8 +365,7 @@ def main(argv=None):
     ]
     C, size, batch = args.channels[-1], (32, 32), 8
     width = max(map(len, args.names))
-    device_name = pick.device_name(args.device)
-    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {device_name}")
+    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.Device(args.device).name}")
     print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
     wrong = []
     for name in args.names:

@@ -1,77 +1,102 @@
 """Write a trained network for other programs, and check that the file computes the same.
 
-    python augment.py --export onnx --from augments/NAME --out cat.onnx
+    python export.py augments/NAME --format onnx                 writes augments/NAME/NAME.onnx
+    python export.py augments/NAME/best.pt --format pt2 --out cat.pt2
 
-augment.py calls `export`. What is written is a deploy.Deployed: normalisation inside.
+The file needs no code of ours: float images (N, C, H, W) in [0, 1] in, logits out, normalisation
+inside.
 """
 
 import copy
 import importlib.util
 import io
 import json
+import os
 import warnings
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-import deploy
 import genotypes as gt
+from config import ExportConfig
 from console import errors
 from models import ops
-from records import files
+from records.files import atomic_write
+from tracking import trained_network
+from tracking.trained_network import DeployedNetwork
 
 
-def about(trained):
-    """What is kept inside an exported file."""
-    spec = trained.spec
-    return {
-        "input": f"float32 images (N, {spec.C_in}, {spec.size[0]}, {spec.size[1]}) in [0, 1]; the "
-                 "network normalises them itself",
-        "output": "logits (N, classes); their softmax are the probabilities",
-        "classes": list(spec.classes), "dataset": spec.name, "size": list(spec.size),
-        "mean": list(spec.mean), "std": list(spec.std),
-        "genotype": gt.to_str(trained.genotype), "epoch": trained.epoch, "top1": trained.top1,
-    }  # fmt: skip
-
-
-def export(cfg):
-    """--export: write the network as a file that needs no code of ours, and check that the file
-    computes what the network does. Returns the path."""
-    to_bytes, from_bytes, packages = FORMATS[cfg.export]
-    with errors.usage_errors("augment.py"):
+def main(argv=None):
+    """Returns the path of the file."""
+    cfg = ExportConfig(argv)
+    to_bytes, from_bytes, packages = FORMATS[cfg.format]
+    with errors.usage_errors(cfg.PROG):
         if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
             raise ValueError(
-                f"--export {cfg.export} needs {' and '.join(missing)}: "
+                f"--format {cfg.format} needs {' and '.join(missing)}: "
                 f"pip install {' '.join(missing)}"
             )
-        deploy.check_out(cfg.out)
-        trained = deploy.load(deploy.checkpoint_path(cfg.trained))
-    with errors.run_errors("augment.py"):
-        print(f"{trained.path} as {cfg.export}; a large network takes a minute or two", flush=True)
-        wanted = deploy.Deployed(trained)
-        net = portable(wanted)
-        shape = (trained.spec.C_in, *trained.spec.size)
-        try:
-            with quiet():
-                data = to_bytes(net, torch.rand(3, *shape), about(trained))
-        except Exception as error:  # whatever the exporters say of a block they cannot write
-            reason = " ".join(str(error).split())[:300]
-            raise OSError(
-                f"--export {cfg.export} cannot write this network ({type(error).__name__}: "
-                f"{reason}); try another format"
-            ) from error
-        with quiet():
-            worst = difference(wanted, from_bytes(data), shape)
-        with files.atomic_write(cfg.out) as temporary:
+        out = cfg.out or default_out(cfg.run, cfg.format)
+        trained = trained_network.load(trained_network.checkpoint_path(cfg.run))
+    with errors.run_errors(cfg.PROG):
+        print(f"{trained.path} as {cfg.format}; a large network takes a minute or two", flush=True)
+        data, worst = export(trained, to_bytes, from_bytes)
+        with atomic_write(out) as temporary:
             with open(temporary, "wb") as stream:
                 stream.write(data)
     print(
-        f"{cfg.out}: {cfg.export}, {len(data) / 1e6:.1f} MB, from {trained.path} (epoch "
+        f"{out}: {cfg.format}, {len(data) / 1e6:.1f} MB, from {trained.path} (epoch "
         f"{trained.epoch}, top1 {trained.top1:.2%}); logits of batches of 1, 2 and 5 images differ "
         f"from the network's by {worst:.1e} at most"
     )
-    return cfg.out
+    return out
+
+
+def default_out(run, form):
+    """Beside the checkpoint, named after the run folder or after the checkpoint itself."""
+    if os.path.isdir(run):
+        return os.path.join(run, f"{os.path.basename(os.path.abspath(run))}.{form}")
+    return f"{os.path.splitext(run)[0]}.{form}"
+
+
+def export(trained, to_bytes, from_bytes):
+    """(the file's bytes, largest difference of logits) of a trained_network.TrainedNetwork.
+
+    Raises OSError where the exporter cannot write the network, FloatingPointError where the file
+    computes something else.
+    """
+    wanted = DeployedNetwork(trained)
+    shape = (trained.spec.C_in, *trained.spec.size)
+    try:
+        with quiet():
+            data = to_bytes(portable(wanted), torch.rand(3, *shape), metadata(trained))
+    except Exception as error:  # whatever the exporters say of a block they cannot write
+        raise OSError(
+            f"the network cannot be written in this format ({type(error).__name__}: "
+            f"{errors.one_line(error)}); try another --format"
+        ) from error
+    with quiet():
+        return data, difference(wanted, from_bytes(data), shape)
+
+
+def metadata(trained):
+    """What is kept inside an exported file."""
+    spec = trained.spec
+    H, W = spec.size
+    return {
+        "input": f"float32 images (N, {spec.C_in}, {H}, {W}) in [0, 1]; the network normalises "
+        "them itself",
+        "output": "logits (N, classes); their softmax are the probabilities",
+        "classes": list(spec.classes),
+        "dataset": spec.name,
+        "size": list(spec.size),
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "genotype": gt.to_str(trained.genotype),
+        "epoch": trained.epoch,
+        "top1": trained.top1,
+    }
 
 
 def difference(net, other, shape):
@@ -97,7 +122,7 @@ def difference(net, other, shape):
 
 
 def portable(net):
-    """A copy of a deploy.Deployed for any device, without the auxiliary head and in plain layers:
+    """A copy of a DeployedNetwork for any device, without the auxiliary head and in plain layers:
     our dilated convolution has a way of its own on CPUs."""
     net = copy.deepcopy(net)
     if hasattr(net.net, "aux_head"):
@@ -122,11 +147,11 @@ def quiet():
         yield
 
 
-def to_torchscript(net, images, about):
+def to_torchscript(net, images, metadata):
     with torch.no_grad():
         script = torch.jit.trace(net, images)
     stream = io.BytesIO()
-    torch.jit.save(script, stream, _extra_files={"about.json": json.dumps(about)})
+    torch.jit.save(script, stream, _extra_files={"metadata.json": json.dumps(metadata)})
     return stream.getvalue()
 
 
@@ -140,11 +165,11 @@ def from_torchscript(data):
     return forward
 
 
-def to_pt2(net, images, about):
+def to_pt2(net, images, metadata):
     batch = torch.export.Dim("N", min=1)
     program = torch.export.export(net, (images,), dynamic_shapes={"images": {0: batch}})
     stream = io.BytesIO()
-    torch.export.save(program, stream, extra_files={"about.json": json.dumps(about)})
+    torch.export.save(program, stream, extra_files={"metadata.json": json.dumps(metadata)})
     return stream.getvalue()
 
 
@@ -152,7 +177,7 @@ def from_pt2(data):
     return torch.export.load(io.BytesIO(data)).module()
 
 
-def to_onnx(net, images, about):
+def to_onnx(net, images, metadata):
     import onnx
 
     batch = torch.export.Dim("N", min=1)
@@ -162,7 +187,7 @@ def to_onnx(net, images, about):
     )  # fmt: skip
     model = program.model_proto
     onnx.helper.set_model_props(
-        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     )
     onnx.checker.check_model(model)
     return model.SerializeToString()
@@ -175,9 +200,13 @@ def from_onnx(data):
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-# --export FORMAT: (network -> bytes, bytes -> function of images, packages beyond requirements.txt)
+# --format: (network -> bytes, bytes -> function of images, packages beyond requirements.txt)
 FORMATS = {
     "onnx": (to_onnx, from_onnx, ("onnx", "onnxscript", "onnxruntime")),
     "torchscript": (to_torchscript, from_torchscript, ()),
     "pt2": (to_pt2, from_pt2, ()),
 }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Small helpers of both scripts: seed, device, metrics, counts, checkpoints, errors."""
+"""What both training loops need: seed, means, loss, evaluation, the size of a network."""
 
 import copy
 import functools
@@ -10,10 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from devices import pick
-
-# --- reproducibility and devices ----------------------------------------------------------------
-
 
 def seed_everything(seed):
     """Seed Python, numpy and torch (all devices)."""
@@ -22,34 +18,37 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
-# --- batches and metrics ------------------------------------------------------------------------
-
-
-def to_device(batch, device):
-    """X and y of a batch on `device`."""
-    X, y = batch
-    # asynchronous from pinned memory, an ordinary copy from elsewhere. Maps take their layout from
-    # the weights: the first convolution turns X into it.
-    return X.to(device, non_blocking=True), y.to(device, non_blocking=True)
-
-
 def endless(loader):
     """The batches of `loader` over and over; each pass is shuffled anew if the loader shuffles."""
     while True:
         yield from loader
 
 
-def accuracy(logits, y, topk=(1, 5)):
-    """Shares of samples whose class is among the k best logits, one 0-dim tensor per k.
+# --- loss and metrics ---------------------------------------------------------------------------
+
+
+def criterion(cfg, class_counts, device):
+    """Cross-entropy (logits (N, n_classes), y (N,)) -> mean loss, as --label_smoothing and
+    --class_weights ask for it. `class_counts` are the training images of each class.
+
+    With "balanced", class c weighs N / (n_classes * class_counts[c]), N images in all: the classes
+    have the same say, and the mean weight over the images is 1.
+    """
+    if cfg.class_weights == "none" and not cfg.label_smoothing:
+        return F.cross_entropy
+    weight = None
+    if cfg.class_weights == "balanced":
+        counts = torch.tensor(class_counts, dtype=torch.float32).clamp_min(1)
+        weight = (counts.sum() / (len(counts) * counts)).to(device.torch_device)
+    return functools.partial(F.cross_entropy, weight=weight, label_smoothing=cfg.label_smoothing)
+
+
+def hits(logits, y, topk=(1, 5)):
+    """How many samples have their class among the k best logits, one 0-dim tensor per k.
 
     logits (N, n_classes), y (N,). With fewer than k classes, k is the number of classes.
     """
-    return [hits / len(y) for hits in _hits(logits, y, topk)]
-
-
-def _hits(logits, y, topk):
-    n_classes = logits.size(1)
-    _, ranked = logits.topk(min(max(topk), n_classes), dim=1)  # (N, max k)
+    _, ranked = logits.topk(min(max(topk), logits.size(1)), dim=1)  # (N, max k)
     correct = ranked.eq(y.unsqueeze(1))
     return [correct[:, :k].sum() for k in topk]
 
@@ -59,13 +58,13 @@ class Meter:
     never waits for it; `means` does."""
 
     def __init__(self, device):
-        self.sums = torch.zeros(3, device=device)
+        self.sums = torch.zeros(3, device=device.torch_device)
         self.n = 0
-        self.start = time.time()
+        self.start = time.perf_counter()
 
     def add(self, loss, logits, y):
         """Add a batch: its mean loss, logits (N, n_classes) and y (N,)."""
-        self.sums += torch.stack([loss.detach() * len(y), *_hits(logits.detach(), y, (1, 5))])
+        self.sums += torch.stack([loss.detach() * len(y), *hits(logits.detach(), y)])
         self.n += len(y)
 
     def means(self):
@@ -81,43 +80,27 @@ class Meter:
     def result(self):
         """`means` with "seconds" since the meter was made and "images_per_second"."""
         means = self.means()  # first: it waits for the device
-        seconds = time.time() - self.start
-        return {**means, "seconds": seconds, "images_per_second": self.n / seconds}
+        seconds = time.perf_counter() - self.start
+        return {**means, "seconds": seconds, "images_per_second": self.n / max(seconds, 1e-9)}
 
 
-def criterion(label_smoothing=0.0, class_weights="none", class_counts=(), device=None):
-    """Cross-entropy (logits (N, n_classes), y (N,)) -> mean loss, as --label_smoothing and
-    --class_weights ask for it.
+def evaluate(forward, loader, device):
+    """Plain cross-entropy and accuracy over `loader`, without gradients; see `Meter.result`.
 
-    With "balanced", class c weighs N / (n_classes * class_counts[c]), N images in all: the classes
-    have the same say, and the mean weight over the images is 1.
-    """
-    if class_weights == "none" and not label_smoothing:
-        return F.cross_entropy
-    weight = None
-    if class_weights == "balanced":
-        counts = torch.tensor(class_counts, dtype=torch.float32).clamp_min(1)
-        weight = (counts.sum() / (len(counts) * counts)).to(device)
-    return functools.partial(F.cross_entropy, weight=weight, label_smoothing=label_smoothing)
-
-
-def evaluate(forward, loader, criterion, device, amp="off"):
-    """Means of `criterion` and accuracy over `loader`, without gradients; see `Meter.result`.
-
-    forward (N, C_in, H, W) -> logits (N, n_classes). The caller sets the evaluation mode.
+    forward  images (N, C_in, H, W) -> logits (N, n_classes). The caller sets the evaluation mode.
     """
     meter = Meter(device)
     with torch.no_grad():
         for batch in loader:
-            X, y = to_device(batch, device)
-            with pick.autocast(device, amp):
+            X, y = device.put(batch)
+            with device.autocast():
                 logits = forward(X)
             logits = logits.float()
-            meter.add(criterion(logits, y), logits, y)
+            meter.add(F.cross_entropy(logits, y), logits, y)
     return meter.result()
 
 
-# --- counts -------------------------------------------------------------------------------------
+# --- the size of a network ----------------------------------------------------------------------
 
 
 def count_params(net, auxiliary=True):
@@ -130,21 +113,6 @@ def count_params(net, auxiliary=True):
         for name, parameter in net.named_parameters()
         if auxiliary or "aux_head" not in name.split(".")
     )
-
-
-def network_facts(net, spec, cfg):
-    """What a run notes of its final network: parameters without the auxiliary head, multiply-adds
-    for an image of the data set (a named.DataSpec), and its shape by the flags of augment.py."""
-    return {
-        "params": count_params(net, auxiliary=False),
-        "madds": multiply_adds(net, spec.C_in, spec.size),
-        "size": list(spec.size), "layers": cfg.layers, "channels": cfg.init_channels,
-    }  # fmt: skip
-
-
-def param_size(net):
-    """Millions of parameters (1e6), without the auxiliary head."""
-    return count_params(net, auxiliary=False) / 1e6
 
 
 def multiply_adds(net, C_in, size):
@@ -165,10 +133,23 @@ def multiply_adds(net, C_in, size):
         return count("cpu")
 
 
-# --- files --------------------------------------------------------------------------------------
+def network_size(net, spec, cfg):
+    """The size of a final network for the records of a run: parameters without the auxiliary head,
+    multiply-adds for an image of `spec`, a DataSpec, and its shape by the flags of augment.py."""
+    return {
+        "params": count_params(net, auxiliary=False),
+        "madds": multiply_adds(net, spec.C_in, spec.size),
+        "size": list(spec.size),
+        "layers": cfg.layers,
+        "channels": cfg.init_channels,
+    }
 
 
-# --- what people read ---------------------------------------------------------------------------
-
-
-# --- errors that people meet --------------------------------------------------------------------
+def describe_size(size):
+    """A `network_size` in words."""
+    H, W = size["size"]
+    return (
+        f"{size['layers']} cells, {size['channels']} channels: {size['params'] / 1e6:.3f} M params "
+        f"({size['params']:,}) without the auxiliary head, {size['madds'] / 1e6:.1f} M "
+        f"multiply-adds for an image of {H}x{W}"
+    )

@@ -6,6 +6,7 @@ Each type says in its error what is allowed.
 import argparse
 import difflib
 import math
+import os
 import re
 
 
@@ -90,4 +91,14 @@ def folder_name(text):
             f"{text!r} is no folder name; use letters, digits and . _ + = -, "
             "with a letter or digit first"
         )
+    return text
+
+
+def out_file(text):
+    """A file to write, in a folder that exists."""
+    if not text or os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file; name one")
+    folder = os.path.dirname(text) or "."
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {folder}")
     return text

@@ -1,12 +1,13 @@
-"""Image files: one read as a tensor of a given size, or all of a part looked at.
+"""Image files: which files are images, one read as a tensor, or all of a part looked at.
 
-Any mode of Pillow becomes grey or RGB of 8 bits. Nothing here knows of classes.
+Training and prediction use the same rule and the same reader. Any mode of Pillow becomes grey or
+RGB of 8 bits. Nothing here knows of classes.
 """
 
-import json
+import functools
 import os
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,10 +17,12 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
+from console.errors import one_line
 from devices import pick
-from records import files
 
 LARGEST = 224  # the short side, where images of several sizes must agree on one
+# registered by Pillow, but documents, videos or tables of numbers, most of which it cannot decode
+NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
 
 
 @contextmanager
@@ -28,6 +31,76 @@ def no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+# --- which files are images ---------------------------------------------------------------------
+
+
+@functools.cache
+def suffixes():
+    """What the installed Pillow opens as a picture, in small letters with the dot."""
+    registered = Image.registered_extensions()  # this also fills Image.OPEN
+    kinds = set(Image.OPEN) - NO_PICTURES
+    return frozenset(suffix for suffix, kind in registered.items() if kind in kinds)
+
+
+def is_hidden(name):
+    """Whether a file or folder is left out without a word: hidden, or a Mac's archive's."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def require_utf8(path):
+    """Raise ValueError where a path cannot be written as text, as names in old archives."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ValueError(
+            f"{shown}: the name of this file or folder is not UTF-8; rename it"
+        ) from None
+
+
+def find(folder):
+    """The images below `folder`: (paths relative to it, with / and sorted; Counter of the suffixes
+    of other files).
+
+    An image is a regular file with one of `suffixes`. What is hidden is left out at every depth.
+    Links are followed, but each real folder is visited once, and none that lies above `folder`. A
+    link that leads nowhere is listed: reading it says so. Raises ValueError for names that are not
+    UTF-8.
+    """
+    require_utf8(folder)
+    found, others = [], Counter()
+    top = os.path.realpath(folder)
+    visited = {_identity(top)}
+    while top != os.path.dirname(top):
+        top = os.path.dirname(top)
+        visited.add(_identity(top))
+    waiting = deque([""])  # breadth first: a class folder is never taken for a link to it
+    while waiting:
+        below = waiting.popleft()
+        entries = [e for e in os.scandir(os.path.join(folder, below)) if not is_hidden(e.name)]
+        for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
+            path, suffix = f"{below}{entry.name}", os.path.splitext(entry.name)[1].lower()
+            exists = not entry.is_symlink() or os.path.exists(entry.path)
+            if exists and entry.is_dir():
+                require_utf8(entry.path)
+                if (identity := _identity(entry.path)) not in visited:
+                    visited.add(identity)
+                    waiting.append(f"{path}/")
+            elif suffix not in suffixes():
+                others[suffix.encode(errors="backslashreplace").decode()] += 1
+            elif not exists or entry.is_file():
+                require_utf8(entry.path)
+                found.append(path)
+            else:
+                others[f"{suffix} (a pipe or a device)"] += 1
+    return sorted(found), others
+
+
+def _identity(folder):
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
 
 
 # --- one image ----------------------------------------------------------------------------------
@@ -58,15 +131,9 @@ def to_channels(image, C_in):
 
 
 def fit(image, size):
-    """Scale an image (PIL, or a tensor (..., h, w)) until it covers `size` (H, W), and cut off what
-    stands over, as much on both sides. Nothing is distorted."""
-    H, W = size
-    h, w = F.get_size(image)
-    if (h, w) == (H, W):
-        return image
-    scale = max(H / h, W / w)
-    image = F.resize(image, [max(H, round(h * scale)), max(W, round(w * scale))], antialias=True)
-    return F.center_crop(image, [H, W])
+    """Scale a PIL image until it covers `size` (H, W), and cut off what stands over, as much on
+    both sides. Nothing is distorted."""
+    return ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
 
 
 def read(path, C_in, size):
@@ -106,7 +173,8 @@ def _for_each(function, paths, what):
         try:
             return function(path), None
         except Exception as error:  # Pillow raises many kinds
-            return None, str(error).replace(path, "").split("\n")[0] or type(error).__name__
+            text = str(error).replace(repr(path), "").rstrip(": ")
+            return None, one_line(text) if text else type(error).__name__
 
     bar = tqdm(total=len(paths), desc=what, disable=None, leave=False)
     with ThreadPoolExecutor(pick.cores()) as pool, bar:  # Pillow lets other threads run
@@ -144,62 +212,31 @@ def common_size(sizes):
     return round(H * scale), round(W * scale)
 
 
-def decode(listed, C_in, size, keep):
-    """(counts, bad, images): every image decoded once.
+def decode(listed, C_in, size, in_memory):
+    """({"mean_std": `mean_and_std`, "bad": {file: why}}, pixels): every image decoded once.
 
-    counts  (C_in, 256) int64, how often each value occurs
-    bad     {file: why}
-    images  uint8 (N, C_in, H, W), or None without `keep`; zero where a file is bad
+    pixels is uint8 (N, C_in, H, W), zero where a file is bad; None without `in_memory`.
     """
     counts, bad = np.zeros((C_in, 256), np.int64), {}
-    images = torch.zeros(len(listed.files), C_in, *size, dtype=torch.uint8) if keep else None
-    pixels = _for_each(lambda p: read(p, C_in, size), listed.paths(), "reading the images")
-    for i, image, why in pixels:
+    shape = (len(listed.files), C_in, *size)
+    pixels = torch.zeros(shape, dtype=torch.uint8) if in_memory else None
+    images = _for_each(lambda p: read(p, C_in, size), listed.paths(), "reading the images")
+    for i, image, why in images:
         if why is not None:
             bad[listed.files[i]] = why
             continue
         for c in range(C_in):
             counts[c] += np.bincount(image[c].flatten().numpy(), minlength=256)
-        if keep:
-            images[i] = image
-    return counts, bad, images
+        if in_memory:
+            pixels[i] = image
+    return {"mean_std": mean_and_std(counts), "bad": bad}, pixels
 
 
 def mean_and_std(counts):
     """Per channel, of values in [0, 1], from how often each of 0..255 occurs: exact."""
     values = np.arange(counts.shape[1]) / 255
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    mean = share @ values
-    std = np.sqrt(share @ values**2 - mean**2)
+    portion = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    mean = portion @ values
+    std = np.sqrt(portion @ values**2 - mean**2)
     std = np.where(std > 1e-6, std, 1.0)  # a channel of one value is left as it is
     return tuple(round(float(x), 6) for x in mean), tuple(round(float(x), 6) for x in std)
-
-
-# --- what is remembered between runs ------------------------------------------------------------
-
-
-def recall(notebooks, key):
-    """What `remember` wrote under `key`, or None."""
-    for file in notebooks:
-        if key in (known := _read_json(file)):
-            return known[key]
-    return None
-
-
-def remember(notebooks, key, value):
-    """Keep `value` (of JSON) for later runs, in the first notebook; it keeps the latest 50."""
-    if not notebooks:
-        return
-    file = notebooks[0]
-    known = [item for item in _read_json(file).items() if item[0] != key]
-    os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-    with files.atomic_write(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(dict([*known[-49:], (key, value)]), stream, indent=1)
-
-
-def _read_json(file):
-    try:
-        with open(file, encoding="utf-8") as stream:
-            return dict(json.load(stream))
-    except (OSError, TypeError, ValueError):
-        return {}  # no notebook, or no good one: the images are read again

@@ -2,19 +2,23 @@
 
 What the networks need to know of them (classes, size, channels, mean and std) is found in the
 training part alone; no other part is opened before it is asked for. Without D/val and D/test a
-share of every class is held out, chosen by file name, so that every run holds out the same images.
+portion of every class is held out, chosen by file name, so that every run holds out the same
+images. What is found out goes to the log "darts.data".
 """
 
 import hashlib
+import logging
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset
 
-from data_sets import image_files
+from data_sets import cache, image_files, splits
 from data_sets.named import DataSpec
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+log = logging.getLogger("darts.data")
+
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 HELD_OUT = "held-out"  # the part that is made where there is neither val nor test
 
@@ -22,27 +26,17 @@ LARGE = 256  # the shorter side, above which the log suggests smaller images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def folder_name(path):
+    """What an image folder and its runs are called."""
+    return os.path.basename(os.path.abspath(path))
+
+
 # --- which files there are ----------------------------------------------------------------------
 
 
 def _subfolders(path):
-    names = (entry.name for entry in os.scandir(path) if entry.is_dir())
-    return sorted(name for name in names if name[0] != "." and name != "__MACOSX")
-
-
-def _images(path):
-    """Image files below `path`, as relative paths with /, in order; how many other files."""
-    found, others = [], 0
-    for folder, _, names in os.walk(path, followlinks=True):
-        for name in names:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(EXTENSIONS):
-                file = os.path.relpath(os.path.join(folder, name), path)
-                found.append(file.replace(os.sep, "/"))
-            else:
-                others += 1
-    return sorted(found), others
+    names = (name for name in os.listdir(path) if not image_files.is_hidden(name))
+    return sorted(name for name in names if os.path.isdir(os.path.join(path, name)))
 
 
 def find_parts(path):
@@ -90,100 +84,210 @@ class Files(NamedTuple):
     files: list
     targets: list
 
-    def only(self, keep):
-        """Those whose index is in `keep`."""
-        files, targets = ([values[i] for i in keep] for values in (self.files, self.targets))
+    def only(self, indices):
+        """Those of the given indices."""
+        files, targets = ([values[i] for i in indices] for values in (self.files, self.targets))
         return self._replace(files=files, targets=targets)
-
-    def by_class(self):
-        """For each class, the indices of its files in an order that their names alone decide."""
-        return [
-            [i for i, y in enumerate(self.targets) if y == label]
-            for label in range(len(self.classes))
-        ]
 
     def paths(self):
         return [os.path.join(self.root, file) for file in self.files]
 
 
 def list_files(root, classes=None):
-    """(Files, notes) of the class folders in `root`.
+    """The Files of the class folders in `root`.
 
     classes  None, or the classes of the training part in their order: no other is allowed then
 
     Raises ValueError for class folders that are missing, empty, unknown or only one.
     """
-    found = _subfolders(root)
-    if not found:
-        loose = "images but no" if _images(root)[0] else "neither images nor"
+    folders = _subfolders(root)
+    images, others = image_files.find(root)
+    if not folders:
+        loose = "images but no" if images else "neither images nor"
         raise ValueError(
             f"{root} holds {loose} class folders; put the images of each class into "
             f"{os.path.join(root, '<class>')}"
         )
     if classes is None:
-        if len(found) == 1:
-            raise ValueError(f"{root} has one class only, {found[0]}; there must be two or more")
-        classes = tuple(found)
-    elif set(found) - set(classes):
-        unknown = ", ".join(sorted(set(found) - set(classes)))
+        if len(folders) == 1:
+            raise ValueError(f"{root} has one class only, {folders[0]}; there must be two or more")
+        classes = tuple(folders)
+    elif set(folders) - set(classes):
+        unknown = ", ".join(sorted(set(folders) - set(classes)))
         raise ValueError(f"{root} has classes that the training images have not: {unknown}")
 
-    files, targets, empty, others = [], [], [], 0
-    for y, name in enumerate(classes):
-        images, rest = _images(os.path.join(root, name)) if name in found else ([], 0)
-        files += [f"{name}/{file}" for file in images]
-        targets += [y] * len(images)
-        others += rest
-        if not images:
-            empty.append(name)
-    if empty and (len(empty) == len(classes) or set(empty) & set(found)):
+    of_class = {name: [] for name in classes}
+    for file in images:
+        name, _, below = file.partition("/")
+        if below:
+            of_class[name].append(file)
+        else:
+            others["images outside the class folders"] += 1
+    empty = [name for name in classes if not of_class[name]]
+    if len(empty) == len(classes) or set(empty) & set(folders):
         raise ValueError(
-            f"{root} has no image of class {', '.join(empty)}; "
-            f"these are read: {', '.join(EXTENSIONS)}"
+            f"{root} has no image of class {', '.join(empty)}; read are PNG, JPEG, WebP, BMP, "
+            f"TIFF, GIF and what else Pillow reads" + _left_out("; left out are", others)
         )
-    notes = []
     if empty:
-        notes.append(f"{root} has no images of class {', '.join(empty)}; the score leaves them out")
+        log.info(f"{root} has no images of class {', '.join(empty)}; the score leaves them out")
     if others:
-        notes.append(f"{others} files in {root} are no images by their names and are left out")
-    return Files(root, classes, files, targets), notes
+        log.info(_left_out(f"left out in {root}:", others))
+    files = [file for name in classes for file in of_class[name]]
+    targets = [y for y, name in enumerate(classes) for _ in of_class[name]]
+    return Files(root, classes, files, targets)
 
 
-def _rank(files, salt):
-    """Orders file names at random, the same way wherever they lie and whatever else is there."""
-    return lambda i: hashlib.sha256(f"{salt}/{files[i]}".encode()).digest()
+def _left_out(text, others):
+    names = (f"{n} {suffix or 'without suffix'}" for suffix, n in others.most_common())
+    return f"{text} {', '.join(names)}" if others else ""
 
 
 def hold_out(listed, portion):
-    """(training indices, held-out indices): `portion` of every class, whatever --seed is."""
-    train, held = [], []
-    for label, indices in enumerate(listed.by_class()):
-        if not indices:  # known from the run that goes on, and without images now
-            continue
-        n_held = max(1, round(portion * len(indices)))
-        if n_held >= len(indices):
-            raise ValueError(
-                f"class {listed.classes[label]} has {len(indices)} image(s), of which "
-                f"--test_portion {portion} holds out {n_held}: none is left to train on"
-            )
-        ranked = sorted(indices, key=_rank(listed.files, "held out"))
-        held += ranked[:n_held]
-        train += ranked[n_held:]
-    return sorted(train), sorted(held)
+    """(training indices, held-out indices), sorted: `portion` of every class, whatever --seed is.
+
+    The file names decide, so the choice is the same wherever the files lie and whatever else is
+    there. Raises ValueError where a class keeps no image to train on.
+    """
+
+    def by_name(indices):
+        def rank(i):
+            return hashlib.sha256(f"held out/{listed.files[i]}".encode()).digest()
+
+        return sorted(indices, key=rank)
+
+    held_out, train = splits.draw(
+        listed.targets, lambda n: max(1, round(portion * n)), order=by_name
+    )
+    targets = np.asarray(listed.targets)
+    for y in sorted(set(targets[held_out]) - set(targets[train])):
+        n = int((targets == y).sum())
+        raise ValueError(
+            f"class {listed.classes[y]} has {n} image(s), of which --test_portion {portion} holds "
+            f"out {n}: none is left to train on"
+        )
+    return np.sort(train), np.sort(held_out)
 
 
-def share(listed, portion, seed):
-    """Indices of `portion` of every class, two images of it at least."""
-    kept = []
-    for indices in listed.by_class():
-        ranked = sorted(indices, key=_rank(listed.files, f"subset {seed}"))
-        kept += ranked[: max(2, round(portion * len(indices)))]
-    return sorted(kept)
+def _list_part(part, options):
+    """(Files of a part, names of the files that were held out of it)."""
+    parts = find_parts(options.data_path)
+    root = parts["train" if part == HELD_OUT else part]
+    listed = list_files(root, options.known_spec and options.known_spec.classes)
+    held_out_files = ()
+    if part == HELD_OUT or (part == "train" and len(parts) == 1):
+        train, held_out = hold_out(listed, options.test_portion)
+        if part == HELD_OUT:
+            return listed.only(held_out), ()
+        held_out_files = tuple(listed.files[i] for i in held_out)
+        listed = listed.only(train)
+        log.info(
+            f"there is neither val nor test in {options.data_path}: {len(held_out)} images, "
+            f"{options.test_portion:.0%} of each class by file name, are held out"
+        )
+    if part == "train" and options.subset < 1:
+        listed = listed.only(splits.subset(listed.targets, options.subset, options.seed))
+        log.info(f"--subset {options.subset}: {len(listed.files)} training images")
+    return listed, held_out_files
+
+
+# --- what is in them ----------------------------------------------------------------------------
+
+
+def key_of(listed, *more):
+    """Changes when a file comes, goes or is written anew, and with the folder and `more`."""
+    # the folder too: unpacked BMP files of two sets may agree in names, sizes and times
+    digest = hashlib.sha256(repr((os.path.abspath(listed.root), *more)).encode())
+    for file, path in zip(listed.files, listed.paths(), strict=True):
+        try:
+            stat = os.stat(path)
+        except OSError:  # a link that leads nowhere
+            digest.update(f"{file} missing\n".encode())
+        else:
+            digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _cached(listed, cache_files, key):
+    """The cache's entry, or None where a file that was broken can be read now (a permission, say,
+    which changes neither its size nor its time)."""
+    entry = cache.cached(cache_files, key)
+    for file in entry["bad"] if entry else ():
+        if image_files.is_readable(os.path.join(listed.root, file)):
+            return None
+    return entry
+
+
+def _headers(listed, options):
+    """`image_files.survey`, from the cache if it is there."""
+    key = key_of(listed, "headers")
+    headers = _cached(listed, options.cache_files, key)
+    if headers is None:
+        headers = image_files.survey(listed)
+        cache.store(options.cache_files, key, headers)
+    return headers
+
+
+def _pixels(listed, spec, in_memory, options):
+    """`image_files.decode`, from the cache if it is there and the pixels are not asked for."""
+    key = key_of(listed, spec.C_in, spec.size)
+    entry, pixels = _cached(listed, options.cache_files, key), None
+    if in_memory or entry is None:
+        entry, pixels = image_files.decode(listed, spec.C_in, spec.size, in_memory)
+        cache.store(options.cache_files, key, entry)
+    return entry, pixels
+
+
+def _spec_of(listed, headers, options):
+    """The DataSpec that the headers give; mean and std are None where pixels must be asked."""
+    imagenet = options.dataset == "imagenet"
+    if not headers["sizes"]:
+        raise ValueError(f"none of the image files in {listed.root} can be read")
+    C_in = options.in_channels or (1 if headers["grey"] and not imagenet else 3)
+    size = (224, 224) if imagenet else image_files.common_size(headers["sizes"])
+    if options.input_size:
+        size = tuple(options.input_size)
+    fitted = sum(n for H, W, n in headers["sizes"] if size != (H, W))
+    if fitted:
+        log.info(
+            f"{fitted} images of {len(headers['sizes'])} sizes are scaled and cut to "
+            f"{size[0]}x{size[1]} (--input_size H W sets another size)"
+        )
+    if min(size) > LARGE and not options.input_size:
+        log.info(
+            f"images of {size[0]}x{size[1]} are large for a search; --input_size 224 would make it "
+            f"about {size[0] * size[1] / 224**2:.0f} times as fast"
+        )
+    mean = std = None
+    if imagenet and C_in == 3:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    return DataSpec(folder_name(options.data_path), C_in, size, listed.classes, mean, std)
+
+
+def _log_modes(listed, modes, C_in):
+    """Which images are converted."""
+    usual, wanted = ("L", "grey") if C_in == 1 else ("RGB", "RGB")
+    odd = [f"{n} of mode {_describe(mode)}" for mode, n in modes.items() if mode != usual]
+    if odd:
+        log.info(f"converted to {wanted} in {listed.root}: {', '.join(odd)}")
+
+
+def _describe(mode):
+    if mode.startswith("I"):
+        return f"{mode} (16 bits become 8)"
+    words = {
+        "P": "palette",
+        "RGBA": "transparent becomes white",
+        "LA": "transparent becomes white",
+        "CMYK": "print colours",
+        "1": "black and white",
+    }
+    return f"{mode} ({words[mode]})" if mode in words else mode
 
 
 def refuse_or_skip(listed, bad, how):
-    """(the others, their indices, a note) where images are broken. Raises ValueError unless `how`
-    is "skip"."""
+    """Indices of the images that are not broken. Raises ValueError unless `how` is "skip"; `bad` is
+    {file: why}."""
     names = [f"{file} ({why})" for file, why in sorted(bad.items())]
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     text = f"{len(bad)} of {len(listed.files)} image files in {listed.root} are broken"
@@ -192,22 +296,12 @@ def refuse_or_skip(listed, bad, how):
             f"{text}: {shown}; mend or remove them, or leave them out with --bad_images skip"
         )
     kept = [i for i, file in enumerate(listed.files) if file not in bad]
-    rest = listed.only(kept)
-    gone = sorted(set(listed.targets) - set(rest.targets))
+    gone = sorted(set(listed.targets) - {listed.targets[i] for i in kept})
     if gone:
         names = ", ".join(listed.classes[y] for y in gone)
         raise ValueError(f"{text}, among them every image of class {names}")
-    return rest, kept, f"{text} and skipped: {shown}"
-
-
-def key_of(listed, *more):
-    """Changes when a file comes, goes or is written anew, and with the folder and `more`."""
-    # the folder too: unpacked BMP files of two sets may agree in names, sizes and times
-    digest = hashlib.sha256(repr((os.path.abspath(listed.root), *more)).encode())
-    for file in listed.files:
-        about = os.stat(os.path.join(listed.root, file))
-        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:24]
+    log.info(f"{text} and skipped: {shown}")
+    return kept
 
 
 # --- the data set -------------------------------------------------------------------------------
@@ -216,20 +310,20 @@ def key_of(listed, *more):
 class ImageFiles(Dataset):
     """Images of files, (uint8 (C_in, H, W), class) each: from memory, or decoded when asked for."""
 
-    def __init__(self, listed, C_in, size, images=None):
+    def __init__(self, listed, C_in, size, pixels=None):
         self.root, self.files, self.targets = listed.root, listed.files, listed.targets
-        self.C_in, self.size, self.images = C_in, size, images
+        self.C_in, self.size, self.pixels = C_in, size, pixels
 
     @property
     def in_memory(self):
-        return self.images is not None
+        return self.pixels is not None
 
     def __len__(self):
         return len(self.files)
 
     def __getitem__(self, index):
-        if self.images is not None:
-            image = self.images[index]
+        if self.in_memory:
+            image = self.pixels[index]
         else:
             path = os.path.join(self.root, self.files[index])
             with image_files.no_warnings():
@@ -237,128 +331,33 @@ class ImageFiles(Dataset):
         return image, self.targets[index]
 
 
-class Loaded(NamedTuple):
-    """One part of an image folder."""
+def load(part, options, budget):
+    """A splits.Part of the image folder options.data_path: "train", "val", "test" or HELD_OUT.
 
-    spec: DataSpec
-    raw: ImageFiles
-    notes: list
-    room: Any  # what --cache_gb leaves for other parts
-    held: list  # of the training part, the files that are held out of it
-
-
-def load(name, path, part, options, seed=0, room=None):
-    """One part of the image folder `path`: "train", "val", "test" or HELD_OUT.
-
-    name     "folder", or "imagenet" for its usual size, mean and std
-    options  a data_sets.Options; with options.saved nothing is found out anew
-    seed     of options.subset, which makes the training part smaller and no other
-    room     GB that decoded images may take (default: options.cache_gb)
+    options  a DataOptions; with known_spec nothing is found out anew. Its subset makes the training
+             part smaller and no other
+    budget   a cache.CacheBudget, from which images in memory take
 
     Raises ValueError, in one line, for whatever cannot be trained on.
     """
-    room = options.cache_gb if room is None else room
-    saved = options.saved
-    parts = find_parts(path)
-    held_out = part == HELD_OUT
-    root, held_files = parts["train" if held_out else part], []
-    listed, notes = list_files(root, None if saved is None else saved.classes)
-    if held_out or (part == "train" and len(parts) == 1):
-        train, held = hold_out(listed, options.test_portion)
-        everything, listed = listed, listed.only(held if held_out else train)
-        if not held_out:
-            held_files = [everything.files[i] for i in held]
-            notes.append(
-                f"there is neither val nor test in {path}: {len(held)} images, "
-                f"{options.test_portion:.0%} of each class by file name, are held out"
-            )
-    if part == "train" and options.subset < 1:
-        listed = listed.only(share(listed, options.subset, seed))
-        notes.append(f"--subset {options.subset}: {len(listed.files)} training images")
+    listed, held_out_files = _list_part(part, options)
+    headers = _headers(listed, options)
+    spec = options.known_spec or _spec_of(listed, headers, options)
+    _log_modes(listed, headers["modes"], spec.C_in)
 
-    # sizes and modes, from the headers
-    key = key_of(listed, "headers")
-    seen = _as_it_was(listed, image_files.recall(options.notebooks, key))
-    if seen is None:
-        seen = image_files.survey(listed)
-        image_files.remember(options.notebooks, key, seen)
-    bad = dict(seen["bad"])
-    about = saved or _describe(name, path, listed.classes, seen, options, notes)
-    usual = {"L"} if about.C_in == 1 else {"RGB"}
-    odd = {mode: n for mode, n in seen["modes"].items() if mode not in usual}
-    if odd:
-        counts = ", ".join(f"{n} of mode {_in_words(mode)}" for mode, n in odd.items())
-        notes.append(f"converted to {'grey' if about.C_in == 1 else 'RGB'} in {root}: {counts}")
-
-    # pixels: mean and std, what is broken, and the images themselves where there is room
-    needed = len(listed.files) * about.C_in * about.size[0] * about.size[1] / 1e9
-    keep = needed <= room
-    key = key_of(listed, about.C_in, about.size)
-    pixels, images = _as_it_was(listed, image_files.recall(options.notebooks, key)), None
-    if keep or pixels is None:
-        counts, broken, images = image_files.decode(listed, about.C_in, about.size, keep)
-        pixels = {"bad": broken, "mean_std": image_files.mean_and_std(counts)}
-        image_files.remember(options.notebooks, key, pixels)
-    bad |= pixels["bad"]
+    needed = len(listed.files) * spec.C_in * spec.size[0] * spec.size[1] / 1e9
+    in_memory = budget.take(needed)
+    found, pixels = _pixels(listed, spec, in_memory, options)
+    bad = {**headers["bad"], **found["bad"]}
     if bad:
-        listed, kept, note = refuse_or_skip(listed, bad, options.bad_images)
-        images = images[kept] if keep else None
-        notes.append(note)
-    if about.mean is None:
-        about = about._replace(mean=tuple(pixels["mean_std"][0]), std=tuple(pixels["mean_std"][1]))
-    notes.append(
-        f"{len(listed.files)} images of {root} are "
-        + (f"in memory ({needed:.3g} GB)" if keep else
-           f"read from disk each time: decoded they take {needed:.3g} GB, more than --cache_gb")
-    )  # fmt: skip
-    raw = ImageFiles(listed, about.C_in, about.size, images)
-    return Loaded(about, raw, notes, room - needed if keep else room, held_files)
-
-
-def _as_it_was(listed, known):
-    """What is remembered, or None if a file that was broken can be read now (a permission, say,
-    which changes neither its size nor its time)."""
-    for file in known["bad"] if known else ():
-        if image_files.is_readable(os.path.join(listed.root, file)):
-            return None
-    return known
-
-
-def _describe(name, path, classes, seen, options, notes):
-    """The DataSpec that the headers give; mean and std are None where pixels must be asked."""
-    if not seen["sizes"]:
-        raise ValueError(f"none of the image files in {path} can be read")
-    C_in = options.in_channels or (1 if seen["grey"] and name != "imagenet" else 3)
-    size = (224, 224) if name == "imagenet" else image_files.common_size(seen["sizes"])
-    if options.input_size:
-        size = tuple(options.input_size)
-    fitted = sum(n for H, W, n in seen["sizes"] if size != (H, W))
-    if fitted:
-        notes.append(
-            f"{fitted} images of {len(seen['sizes'])} sizes are scaled and cut to "
-            f"{size[0]}x{size[1]} (--input_size H W sets another size)"
-        )
-    if min(size) > LARGE and not options.input_size:
-        notes.append(
-            f"images of {size[0]}x{size[1]} are large for a search; --input_size 224 would make it "
-            f"about {size[0] * size[1] / 224**2:.0f} times as fast"
-        )
-    mean = std = None
-    if name == "imagenet" and C_in == 3:
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    return DataSpec(subject(path), C_in, size, classes, mean, std)
-
-
-def subject(path):
-    """What a data set and its runs are called: the folder's own name."""
-    return os.path.basename(os.path.abspath(path))
-
-
-def _in_words(mode):
-    if mode.startswith("I"):
-        return f"{mode} (16 bits become 8)"
-    words = {
-        "P": "palette", "RGBA": "transparent becomes white", "LA": "transparent becomes white",
-        "CMYK": "print colours", "1": "black and white",
-    }  # fmt: skip
-    return f"{mode} ({words[mode]})" if mode in words else mode
+        kept = refuse_or_skip(listed, bad, options.bad_images)
+        listed = listed.only(kept)
+        pixels = pixels[kept] if in_memory else None
+    if spec.mean is None:
+        mean, std = map(tuple, found["mean_std"])
+        spec = spec._replace(mean=mean, std=std)
+    where = f"in memory ({needed:.3g} GB)"
+    if not in_memory:
+        where = f"read from disk each time: decoded they take {needed:.3g} GB, more than --cache_gb"
+    log.info(f"{len(listed.files)} images of {listed.root} are {where}")
+    return splits.Part(spec, ImageFiles(listed, spec.C_in, spec.size, pixels), held_out_files)

@@ -1,24 +1,17 @@
-"""How fast images come, beside how fast they are used."""
+"""How many images per second the loader gives, beside those that the network takes."""
 
 import time
 
+from torch.utils.data import DataLoader
 
-class Timed:
-    """A loader that measures how long its batches were waited for."""
 
-    def __init__(self, loader):
-        self.loader = loader
-        self.seconds = 0.0
+class TimedLoader(DataLoader):
+    """A DataLoader that measures how long its batches were waited for, in `seconds`."""
 
-    @property
-    def dataset(self):
-        return self.loader.dataset
-
-    def __len__(self):
-        return len(self.loader)
+    seconds = 0.0
 
     def __iter__(self):
-        batches = iter(self.loader)
+        batches = super().__iter__()
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -28,10 +21,10 @@ class Timed:
             yield batch
 
 
-def speed(timed, trained):
+def speed(loaders, trained):
     """{"wait_seconds", "loader_images_per_second", "step_images_per_second"} of one epoch.
 
-    timed    its Timed loaders, which start anew
+    loaders  its TimedLoaders, whose seconds start anew
     trained  what train() returned: "seconds" and "images_per_second"
 
     Images are training images, in a search too, where each comes with one for alpha: what loader
@@ -40,8 +33,8 @@ def speed(timed, trained):
     bound. On a GPU a step still runs while the next batch is waited for: the step's figure is then
     an upper bound.
     """
-    wait = sum(loader.seconds for loader in timed)
-    for loader in timed:
+    wait = sum(loader.seconds for loader in loaders)
+    for loader in loaders:
         loader.seconds = 0.0
     images = trained["images_per_second"] * trained["seconds"]
     return {
@@ -51,8 +44,8 @@ def speed(timed, trained):
     }
 
 
-def in_words(speed, workers):
-    """A line for the log; `workers` is the flag."""
+def describe(speed, workers):
+    """`speed` as a line for the log; `workers` is the flag."""
     loader, step = (speed[f"{what}_images_per_second"] for what in ("loader", "step"))
     text = f"loader {loader:,.0f} images per second, network {step:,.0f}"
     if loader < 2 * step:

@@ -1,279 +1,244 @@
 """From a data set to loaders: its parts, the split of the training set, batches.
 
-A search sees the training set alone, in two halves: w learns from one, alpha from the other.
-The test split is opened by `augment_data` and `held_data` only. The data sets themselves are in
-data_sets.py, folders of images in image_folder.py, what happens to an image in transforms.py.
+A search sees the training set alone, in two halves: w learns from one, alpha from the other. The
+test split is opened by `augment_data` and `scored_loaders` only. The data sets by name are in
+named.py, folders of images in image_folder.py, what happens to an image in transforms.py. What is
+found out and chosen goes to the log "darts.data".
 """
 
+import logging
 import re
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-from data_sets import image_folder
-from data_sets.named import FOLDERS, DataSpec, Options, load_split, spec
-from data_sets.splits import View, share, stratified_split
-from data_sets.transforms import chosen, default_cutout, transforms
+from data_sets import image_folder, named, splits
+from data_sets.cache import CacheBudget
+from data_sets.loader_speed import TimedLoader
+from data_sets.splits import Part, Transformed
+from data_sets.transforms import Fit, default_cutout, pick_augmentation, transforms
 from devices import pick
 
-# --- raw images ---------------------------------------------------------------------------------
-
-
-class Raw(NamedTuple):
-    """The images of one part, (image, class) each, before any transform."""
-
-    spec: DataSpec
-    images: Any
-    indices: Any  # those to take, or None for all
-    notes: list  # what was found and chosen, for the log
-    convert: bool = False  # the images have not yet the size and channels of spec
-    room: Any = None  # GB left for decoded images
-    held_files: tuple = ()  # what is held out of an image folder without val and test
-
-
-def open_part(name, data_path, part, options, seed=0, room=None):
-    """One part as Raw: "train" (the share of options.subset), or one of `scored_parts`."""
-    if name in FOLDERS:
-        got = image_folder.load(name, data_path, part, options, seed, room)
-        return Raw(got.spec, got.raw, None, got.notes, room=got.room, held_files=got.held)
-    about = options.saved or _asked_for(spec(name), options)
-    convert = (about.C_in, about.size) != (spec(name).C_in, spec(name).size)
-    raw = load_split(name, data_path, part == "train")
-    indices, notes = None, []
-    if part == "train" and options.subset < 1:
-        indices = share(raw.targets, options.subset, seed)
-        notes.append(f"--subset {options.subset}: {len(indices)} training images")
-    if convert and part == "train":
-        notes.append(f"converted to {about.C_in} channel(s) of {about.size[0]}x{about.size[1]}")
-    return Raw(about, raw, indices, notes, convert)
-
-
-def _asked_for(about, options):
-    """The DataSpec with --input_size and --in_channels."""
-    if options.input_size:
-        about = about._replace(size=tuple(options.input_size))
-    if options.in_channels and options.in_channels != about.C_in:
-        if options.in_channels == 1:  # about the same as that of the channels
-            mean, std = ((sum(values) / 3,) for values in (about.mean, about.std))
-        else:
-            mean, std = about.mean * 3, about.std * 3
-        about = about._replace(C_in=options.in_channels, mean=mean, std=std)
-    return about
-
-
-def scored_parts(name, data_path):
-    """The parts a training is scored on: the first after every epoch, a second one at the end."""
-    return image_folder.scored_parts(data_path) if name in FOLDERS else ["test"]
-
-
-def subject(name, data_path):
-    """What a run on this data set is called if it has no --name: a folder name."""
-    if name not in FOLDERS:
-        return name
-    return re.sub(r"[^\w.+=-]+", "-", image_folder.subject(data_path)).strip("-.+=") or name
-
-
-def class_counts(raw):
-    """How many images each class has."""
-    targets = np.asarray(raw.images.targets)
-    if raw.indices is not None:
-        targets = targets[raw.indices]
-    return np.bincount(targets, minlength=len(raw.spec.classes)).tolist()
-
-
-# --- loaders ------------------------------------------------------------------------------------
+log = logging.getLogger("darts.data")
 
 
 class Data(NamedTuple):
     """The loaders of a run. Batches are X (N, C_in, H, W) float32 and y (N,) int64.
 
     train  augmented, shuffled, full batches only: no BatchNorm ever sees a single image
-    val    search: the half of alpha, augmented and shuffled; augment: None
-    held   what is scored after an epoch, plain and in order; search: the half of alpha without
-           augmentation; augment: the test split, or D/val of an image folder
-    test   augment, where there are both D/val and D/test: D/test, for the end
+    alpha  search: the half of alpha, in the same way; training: None
+    val    what is scored after every epoch, plain and in order; search: the half of alpha without
+           augmentation; training: the test split, or D/val of an image folder
+    test   training, where there are both D/val and D/test: D/test, for the end
     """
 
-    spec: DataSpec
-    train: DataLoader
-    val: Any
-    held: DataLoader
-    test: Any = None
-    held_name: str = "test"  # "test", "val" or "held-out"
-    class_counts: tuple = ()  # training images of each class
-    cutout_length: int = 0
-    batch_size: int = 0  # of training
-    notes: tuple = ()  # what was found and chosen, for the log
-    held_files: tuple = ()  # image files held out of the training part, by name
+    spec: named.DataSpec
+    train: TimedLoader
+    alpha: Any
+    val: DataLoader
+    test: Any
+    val_name: str  # "alpha half", "val", "test" or "held-out"
+    class_counts: tuple  # training images of each class
+    cutout_length: int
+    batch_size: int  # of training; it may be smaller than --batch_size
+    held_out_files: tuple  # image files held out of the training part, by name
 
-
-def default_workers(name, in_memory=False):
-    """Loader processes: none for decoded images in memory (the digits are), else up to four."""
-    return 0 if name == "digits" or in_memory else min(4, pick.cores())
-
-
-def _workers(workers, name, raw):
-    in_memory = getattr(raw.images, "in_memory", False)
-    return default_workers(name, in_memory) if workers is None else workers
-
-
-def _loader(dataset, batch_size, train, workers, pin_memory):
-    return DataLoader(
-        dataset, batch_size, shuffle=train, drop_last=train, num_workers=workers,
-        pin_memory=pin_memory, persistent_workers=workers > 0,
-    )  # fmt: skip
-
-
-def _fit_batch(batch_size, n_images, what, lower):
-    """(batch size, notes for the log): smaller where there are fewer images and `lower` allows it.
-
-    Raises ValueError, with a number that fits, where it does not.
-    """
-    if batch_size <= n_images:
-        return batch_size, ()
-    fits = 1 << (max(n_images, 1).bit_length() - 1)  # the largest power of two
-    if not lower or fits < 2:
-        raise ValueError(
-            f"--batch_size {batch_size} is larger than {what} of {n_images} images; "
-            + (f"try --batch_size {fits}" if fits > 1 else "two are needed at least")
+    def describe_balance(self, class_weights):
+        """The rarest and the most frequent class, and what is done about it."""
+        counts, classes = self.class_counts, self.spec.classes
+        few, many = counts.index(min(counts)), counts.index(max(counts))
+        weights = "balanced: the loss gives all classes the same say"
+        if class_weights == "none":
+            weights = "none; --class_weights balanced gives rare classes the same say"
+        return (
+            f"class {classes[few]} has {counts[few]} training images, {classes[many]} "
+            f"{counts[many]}; class weights {weights}"
         )
-    return fits, (f"batch {fits} instead of {batch_size}, since {what} has {n_images} images",)
 
 
-def in_words(about):
-    """Channels and size of the images."""
-    H, W = about.size
-    return f"{'grey' if about.C_in == 1 else 'colour'} {H}x{W}"
-
-
-def balance_in_words(data, class_weights):
-    """The rarest and the most frequent class, and what is done about it."""
-    counts, classes = data.class_counts, data.spec.classes
-    few, many = counts.index(min(counts)), counts.index(max(counts))
-    about = "balanced: the loss gives all classes the same say"
-    if class_weights == "none":
-        about = "none; --class_weights balanced gives rare classes the same say"
-    return (
-        f"class {classes[few]} has {counts[few]} training images, {classes[many]} "
-        f"{counts[many]}; class weights {about}"
-    )
-
-
-def search_data(
-    name, data_path, batch_size, val_portion, seed, workers=None, pin_memory=False, cutout_length=0,
-    options=None, lower=False,
-):  # fmt: skip
-    """Data of a search: the training set in two stratified parts, `val_portion` of it for alpha.
-
-    name     one of data_sets.SPECS, or "folder" or "imagenet" for the image folder `data_path`
-    options  a data_sets.Options (default: those of the flags)
-    lower    take a smaller batch where there are fewer images
-    """
-    options = options or Options()
-    raw = open_part(name, data_path, "train", options, seed)
-    about, workers = raw.spec, _workers(workers, name, raw)
-    w_part, alpha_part = _halves(raw, val_portion, seed)
+def search_data(options):
+    """The Data of a search: the training set in two stratified parts, options.val_portion of it for
+    alpha. Raises ValueError, in one line, for what cannot be searched on."""
+    part = open_part("train", options, CacheBudget(options.cache_gb))
+    w_half, alpha_half = splits.stratified_split(part.targets, options.val_portion, options.seed)
     what = "the part of the training set that w learns from"
-    batch_size, fitted = _fit_batch(batch_size, len(w_part), what, lower)
-    if len(alpha_part) < 2:
-        raise ValueError(f"--val_portion {val_portion} leaves alpha {len(alpha_part)} images")
-    _check_classes(raw, w_part, alpha_part, val_portion)
+    batch_size = _fit_batch(options, len(w_half), what)
+    _check_halves(part, w_half, alpha_half, options.val_portion)
 
-    kind, note = chosen(name, options)
-    augmented = transforms(about, True, cutout_length, kind, options.hflip, raw.convert)
-    plain = transforms(about, False, convert=raw.convert)
-    images, alpha_batch = raw.images, min(batch_size, len(alpha_part))
+    cutout_length, augmented = _augmented(part.spec, options)
+    w_half, alpha_half = (Subset(part.dataset, half.tolist()) for half in (w_half, alpha_half))
+    alpha_batch = min(batch_size, len(alpha_half))
     return Data(
-        about,
-        train=_loader(View(images, augmented, w_part), batch_size, True, workers, pin_memory),
-        val=_loader(View(images, augmented, alpha_part), alpha_batch, True, workers, pin_memory),
-        held=_loader(View(images, plain, alpha_part), batch_size, False, workers, pin_memory),
-        held_name="alpha half",
-        class_counts=tuple(class_counts(raw)),
+        part.spec,
+        train=_training_loader(w_half, augmented, batch_size, options),
+        alpha=_training_loader(alpha_half, augmented, alpha_batch, options),
+        val=_scoring_loader(alpha_half, part.spec, batch_size, options),
+        test=None,
+        val_name="alpha half",
+        class_counts=_class_counts(part),
         cutout_length=cutout_length,
-        notes=(*raw.notes, *fitted, note),
         batch_size=batch_size,
-        held_files=tuple(raw.held_files),
+        held_out_files=part.held_out_files,
     )
 
 
-def _halves(raw, val_portion, seed):
-    """`stratified_split` of the images of `raw`."""
-    targets = np.asarray(raw.images.targets)
-    if raw.indices is None:
-        return stratified_split(targets, val_portion, seed)
-    first, second = stratified_split(targets[raw.indices], val_portion, seed)
-    return raw.indices[first], raw.indices[second]
+def augment_data(options):
+    """The Data of the final training: all of the training set, scored on other images. Raises
+    ValueError, in one line, for what cannot be trained on."""
+    budget = CacheBudget(options.cache_gb)
+    part = open_part("train", options, budget)
+    batch_size = _fit_batch(options, len(part.dataset), "the training set")
+    cutout_length, augmented = _augmented(part.spec, options)
+    known = options._replace(known_spec=part.spec, batch_size=batch_size)
+    scored = scored_loaders(known, budget)
+    val_name = next(iter(scored))
+    return Data(
+        part.spec,
+        train=_training_loader(part.dataset, augmented, batch_size, options),
+        alpha=None,
+        val=scored[val_name],
+        test=scored["test"] if val_name == "val" and "test" in scored else None,
+        val_name=val_name,
+        class_counts=_class_counts(part),
+        cutout_length=cutout_length,
+        batch_size=batch_size,
+        held_out_files=part.held_out_files,
+    )
 
 
-def _check_classes(raw, w_part, alpha_part, val_portion):
-    targets = np.asarray(raw.images.targets)
-    for what, part in (("the weights", w_part), ("alpha", alpha_part)):
-        for y in sorted(set(targets[[*w_part, *alpha_part]]) - set(targets[part])):
-            n = int(sum(targets[[*w_part, *alpha_part]] == y))
+def scored_loaders(options, budget=None):
+    """{part: loader} of what a training is scored on: "test", "val" or "held-out" after every
+    epoch, and at the end "test" where there is a val.
+
+    Of an image folder options.known_spec must say what its training found out.
+    """
+    budget = budget or CacheBudget(options.cache_gb)
+    names = ["test"]
+    if options.dataset in named.FOLDERS:
+        names = image_folder.scored_parts(options.data_path)
+    parts = {name: open_part(name, options, budget) for name in names}
+    return {
+        name: _scoring_loader(part.dataset, part.spec, options.batch_size, options)
+        for name, part in parts.items()
+    }
+
+
+def default_run_name(dataset, data_path):
+    """What a run on this data set is called if it has no --name: a folder name."""
+    if dataset not in named.FOLDERS:
+        return dataset
+    name = re.sub(r"[^\w.+=-]+", "-", image_folder.folder_name(data_path))
+    return name.strip("-.+=") or dataset
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def open_part(name, options, budget):
+    """The Part "train" (the portion options.subset of it), "test", or of an image folder also "val"
+    or "held-out"."""
+    if options.dataset in named.FOLDERS:
+        return image_folder.load(name, options, budget)
+    own = named.spec(options.dataset)
+    spec = options.known_spec or _as_asked(own, options)
+    train = name == "train"
+    dataset = named.load_split(options.dataset, options.data_path, train)
+    if (spec.C_in, spec.size) != (own.C_in, own.size):
+        dataset = Transformed(dataset, Fit(spec.C_in, spec.size))
+        if train:
+            log.info(f"converted to {spec.C_in} channel(s) of {spec.size[0]}x{spec.size[1]}")
+    if train and options.subset < 1:
+        targets = splits.targets_of(dataset)
+        indices = splits.subset(targets, options.subset, options.seed)
+        dataset = Subset(dataset, indices.tolist())
+        log.info(f"--subset {options.subset}: {len(dataset)} training images")
+    return Part(spec, dataset)
+
+
+def _as_asked(spec, options):
+    """The DataSpec with --input_size and --in_channels."""
+    if options.input_size:
+        spec = spec._replace(size=tuple(options.input_size))
+    if options.in_channels and options.in_channels != spec.C_in:
+        if options.in_channels == 1:  # about the same as that of the channels
+            mean, std = ((sum(values) / 3,) for values in (spec.mean, spec.std))
+        else:
+            mean, std = spec.mean * 3, spec.std * 3
+        spec = spec._replace(C_in=options.in_channels, mean=mean, std=std)
+    return spec
+
+
+def _class_counts(part):
+    return tuple(np.bincount(part.targets, minlength=len(part.spec.classes)).tolist())
+
+
+def _check_halves(part, w_half, alpha_half, val_portion):
+    """Raise ValueError where a half lacks a class, or is none."""
+    if len(alpha_half) < 2:
+        raise ValueError(f"--val_portion {val_portion} leaves alpha {len(alpha_half)} images")
+    targets = part.targets
+    for what, half in (("the weights", w_half), ("alpha", alpha_half)):
+        for y in sorted(set(targets) - set(targets[half])):
             raise ValueError(
-                f"class {raw.spec.classes[y]} has {n} training image(s), and none is left for "
-                f"{what} with --val_portion {val_portion}; add images, or leave the class out"
+                f"class {part.spec.classes[y]} has {(targets == y).sum()} training image(s), and "
+                f"none is left for {what} with --val_portion {val_portion}; add images, or leave "
+                f"the class out"
             )
 
 
-def augment_data(
-    name, data_path, batch_size, workers=None, pin_memory=False, cutout_length=0, seed=0,
-    options=None, lower=False,
-):  # fmt: skip
-    """Data of the final training: all of the training set, scored on the test split.
+# --- batches ------------------------------------------------------------------------------------
 
-    name, options, lower  as in `search_data`
-    seed           of options.subset
-    cutout_length  None: `default_cutout`
-    """
-    options = options or Options()
-    raw = open_part(name, data_path, "train", options, seed)
-    about, loader_workers = raw.spec, _workers(workers, name, raw)
-    n_images = len(raw.images) if raw.indices is None else len(raw.indices)
-    batch_size, fitted = _fit_batch(batch_size, n_images, "the training set", lower)
+
+def _augmented(spec, options):
+    """(cutout length, the transform of training images)."""
+    cutout_length = options.cutout_length
     if cutout_length is None:
-        cutout_length = default_cutout(about.size)
-    kind, note = chosen(name, options)
-    augmented = transforms(about, True, cutout_length, kind, options.hflip, raw.convert)
-    plain = transforms(about, False, convert=raw.convert)
+        cutout_length = default_cutout(spec.size)
+    kind = pick_augmentation(options)
+    return cutout_length, transforms(spec, True, cutout_length, kind, options.hflip)
 
-    parts, room = {}, raw.room
-    for part in scored_parts(name, data_path):
-        held = open_part(name, data_path, part, options._replace(saved=about), room=room)
-        room = held.room
-        view, n = View(held.images, plain), _workers(workers, name, held)
-        parts[part] = held, _loader(view, batch_size, False, n, pin_memory)
-    first, *others = parts
-    return Data(
-        about,
-        train=_loader(
-            View(raw.images, augmented, raw.indices), batch_size, True, loader_workers, pin_memory
-        ),
-        val=None,
-        held=parts[first][1],
-        test=parts[others[0]][1] if others else None,
-        held_name=first,
-        class_counts=tuple(class_counts(raw)),
-        cutout_length=cutout_length,
-        notes=(*raw.notes, *fitted, *(n for held, _ in parts.values() for n in held.notes), note),
-        batch_size=batch_size,
-        held_files=tuple(raw.held_files),
+
+def _fit_batch(options, n_images, what):
+    """The batch size: smaller than asked where there are fewer images and nobody asked for it.
+
+    Raises ValueError, with a number that fits, where somebody did.
+    """
+    if options.batch_size <= n_images:
+        return options.batch_size
+    fits = 1 << (max(n_images, 1).bit_length() - 1)  # the largest power of two
+    if not options.may_shrink_batch or fits < 2:
+        raise ValueError(
+            f"--batch_size {options.batch_size} is larger than {what} of {n_images} images; "
+            + (f"try --batch_size {fits}" if fits > 1 else "two are needed at least")
+        )
+    log.info(f"batch {fits} instead of {options.batch_size}, since {what} has {n_images} images")
+    return fits
+
+
+def _training_loader(dataset, augmented, batch_size, options):
+    images = Transformed(dataset, augmented)
+    return TimedLoader(
+        images, batch_size, shuffle=True, drop_last=True, **_how_to_load(images, options)
     )
 
 
-def held_data(
-    name, data_path, batch_size, workers=None, pin_memory=False, options=None, part=None
-):  # fmt: skip
-    """(DataSpec, loader) of one of `scored_parts` alone (default: the first, which training is
-    scored on after every epoch).
+def _scoring_loader(dataset, spec, batch_size, options):
+    images = Transformed(dataset, transforms(spec, train=False))
+    return DataLoader(images, batch_size, **_how_to_load(images, options))
 
-    Of an image folder options.saved must say what its training found out.
-    """
-    options = options or Options()
-    part = part or scored_parts(name, data_path)[0]
-    held = open_part(name, data_path, part, options)
-    plain = transforms(held.spec, False, convert=held.convert)
-    workers = _workers(workers, name, held)
-    return held.spec, _loader(View(held.images, plain), batch_size, False, workers, pin_memory)
+
+def _how_to_load(dataset, options):
+    workers = options.workers
+    if workers is None:
+        workers = default_workers(getattr(splits.source(dataset), "in_memory", False))
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": options.pin_memory,
+    }
+
+
+def default_workers(in_memory):
+    """Loader processes: none for decoded images in memory, else up to four."""
+    return 0 if in_memory else min(4, pick.cores())

@@ -1,18 +1,15 @@
-"""Data sets by name: what the networks need to know of each, and its two splits.
+"""All data sets by name, in one table. To add one, add a row to it, and no other line anywhere.
 
-Images that are not here come from a folder: image_folder.py.
+Importing this loads no torch: the openers import what they need. Images that are not here come
+from a folder: image_folder.py.
 """
 
 import importlib.util
 import os
-import urllib.error
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
-import torch
-from PIL import Image
-from torch.utils.data import Dataset
-from torchvision import datasets
+from console.errors import one_line
 
 
 class DataSpec(NamedTuple):
@@ -26,6 +23,11 @@ class DataSpec(NamedTuple):
     mean: tuple
     std: tuple
 
+    def describe(self):
+        """Channels and size of the images, as in "grey 8x8"."""
+        H, W = self.size
+        return f"{'grey' if self.C_in == 1 else 'colour'} {H}x{W}"
+
     def to_dict(self):
         """The same in types that JSON and torch.load(weights_only=True) know."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in self._asdict().items()}
@@ -36,168 +38,197 @@ class DataSpec(NamedTuple):
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
 
 
-class Options(NamedTuple):
-    """The flags of the data group that say how a data set is read; config.py explains them.
-
-    saved     the DataSpec of the run to go on with or to score: nothing is found out anew
-    notebooks JSON files that remember what was found out about a folder (image_folder.py); the
-              first is written
-    """
-
-    in_channels: Any = None
-    input_size: Any = None
-    test_portion: float = 0.2
-    bad_images: str = "fail"
-    subset: float = 1.0
-    augment: str = "auto"
-    hflip: Any = None
-    cache_gb: float = 2.0
-    saved: Any = None
-    notebooks: tuple = ()
-
-    @classmethod
-    def of(cls, cfg, saved=None):
-        """From the flags of a run; `saved` is the "data" of its checkpoint, if it has one."""
-        flags = {name: getattr(cfg, name) for name in cls._fields[:-2]}
-        about = None if saved is None else DataSpec.from_dict(saved)
-        roots = sorted(("searchs", "augments"), key=lambda root: root != cfg.ROOT)
-        notebooks = tuple(os.path.join(root, ".images.json") for root in roots)
-        return cls(**flags, saved=about, notebooks=notebooks)
+# --- openers: (data_path, whether it is the training split) -> dataset --------------------------
+# A dataset has (image, class) pairs, images as PIL or uint8 (C, H, W), and `targets`.
 
 
-# Mean and std of cifar100, svhn, kmnist and emnist are the values in common use.
-_DIGITS = tuple("0123456789")
-_CIFAR100 = (
-    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle",
-    "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle",
-    "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup",
-    "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house",
-    "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man",
-    "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid",
-    "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy",
-    "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal",
-    "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar",
-    "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor",
-    "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman",
-    "worm",
-)  # fmt: skip
-SPECS = {
-    about.name: about
-    for about in (
-        DataSpec("digits", 1, (8, 8), _DIGITS, (0.3054,), (0.3753,)),
-        DataSpec("mnist", 1, (28, 28), _DIGITS, (0.1307,), (0.3081,)),
-        DataSpec(
-            "fashionmnist", 1, (28, 28),
-            ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-             "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-            (0.2860,), (0.3530,),
-        ),
-        DataSpec(
-            "cifar10", 3, (32, 32),
-            ("airplane", "automobile", "bird", "cat", "deer",
-             "dog", "frog", "horse", "ship", "truck"),
-            (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
-        ),
-        DataSpec(
-            "cifar100", 3, (32, 32),
-            _CIFAR100,
-            (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
-        ),
-        DataSpec(
-            "svhn", 3, (32, 32), _DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
-        ),
-        DataSpec(
-            "kmnist", 1, (28, 28),
-            ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), (0.1918,), (0.3483,),
-        ),
-        DataSpec(  # its "balanced" split; upper and lower case share a class where they look alike
-            "emnist", 1, (28, 28),
-            (*_DIGITS, *"ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"), (0.1751,), (0.3332,),
-        ),
-    )
-}  # fmt: skip
-
-
-# image folders: D/train/<class>/*, D given by --data_path (image_folder.py)
-FOLDERS = ("folder", "imagenet")
-
-
-def spec(name):
-    """The DataSpec of a data set. Raises ValueError for an unknown name."""
-    if name not in SPECS:
-        raise ValueError(
-            f"unknown data set {name!r}: there is no such folder of images here, and known by name "
-            f"are {', '.join((*SPECS, *FOLDERS))}"
-        )
-    return SPECS[name]
-
-
-class Digits(Dataset):
+class Digits:
     """UCI optical digits, bundled with the repository: 1,437 training and 360 test images, 8x8."""
 
     N_TEST = 360
+    in_memory = True
 
     def __init__(self, train):
+        import numpy as np
+        import torch
+
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        path = os.path.join(root, "data", "digits.npz")
-        with np.load(path) as file:
+        with np.load(os.path.join(root, "data", "digits.npz")) as file:
             images, labels = file["images"], file["labels"]  # (1797, 8, 8) uint8, (1797,)
         part = slice(None, -self.N_TEST) if train else slice(-self.N_TEST, None)
-        self.images = torch.from_numpy(images[part]).unsqueeze(1)  # (N, 1, 8, 8)
+        self.pixels = torch.from_numpy(images[part]).unsqueeze(1)  # (N, 1, 8, 8)
         self.targets = labels[part].tolist()
 
     def __len__(self):
         return len(self.targets)
 
     def __getitem__(self, index):
-        return self.images[index], self.targets[index]
+        return self.pixels[index], self.targets[index]
 
 
-def _svhn(data_path, train, download):
+def _torchvision(name):
+    """Opener of a data set that torchvision has under this name."""
+
+    def open_split(data_path, train):
+        from torchvision import datasets
+
+        return getattr(datasets, name)(data_path, train=train, download=True)
+
+    return open_split
+
+
+def _svhn(data_path, train):
     """SVHN names its splits and its targets otherwise."""
+    from torchvision import datasets
+
     if importlib.util.find_spec("scipy") is None:  # before 180 MB are downloaded
         raise ValueError("svhn comes in MATLAB files, which need scipy: pip install scipy")
-    raw = datasets.SVHN(data_path, "train" if train else "test", download=download)
-    raw.targets = raw.labels.tolist()
-    return raw
+    dataset = datasets.SVHN(data_path, "train" if train else "test", download=True)
+    dataset.targets = dataset.labels.tolist()
+    return dataset
 
 
 def upright(image):
     """EMNIST stores its letters lying on their side, mirrored."""
+    from PIL import Image
+
     return image.transpose(Image.Transpose.TRANSPOSE)
 
 
-def _emnist(data_path, train, download):
-    return datasets.EMNIST(data_path, "balanced", train=train, transform=upright, download=download)
+def _emnist(data_path, train):
+    from torchvision import datasets
+
+    return datasets.EMNIST(data_path, "balanced", train=train, transform=upright, download=True)
 
 
+# --- the table ----------------------------------------------------------------------------------
+
+
+class NamedDataSet(NamedTuple):
+    """A row of DATA_SETS."""
+
+    spec: DataSpec
+    open: Callable  # as above; downloads what is missing
+    augment: str  # what --augment auto means for it: a kind of transforms.augmentation
+    file: str = ""  # the file to put into --data_path by hand where there is no network
+
+
+_DIGITS = tuple("0123456789")
+_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
+_CIFAR100_WORDS = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+    crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+    keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+    mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
+    plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+    television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_CIFAR100 = tuple(_CIFAR100_WORDS.split())
 _FOUR = "train-images-idx3-ubyte.gz (and the three other files)"
-# name: (how to open it, the file to put into --data_path without a network)
-_TORCHVISION = {
-    "mnist": (datasets.MNIST, os.path.join("MNIST", "raw", _FOUR)),
-    "fashionmnist": (datasets.FashionMNIST, os.path.join("FashionMNIST", "raw", _FOUR)),
-    "cifar10": (datasets.CIFAR10, "cifar-10-python.tar.gz"),
-    "cifar100": (datasets.CIFAR100, "cifar-100-python.tar.gz"),
-    "svhn": (_svhn, "train_32x32.mat (and test_32x32.mat)"),
-    "kmnist": (datasets.KMNIST, os.path.join("KMNIST", "raw", _FOUR)),
-    "emnist": (_emnist, os.path.join("EMNIST", "raw", "gzip.zip")),
-}
+_ROWS = (
+    NamedDataSet(
+        DataSpec("digits", 1, (8, 8), _DIGITS, (0.3054,), (0.3753,)),
+        lambda data_path, train: Digits(train),
+        augment="digits",
+    ),
+    NamedDataSet(
+        DataSpec("mnist", 1, (28, 28), _DIGITS, (0.1307,), (0.3081,)),
+        _torchvision("MNIST"),
+        augment="digits",
+        file=os.path.join("MNIST", "raw", _FOUR),
+    ),
+    NamedDataSet(
+        DataSpec("fashionmnist", 1, (28, 28), tuple(_FASHION.split(",")), (0.2860,), (0.3530,)),
+        _torchvision("FashionMNIST"),
+        augment="light",
+        file=os.path.join("FashionMNIST", "raw", _FOUR),
+    ),
+    NamedDataSet(
+        DataSpec(
+            "cifar10", 3, (32, 32), _CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+        ),
+        _torchvision("CIFAR10"),
+        augment="cifar",
+        file="cifar-10-python.tar.gz",
+    ),
+    # from here on mean and std are the values in common use
+    NamedDataSet(
+        DataSpec(
+            "cifar100", 3, (32, 32), _CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+        ),
+        _torchvision("CIFAR100"),
+        augment="cifar",
+        file="cifar-100-python.tar.gz",
+    ),
+    NamedDataSet(
+        DataSpec("svhn", 3, (32, 32), _DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+        _svhn,
+        augment="digits",
+        file="train_32x32.mat (and test_32x32.mat)",
+    ),
+    NamedDataSet(
+        DataSpec("kmnist", 1, (28, 28), _KANA, (0.1918,), (0.3483,)),
+        _torchvision("KMNIST"),
+        augment="digits",
+        file=os.path.join("KMNIST", "raw", _FOUR),
+    ),
+    NamedDataSet(  # its "balanced" split: letters that look alike in both cases share a class
+        DataSpec("emnist", 1, (28, 28), (*_DIGITS, *_LETTERS), (0.1751,), (0.3332,)),
+        _emnist,
+        augment="digits",
+        file=os.path.join("EMNIST", "raw", "gzip.zip"),
+    ),
+)
+DATA_SETS = {row.spec.name: row for row in _ROWS}
+FOLDERS = ("folder", "imagenet")  # image folders: --data_path/train/<class>/* (image_folder.py)
+NAMES = (*DATA_SETS, *FOLDERS)
+
+
+def find(name):
+    """The row of a data set. Raises ValueError for an unknown name."""
+    if name not in DATA_SETS:
+        raise ValueError(
+            f"unknown data set {name!r}: there is no such folder of images here, and known by name "
+            f"are {', '.join(NAMES)}"
+        )
+    return DATA_SETS[name]
+
+
+def spec(name):
+    """The DataSpec of a data set. Raises ValueError for an unknown name."""
+    return find(name).spec
 
 
 def load_split(name, data_path, train):
-    """The raw training or test split: (image, class) pairs, with `targets`.
+    """The training or test split: (image, class) pairs, with `targets`.
 
     Downloads what is missing to `data_path`. Raises ValueError for an unknown name and OSError,
     saying which file to put where, when the download fails.
     """
-    if spec(name).name == "digits":
-        return Digits(train)
-    dataset, file = _TORCHVISION[name]
+    row = find(name)
     try:
-        return dataset(data_path, train=train, download=True)
-    except (urllib.error.URLError, RuntimeError, OSError) as error:
-        reason = getattr(error, "reason", None) or str(error).splitlines()[0]
+        return row.open(data_path, train)
+    except (RuntimeError, OSError) as error:  # of which URLError is one
+        if not row.file:
+            raise
+        reason = getattr(error, "reason", None) or one_line(error)
         raise OSError(
             f"{name} is not in {data_path} and cannot be downloaded ({reason}); "
-            f"put {os.path.join(data_path, file)} there yourself"
+            f"put {os.path.join(data_path, row.file)} there yourself"
         ) from None

@@ -1,23 +1,82 @@
-"""Which images of a training set go where."""
+"""Which images of a data set go where: drawn class by class."""
+
+from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
+
+from data_sets.named import DataSpec
 
 
-class View(Dataset):
-    """Some images of a raw split, seen through a transform."""
+class Transformed(Dataset):
+    """A data set seen through a transform of its images."""
 
-    def __init__(self, raw, transform, indices=None):
-        self.raw = raw
+    def __init__(self, dataset, transform):
+        self.dataset = dataset
         self.transform = transform
-        self.indices = range(len(raw)) if indices is None else indices
 
     def __len__(self):
-        return len(self.indices)
+        return len(self.dataset)
 
     def __getitem__(self, index):
-        image, y = self.raw[int(self.indices[index])]
+        image, y = self.dataset[index]
         return self.transform(image), int(y)
+
+
+class Part(NamedTuple):
+    """One part of a data set: (image, class) pairs, not augmented and not normalised.
+
+    dataset         has `targets`, or is a Subset or Transformed of one that has
+    held_out_files  names of the image files that were held out of this part
+    """
+
+    spec: DataSpec
+    dataset: Dataset
+    held_out_files: tuple = ()
+
+    @property
+    def targets(self):
+        return targets_of(self.dataset)
+
+
+def source(dataset):
+    """The data set below all Subset and Transformed."""
+    while isinstance(dataset, (Subset, Transformed)):
+        dataset = dataset.dataset
+    return dataset
+
+
+def targets_of(dataset):
+    """Int array (N,), the class of every image. Reads no image."""
+    if isinstance(dataset, Subset):
+        return targets_of(dataset.dataset)[np.asarray(dataset.indices, dtype=int)]
+    if isinstance(dataset, Transformed):
+        return targets_of(dataset.dataset)
+    return np.asarray(dataset.targets, dtype=int)
+
+
+def by_class(targets):
+    """{class: its indices, ascending}, classes ascending. Reads each target once."""
+    groups = defaultdict(list)
+    for i, y in enumerate(targets):
+        groups[int(y)].append(i)
+    return dict(sorted(groups.items()))
+
+
+def draw(targets, count, order):
+    """Draw images of every class; returns (drawn, rest), two int arrays of indices.
+
+    count  function: number of images of a class -> how many of them to draw
+    order  function: indices of a class -> the same in the order in which they are drawn
+    """
+    drawn, rest = [], []
+    for indices in by_class(targets).values():
+        ordered = [int(i) for i in order(indices)]
+        n = count(len(indices))
+        drawn += ordered[:n]
+        rest += ordered[n:]
+    return np.array(drawn, dtype=int), np.array(rest, dtype=int)
 
 
 def stratified_split(targets, portion, seed):
@@ -26,21 +85,12 @@ def stratified_split(targets, portion, seed):
     Returns two int arrays, disjoint and together all of 0..N-1; one seed, one split.
     """
     rng = np.random.default_rng(seed)
-    targets = np.asarray(targets)
-    first, second = [], []
-    for y in np.unique(targets):
-        indices = rng.permutation(np.flatnonzero(targets == y))
-        cut = len(indices) - round(portion * len(indices))
-        first.append(indices[:cut])
-        second.append(indices[cut:])
-    return rng.permutation(np.concatenate(first)), rng.permutation(np.concatenate(second))
+    first, second = draw(targets, lambda n: n - round(portion * n), rng.permutation)
+    return rng.permutation(first), rng.permutation(second)
 
 
-def share(targets, portion, seed):
+def subset(targets, portion, seed):
     """Indices of `portion` of every class, two images of it at least, in order."""
-    targets, kept = np.asarray(targets), []
     rng = np.random.default_rng([seed, 1])  # not the draw of stratified_split
-    for y in np.unique(targets):
-        indices = rng.permutation(np.flatnonzero(targets == y))
-        kept.append(indices[: max(2, round(portion * len(indices)))])
-    return np.sort(np.concatenate(kept))
+    kept, _ = draw(targets, lambda n: max(2, round(portion * n)), rng.permutation)
+    return np.sort(kept)

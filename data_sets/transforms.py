@@ -1,9 +1,14 @@
 """What happens to an image on its way to a network: augmentation, normalisation, cutout."""
 
+import logging
+
 import torch
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
-from data_sets import image_files
+from data_sets import image_files, named
+
+log = logging.getLogger("darts.data")
 
 
 class Cutout(torch.nn.Module):
@@ -26,11 +31,7 @@ class Cutout(torch.nn.Module):
         return x
 
 
-# --augment auto: what suits the data sets by name. Folders get "cifar".
-AUTO = {
-    "digits": "digits", "mnist": "digits", "kmnist": "digits", "emnist": "digits",
-    "svhn": "digits", "fashionmnist": "light",
-}  # fmt: skip
+MOVES = {"light": 1 / 14, "cifar": 1 / 8, "digits": 1 / 8, "trivial": 1 / 8}
 MIRRORED = ("light", "cifar", "trivial")
 
 
@@ -46,17 +47,13 @@ def augmentation(kind, size, hflip=None):
 
     hflip    True or False: mirror, or do not, whatever the kind
     """
-
-    def moves(part):
-        return [v2.RandomCrop(size, padding=[max(1, round(side / part)) for side in size[::-1]])]
-
     if kind == "digits" and min(size) >= 16:
         steps = [v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))]
+    elif kind == "none":
+        steps = []
     else:
-        steps = {
-            "none": list, "light": lambda: moves(14), "cifar": lambda: moves(8),
-            "digits": lambda: moves(8), "trivial": lambda: moves(8),
-        }[kind]()  # fmt: skip
+        H, W = (max(1, round(side * MOVES[kind])) for side in size)
+        steps = [v2.RandomCrop(size, padding=[W, H])]  # of both sides, of top and bottom
     if kind in MIRRORED if hflip is None else hflip:
         steps.append(v2.RandomHorizontalFlip())
     if kind == "trivial":
@@ -71,40 +68,46 @@ def default_cutout(size):
 
 
 class Fit(torch.nn.Module):
-    """Image (PIL, or a tensor (..., h, w)) -> the same at `size` (H, W), as image_files.fit."""
+    """A raw image (PIL, or uint8 (C, h, w)) as a PIL image of other channels and size, in the way
+    that image files are read."""
 
-    def __init__(self, size):
+    def __init__(self, C_in, size):
         super().__init__()
-        self.size = size
+        self.C_in, self.size = C_in, size
 
     def forward(self, image):
-        return image_files.fit(image, self.size)
+        if isinstance(image, torch.Tensor):
+            image = F.to_pil_image(image)
+        return image_files.fit(image_files.to_channels(image, self.C_in), self.size)
 
 
-def transforms(about, train, cutout_length=0, kind="none", hflip=None, convert=False):
-    """The transform of a data set: raw image -> float tensor (C_in, H, W), normalised; for training
-    also augmented.
+def transforms(spec, train, cutout_length=0, kind="none", hflip=None):
+    """The transform of a data set: image (PIL, or uint8 (C_in, H, W)) as `spec` says -> float
+    tensor (C_in, H, W), normalised; for training also augmented.
 
     kind, hflip  as in `augmentation`
-    convert      the raw images may have other channels or another size than `about` says
     """
     steps = [v2.ToImage()]
-    if convert:
-        steps += [v2.Grayscale() if about.C_in == 1 else v2.RGB(), Fit(about.size)]
     if train:
-        steps += augmentation(kind, about.size, hflip)
-    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(about.mean, about.std)]
+        steps += augmentation(kind, spec.size, hflip)
+    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(spec.mean, spec.std)]
     if train and cutout_length:
         steps.append(Cutout(cutout_length))
     return v2.Compose([*steps, v2.ToPureTensor()])
 
 
-def chosen(name, options):
-    """(kind of augmentation for a data set, a line for the log)."""
-    kind = AUTO.get(name, "cifar") if options.augment == "auto" else options.augment
-    mirrored = kind in MIRRORED if options.hflip is None else options.hflip
-    how = "chosen for this data set; --augment has others" if options.augment == "auto" else "asked"
-    return kind, (
-        f"augmentation {kind} ({how}), {'mirrored left to right' if mirrored else 'not mirrored'}"
-        + (" (--no-hflip where that makes another class of it)" if mirrored else "")
-    )
+def pick_augmentation(options):
+    """The kind of augmentation that a DataOptions asks for. Goes to the log."""
+    kind, how = options.augment, "asked"
+    if kind == "auto":
+        # image folders get what the paper gives CIFAR-10
+        row = named.DATA_SETS.get(options.dataset)
+        kind, how = (
+            row.augment if row else "cifar",
+            "chosen for this data set; --augment has others",
+        )
+    mirrored = "not mirrored"
+    if kind in MIRRORED if options.hflip is None else options.hflip:
+        mirrored = "mirrored left to right (--no-hflip where that makes another class of it)"
+    log.info(f"augmentation {kind} ({how}), {mirrored}")
+    return kind

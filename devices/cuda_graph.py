@@ -13,6 +13,8 @@ Where a step cannot be recorded it runs as always, and a warning says why.
 
 import torch
 
+from console.errors import one_line
+
 
 def record(step, inputs):
     """Record step(*inputs) on the current CUDA device -> a function that runs it again and returns
@@ -55,7 +57,7 @@ class Graphed:
             return self.step(*batch)
         if not self.warm:
             self.warm = True
-            return aside(self.step, batch)
+            return on_side_stream(self.step, batch)
         if self.replay is None:
             self.inputs = [x.clone() for x in batch]
             try:
@@ -64,7 +66,7 @@ class Graphed:
                 self.failed = True
                 self.warn(
                     f"the step cannot be recorded as a CUDA graph and runs kernel by kernel "
-                    f"({str(error).splitlines()[0]})"
+                    f"({one_line(error)})"
                 )
                 return self.step(*batch)
         if any(x.shape != kept.shape for x, kept in zip(batch, self.inputs, strict=True)):
@@ -74,8 +76,9 @@ class Graphed:
         return self.replay()
 
 
-def aside(step, batch):
-    """step(*batch) on a stream of its own, as recording wants of the call before it."""
+def on_side_stream(step, batch):
+    """step(*batch) on a stream of its own. Recording needs that of the call before it: work on the
+    default stream could not be waited for inside the graph."""
     if not batch[0].is_cuda:
         return step(*batch)
     stream = torch.cuda.Stream()

@@ -1,44 +1,53 @@
-"""The memory layout of maps, and compiled cells."""
+"""How the network lies in memory, and compiled cells."""
 
 import copy
 import time
 
 import torch
 
-from devices.pick import autocast
-
-
-def memory_format(device):
-    """The layout of maps that is taken on `device` without a trial: channels last on a CPU, where
-    it halves the time of a search step (scripts/benchmark.py), else torch's own order."""
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def pick_layout(choice, net, batch_size, C_in, size, amp="off"):
-    """The memory layout of maps, a key of LAYOUTS, for --layout auto|channels_last|contiguous.
-
-    auto: on a CUDA card whichever is faster in a few passes of `net` tried here, since cards, sizes
-    and precisions differ; elsewhere that of `memory_format`. `net`, on its device, and the random
-    generators stay as they are.
+def place(net, cells, device, data, cfg):
+    """Put `net` on its device, in the memory layout of --layout, its `cells` compiled if --compile
+    says so. Returns the layout, a key of LAYOUTS. `device` is a pick.Device, `data` a loaders.Data.
     """
-    device = next(net.parameters()).device
+    net.to(device.torch_device)
+    shape = (data.batch_size, data.spec.C_in, *data.spec.size)
+    layout = pick_layout(cfg.layout, net, shape, device)
+    net.to(memory_format=LAYOUTS[layout])
+    if cfg.compile:
+        compile_cells(cells)
+    return layout
+
+
+def default_layout(device):
+    """The layout without a trial: channels last on a CPU, where it halves the time of a search step
+    (scripts/benchmark.py), else torch's own order."""
+    return "channels_last" if device.torch_device.type == "cpu" else "contiguous"
+
+
+def pick_layout(choice, net, shape, device):
+    """The key of LAYOUTS for --layout auto|channels_last|contiguous.
+
+    auto: on a CUDA card whichever is faster in a few passes of `net` over images of `shape`
+    (N, C_in, H, W) tried here, since cards, sizes and precisions differ; elsewhere
+    `default_layout`. `net`, on its device, and the random generators stay as they are.
+    """
     if choice != "auto":
         return choice
-    if device.type != "cuda":
-        return next(name for name, kind in LAYOUTS.items() if kind == memory_format(device))
-    return quickest_layout(net, torch.zeros(batch_size, C_in, *size, device=device), amp)
+    if not device.is_cuda:
+        return default_layout(device)
+    return quickest_layout(net, torch.zeros(shape, device=device.torch_device), device)
 
 
-def quickest_layout(net, X, amp="off", repeats=3):
+def quickest_layout(net, X, device, repeats=3):
     """The key of LAYOUTS in which a forward and backward pass of `net` for X takes least time.
     Works on a copy."""
 
     def seconds(twin, batch):
         start = time.perf_counter()
-        with autocast(X.device, amp):
+        with device.autocast():
             out = twin(batch)
         logits = out[0] if isinstance(out, tuple) else out
         logits.sum().backward()

@@ -1,8 +1,61 @@
-"""Choose the device and set it up."""
+"""Choose the device, set it up, and bring batches to it."""
 
 import os
+from typing import NamedTuple
 
 import torch
+
+
+class Device(NamedTuple):
+    """Where a network runs and in which precision: what always travels together."""
+
+    torch_device: torch.device
+    amp: str = "off"  # "bf16": autocast to bfloat16
+
+    @property
+    def is_cuda(self):
+        return self.torch_device.type == "cuda"
+
+    @property
+    def name(self):
+        """A name for people: the card's, or the kind of device with its threads."""
+        if self.is_cuda:
+            return torch.cuda.get_device_name(self.torch_device)
+        return f"{self.torch_device.type} ({torch.get_num_threads()} threads)"
+
+    def put(self, batch):
+        """X and y of a batch on this device."""
+        X, y = batch
+        # asynchronous from pinned memory, an ordinary copy from elsewhere. Maps take their layout
+        # from the weights: the first convolution turns X into it.
+        device = self.torch_device
+        return X.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+    def autocast(self):
+        """The context of --amp: "bf16" computes in bfloat16 what tolerates it, "off" nothing.
+
+        Without autocast's cache of weights: it does not notice that the virtual step changes them.
+        """
+        return torch.autocast(
+            self.torch_device.type, torch.bfloat16, enabled=self.amp == "bf16", cache_enabled=False
+        )
+
+
+def prepare_device(cfg):
+    """The Device of --device, --gpus and --amp, set up: made current, CPU threads set, cuDNN free
+    to look for its fastest kernels, TF32 allowed or forbidden.
+
+    Raises ValueError when the machine lacks what was asked for.
+    """
+    device = pick_device(cfg.device, cfg.gpus)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = getattr(cfg, "tf32", True)
+        torch.backends.cuda.matmul.allow_tf32 = getattr(cfg, "tf32", True)
+    return Device(device, getattr(cfg, "amp", "off"))
 
 
 def pick_device(device="auto", gpus=None):
@@ -37,35 +90,8 @@ def _pick_card(gpus, cards):
     return int(gpus)
 
 
-def prepare_device(device, threads=None, tf32=True):
-    """Make `device` current, let cuDNN look for its fastest kernels, allow TF32 or forbid it, set
-    the CPU threads."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-
-
 def cores():
     """CPU cores that this process may use; a container may own fewer than there are."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def autocast(device, amp):
-    """The context of --amp: "bf16" computes in bfloat16 what tolerates it, "off" nothing.
-
-    Without autocast's cache of weights: it does not notice that the virtual step changes them.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16", cache_enabled=False)
-
-
-def device_name(device):
-    """A name for people: the card's, or the kind of device with its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"

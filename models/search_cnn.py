@@ -105,6 +105,10 @@ class SearchCNNController(nn.Module):
             self.primitives,
         )  # fmt: skip
 
+    @property
+    def cells(self):
+        return self.net.cells
+
     def forward(self, X):
         """(N, C_in, H, W) -> logits (N, n_classes)."""
         mix_normal = [F.softmax(alpha, dim=-1) for alpha in self.alpha_normal]

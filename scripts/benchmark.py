@@ -261,7 +261,7 @@ def growth(device):
 
 
 class Noise(Dataset):
-    """Random images in memory, as splits.View wants them."""
+    """Random images in memory, as splits.Transformed wants them."""
 
     def __init__(self, n, shape):
         C_in, side = shape
@@ -279,7 +279,7 @@ def loader_seconds(shape, batch):
     C_in, side = shape
     about = named.DataSpec("noise", C_in, (side, side), ("a",), (0.5,) * C_in, (0.25,) * C_in)
     moves = transforms.transforms(about, True, 0, "digits" if C_in == 1 else "cifar")
-    loader = DataLoader(splits.View(Noise(8 * batch, shape), moves), batch, shuffle=True)
+    loader = DataLoader(splits.Transformed(Noise(8 * batch, shape), moves), batch, shuffle=True)
     start = time.perf_counter()
     n = sum(1 for _ in loader)
     return (time.perf_counter() - start) / n

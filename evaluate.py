@@ -1,0 +1,62 @@
+"""Score a trained network on its test split.
+
+python evaluate.py augments/NAME            its last and its best epoch
+python evaluate.py augments/NAME/best.pt    one checkpoint
+"""
+
+import argparse
+import os
+
+import utils
+from config import EvaluateConfig
+from console import errors
+from data_sets import loaders
+from data_sets.options import DataOptions
+from devices import layout, pick
+from records import files
+from tracking import trained_network
+
+
+def main(argv=None):
+    """Returns the scores of each checkpoint, as `score` does."""
+    cfg = EvaluateConfig(argv)
+    paths = [cfg.run]
+    if os.path.isdir(cfg.run):
+        paths = [os.path.join(cfg.run, name) for name in (files.CHECKPOINT, files.BEST)]
+    with errors.usage_errors(cfg.PROG):
+        networks = [trained_network.load(path) for path in paths]
+        device = pick.prepare_device(cfg)
+        # both checkpoints of a run have seen the same images
+        parts = loaders.scored_loaders(data_options(cfg, networks[0], device))
+    with errors.run_errors(cfg.PROG):
+        return [score(trained, parts, device) for trained in networks]
+
+
+def data_options(cfg, trained, device):
+    """The images of the training, where --data_path says they are now."""
+    said = {name: value for name, value in cfg.said.items() if name in trained.flags}
+    flags = {**trained.flags, "workers": None, "batch_size": cfg.batch_size, **said}
+    return DataOptions.from_config(
+        argparse.Namespace(**flags), known_spec=trained.spec, pin_memory=device.is_cuda
+    )
+
+
+def score(trained, parts, device):
+    """Print the scores of a trained_network.TrainedNetwork on each part, beside what its training
+    logged; returns those on the first part, on which it was scored after every epoch."""
+    kind = layout.LAYOUTS[layout.default_layout(device)]
+    net = trained.net.to(device.torch_device, memory_format=kind)
+    top = min(5, len(trained.spec.classes))
+    scores = {}
+    for part, loader in parts.items():
+        found = scores[part] = utils.evaluate(lambda X: net(X)[0], loader, device)
+        logged = "" if len(scores) > 1 else f" (training logged top1 {trained.top1:.2%})"
+        print(
+            f"{trained.path}, epoch {trained.epoch}, {trained.spec.name} {part} split: top1 "
+            f"{found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}{logged}"
+        )
+    return next(iter(scores.values()))
+
+
+if __name__ == "__main__":
+    main()

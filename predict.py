@@ -1,0 +1,111 @@
+"""Classify images with a trained network; its checkpoint is all that is needed.
+
+    python predict.py cat.png --from augments/NAME
+    python predict.py pictures/ more/dog.jpg --from augments/NAME --out classes.csv
+
+Writes CSV: the file, its class, and the probability of each class. Images of any size and kind are
+brought to what the network was trained on. One that cannot be read costs a line on stderr and, at
+the end, exit code 1; the others are classified.
+"""
+
+import csv
+import os
+import sys
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+
+from config import PredictConfig
+from console import errors
+from data_sets import image_files
+from devices import layout, pick
+from records.files import atomic_write
+from tracking import trained_network
+from tracking.trained_network import DeployedNetwork
+
+
+def main(argv=None):
+    """Returns the lines of the CSV as dicts."""
+    cfg = PredictConfig(argv)
+    with errors.usage_errors(cfg.PROG):
+        files = [file for path in cfg.paths for file in images_of(path)]
+        trained = trained_network.load(trained_network.checkpoint_path(cfg.run))
+        device = pick.prepare_device(cfg)
+        kind = layout.LAYOUTS[layout.default_layout(device)]
+        net = DeployedNetwork(trained).to(device.torch_device, memory_format=kind)
+    with errors.run_errors(cfg.PROG):
+        rows = write_rows(cfg, files, net, trained.spec, device)
+    if cfg.out:
+        print(f"{cfg.out}: {len(rows)} images classified by {trained.path}")
+    if len(rows) < len(files):
+        text = f"{len(files) - len(rows)} of {len(files)} images cannot be read"
+        errors.end(cfg.PROG, text, 1, None)
+    return rows
+
+
+def write_rows(cfg, files, net, spec, device):
+    """Classify the files, --batch_size at once, and write each as a line of CSV; returns the lines
+    as dicts."""
+    names, rows = ["file", "class", *spec.classes], []
+    with text_to(cfg.out) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(names)
+        for start in range(0, len(files), cfg.batch_size):
+            images = list(read_images(files[start : start + cfg.batch_size], spec))
+            for row in classify(net, images, spec.classes, device):
+                writer.writerow(row)
+                rows.append(dict(zip(names, row, strict=True)))
+    return rows
+
+
+@contextmanager
+def text_to(path):
+    """A stream to a file that appears when all is written; without a path, the terminal."""
+    if path is None:
+        yield sys.stdout
+        return
+    with atomic_write(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+
+
+def images_of(path):
+    """The image files of a path: itself, or all below a folder, in order of their names."""
+    if not os.path.isdir(path):
+        if not os.path.exists(path):
+            raise ValueError(f"{path}: there is no such file or folder")
+        return [path]
+    found, _ = image_files.find(path)
+    if not found:
+        raise ValueError(f"{path}: no image in this folder (PNG, JPEG, WebP, BMP, ...)")
+    return [os.path.join(path, file) for file in found]
+
+
+def read_images(files, spec):
+    """Yield (file, (C_in, H, W) in [0, 1]) of every image that can be read, naming the others. They
+    are converted, scaled and cut as for training."""
+    for file in files:
+        try:
+            with image_files.no_warnings():
+                image = image_files.read(file, spec.C_in, spec.size)
+            yield file, image.float() / 255
+        except Exception as error:  # Pillow raises many kinds
+            text = f"{file} cannot be read ({errors.one_line(error)})"
+            print(f"{PredictConfig.PROG}: {text}", file=sys.stderr)
+
+
+def classify(net, images, classes, device):
+    """Yield [file, class, probability of each class] of (file, tensor) pairs."""
+    if not images:
+        return
+    X = torch.stack([image for _, image in images])  # (N, C_in, H, W)
+    with torch.no_grad():
+        logits = net(X.to(device.torch_device)).cpu()  # before double(): Apple's GPUs have none
+    probabilities = F.softmax(logits.double(), dim=1)  # (N, n_classes)
+    for (file, _), row in zip(images, probabilities, strict=True):
+        yield [file, classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())]
+
+
+if __name__ == "__main__":
+    main()

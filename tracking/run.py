@@ -1,0 +1,146 @@
+"""A run: its folder, its log, its TensorBoard events and its state, put together."""
+
+import logging
+import logging.handlers
+import os
+
+from console import errors
+from console.log import Log
+from data_sets.named import DataSpec
+from data_sets.options import DataOptions
+from records import files
+from tracking import checkpoint
+from tracking.board import Board
+from tracking.run_folder import RunFolder, free_name
+
+
+class Run:
+    """One call of search.py or augment.py. A context manager: nothing is created before it is
+    entered.
+
+    files        the folder (tracking.run_folder.RunFolder)
+    log          what it says (console.log.Log)
+    board        TensorBoard (tracking.board.Board)
+    best, last   {"epoch", "top1", "genotype"} of the best and of the last finished epoch
+    """
+
+    def __init__(self, cfg, device, default_name, state=None):
+        """
+        cfg           a config.SearchConfig or AugmentConfig; gets a name here if it has none
+        device        a devices.pick.Device
+        default_name  what a run without --name is called, numbered where that is taken
+        state         the checkpoint to go on from (checkpoint.to_resume)
+
+        Raises ValueError when the folder exists, without --resume or --overwrite.
+        """
+        cfg.name = cfg.name or free_name(cfg.ROOT, default_name)
+        self.cfg, self.device, self.state = cfg, device, state
+        self.files = RunFolder(cfg.ROOT, cfg.name)
+        self.log = Log(cfg.quiet, cfg.print_freq)
+        self.board = Board()
+        self.parts = {}  # what has a state_dict, by name
+        self.findings = []  # what was found out about the data, for the log
+        self.n_steps = self.top_k = 0
+        self.best, self.last = {"epoch": 0, "top1": -1.0}, None
+        if state is not None:
+            self.best = state["best"]
+            self.last = {key: state[key] for key in ("epoch", "top1", "genotype")}
+        else:
+            self.files.check_free(cfg.overwrite)
+
+    @property
+    def first_epoch(self):
+        return 1 if self.state is None else self.state["epoch"] + 1
+
+    def load_data(self, load):
+        """`load`(DataOptions of this run) -> its data. What it logs is kept for the log."""
+        roots = sorted((files.SEARCHES, files.TRAININGS), key=lambda root: root != self.cfg.ROOT)
+        options = DataOptions.from_config(
+            self.cfg,
+            known_spec=self.state and DataSpec.from_dict(self.state["data"]),
+            cache_files=tuple(os.path.join(root, ".images.json") for root in roots),
+            may_shrink_batch="batch_size" not in self.cfg.said,
+            pin_memory=self.device.is_cuda,
+        )
+        logger, memory = logging.getLogger("darts.data"), logging.handlers.MemoryHandler(10**6)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(memory)
+        try:
+            data = load(options)
+        finally:
+            logger.removeHandler(memory)
+        self.findings = [record.getMessage() for record in memory.buffer]
+        self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
+        return data
+
+    def track(self, **parts):
+        """Save `parts` with every epoch; resuming, put them and the random generators back."""
+        self.parts = parts
+        if self.state is not None:
+            path = self.files.file(files.CHECKPOINT)
+            for name, part in parts.items():
+                checkpoint.load_state(part, self.state[name], path)
+            checkpoint.set_rng_state(self.state["rng"])
+
+    def __enter__(self):
+        if self.state is None:
+            self.files.create(self.cfg.flags(), self.device.name)
+        else:
+            self.files.keep_epochs(self.state["epoch"])
+        self.log.open(self.files.file(f"{self.files.name}.log"))
+        first_step = (self.first_epoch - 1) * self.n_steps
+        self.board.open(self.files.file(files.TENSORBOARD), self.cfg.flags(), first_step)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is not None:
+            self.log.close_bars()
+            self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
+        self.board.close()
+        self.log.close()
+
+    def how_to_go_on(self):
+        """What to do after the run was interrupted, behind a verb."""
+        if not self.files.has_checkpoint():
+            return " before an epoch was finished; start again, with --overwrite to keep the name"
+        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
+        return f"; go on after the last finished epoch with\n{again}"
+
+    # --- epochs ---------------------------------------------------------------------------------
+
+    def epochs(self):
+        """The numbers of the epochs still to do, counted from 1, with progress bars."""
+        self.log.open_bars(self.first_epoch, self.cfg.epochs, self.n_steps)
+        yield from range(self.first_epoch, self.cfg.epochs + 1)
+        self.log.close_bars()
+
+    def step_done(self, epoch, step, meter):
+        """One training step is done: move the bars on, and show the running means if it is time,
+        which is the only wait for the device."""
+        global_step = (epoch - 1) * self.n_steps + step
+        if self.log.due(global_step):
+            means = meter.means()
+            self.log.step(epoch, step, self.n_steps, means, self.top_k)
+            if global_step % self.cfg.print_freq == 0:
+                self.board.scalars("running", means, global_step)
+        self.log.advance(epoch)
+
+    def record_epoch(self, epoch, lr, train, val, genotype):
+        """Both phases of an epoch to metrics.jsonl and TensorBoard, with its genotype as text.
+        Updates `best` and `last`; returns whether the epoch is the best so far."""
+        for phase, values in (("train", train), ("val", val)):
+            record = {"phase": phase, "epoch": epoch, "step": epoch * self.n_steps, "lr": lr}
+            self.files.append(files.METRICS, {**record, **values})
+            shown = {name: values[name] for name in ("loss", "top1", "top5")}
+            self.board.scalars(phase, {**shown, "lr": lr}, epoch * self.n_steps)
+        self.last = {"epoch": epoch, "top1": val["top1"], "genotype": genotype}
+        is_best = val["top1"] > self.best["top1"]
+        if is_best:
+            self.best = self.last
+        return is_best
+
+    def save(self, spec, is_best):
+        """Write the checkpoint of the last epoch; `spec` is the DataSpec of the images."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        rest = {"flags": self.cfg.flags(), "data": spec.to_dict(), "best": self.best, **self.last}
+        self.files.save({**states, "rng": checkpoint.rng_state(), **rest}, is_best)

@@ -1,0 +1,88 @@
+"""A trained network, from its checkpoint alone."""
+
+import argparse
+import os
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import genotypes as gt
+from data_sets.named import DataSpec
+from models import augment_cnn
+from records import files
+from tracking import checkpoint
+
+
+class TrainedNetwork(NamedTuple):
+    """What `load` finds in a checkpoint of augment.py. `net` is on the CPU, in evaluation mode."""
+
+    path: str
+    net: nn.Module
+    spec: DataSpec
+    genotype: gt.Genotype
+    flags: dict
+    epoch: int
+    top1: float
+
+
+def checkpoint_path(run):
+    """The file of a RUN: of a run folder its last epoch, since the best was picked on the test
+    split; any other path is the file itself."""
+    return os.path.join(run, files.CHECKPOINT) if os.path.isdir(run) else run
+
+
+def read(path):
+    """A checkpoint of augment.py as a dict. Raises ValueError for anything else."""
+    state = checkpoint.load(path)
+    if "optim" not in state:
+        raise ValueError(
+            f"{path} is a supernet, whose weights belong to all ops of all edges; train its "
+            f"genotype first: augment.py --genotype {os.path.dirname(path)}"
+        )
+    return state
+
+
+def load(path):
+    """The network of a checkpoint of augment.py, from the file alone -> `TrainedNetwork`."""
+    state = read(path)
+    spec = DataSpec.from_dict(state["data"])
+    genotype = gt.from_str(state["genotype"])
+    net = augment_cnn.build(spec, argparse.Namespace(**state["flags"]), genotype)
+    checkpoint.load_state(net, state["model"], path)
+    return TrainedNetwork(
+        path, net.eval(), spec, genotype, state["flags"], state["epoch"], state["top1"]
+    )
+
+
+def init_from(net, run):
+    """Copy into `net` what the checkpoint of a RUN holds under the same name in the same shape;
+    returns what was copied and what not, in words. Raises ValueError if that is nothing."""
+    path = checkpoint_path(run)
+    saved, own = read(path)["model"], net.state_dict()
+    fits = {name: v for name, v in saved.items() if name in own and v.shape == own[name].shape}
+    if not fits:
+        raise ValueError(f"--init_from {path}: no tensor agrees in name and shape; other network?")
+    net.load_state_dict(fits, strict=False)
+    rest = [name for name in own if name not in fits]
+    named = ", ".join(rest[:4]) + (f" and {len(rest) - 4} more" if len(rest) > 4 else "")
+    kept = f"; not, and so new: {named}" if rest else ""
+    return f"copied {len(fits)} of {len(own)} tensors from {path}{kept}"
+
+
+class DeployedNetwork(nn.Module):
+    """The network as others use it, normalisation inside, auxiliary head and drop path off.
+
+    Images (N, C_in, H, W), float32 in [0, 1] -> logits (N, n_classes).
+    """
+
+    def __init__(self, trained):
+        super().__init__()
+        shape = (1, trained.spec.C_in, 1, 1)
+        self.register_buffer("mean", torch.tensor(trained.spec.mean).view(shape))
+        self.register_buffer("std", torch.tensor(trained.spec.std).view(shape))
+        self.net = trained.net
+        self.eval()
+
+    def forward(self, images):
+        return self.net((images - self.mean) / self.std)[0]
