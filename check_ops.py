@@ -365,7 +365,9 @@ def main(argv=None):
     ]
     C, size, batch = args.channels[-1], (32, 32), 8
     width = max(map(len, args.names))
-    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.Device(args.device).name}")
+    print(
+        f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.Device(args.device).name}"
+    )
     print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
     wrong = []
     for name in args.names:
