@@ -48,15 +48,15 @@ class Form:
     def __init__(self, cell, device, shape, batch, fast, **net):
         self.device = device
         C_in, side = shape
-        usual = search_cnn.SearchCell
-        search_cnn.SearchCell = cell
+        usual = search_cnn.SearchCNN.Cell
+        search_cnn.SearchCNN.Cell = cell
         try:
             torch.manual_seed(0)
             self.net = search_cnn.SearchCNNController(
                 C_in, net.pop("C", 16), 10, net.pop("n_layers", 8), F.cross_entropy, **net
             )
         finally:
-            search_cnn.SearchCell = usual
+            search_cnn.SearchCNN.Cell = usual
         self.net.to(device)
         kind = "contiguous"
         if fast:

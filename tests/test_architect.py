@@ -117,7 +117,7 @@ def relative_error(found, wanted):
 def per_edge(monkeypatch):
     """The supernet edge by edge, where every ReLU is a module; the wide form equals it
     (tests/test_wide.py)."""
-    monkeypatch.setattr(search_cnn, "SearchCell", reference.PerEdgeCell)
+    monkeypatch.setattr(search_cnn.SearchCNN, "Cell", reference.PerEdgeCell)
 
 
 def smooth(net):
