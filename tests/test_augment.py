@@ -211,7 +211,7 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
         bad_images="fail", subset=0.1, augment="auto", hflip=None, cutout_length=3, cache_gb=2.0,
         batch_size=64, workers=None, seed=1, cache_files=options.cache_files,
     )  # fmt: skip
-    assert autocast == [False] + [True] * 6  # the multiply-adds; two steps, four test batches
+    assert autocast == [False] + [True] * 8  # the multiply-adds; two steps, six test batches
     assert len(compiled) == 3
     # without a weight there is no auxiliary head
     assert not [key for key in checkpoint_of("augments/a", "best.pt")["model"] if "aux" in key]
