@@ -1,9 +1,14 @@
-"""Shared by all tests: a tiny search and a tiny training, run once, in folders of their own."""
+"""Shared by all tests: small runs, their records, and how a command may end.
+
+A run in a test draws nothing, which is half of its time, unless the test carries
+@pytest.mark.pictures.
+"""
 
 import contextlib
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,15 +16,43 @@ import torch
 
 import augment
 import search
+from config import SearchConfig
+from devices.pick import Device
+from tracking.picture_schedule import Pictures
+from tracking.run import Run
 
 torch.set_num_threads(1)  # these networks are too small to share out
 
-# one epoch takes about a second
-TINY_SEARCH = ["--layers", "3", "--init_channels", "2", "--n_nodes", "2", "--seed", "1"]
-FAST_SEARCH = [*TINY_SEARCH, "--batch_size", "300"]  # two steps an epoch
-TINY_AUGMENT = ["--layers", "3", "--init_channels", "2", "--seed", "1"]
+CPU = Device(torch.device("cpu"))
 
-FAST_AUGMENT = [*TINY_AUGMENT, "--batch_size", "700", "--epochs", "1"]
+# all of the digits: eleven steps an epoch
+TINY_SEARCH = ["--layers", "3", "--init_channels", "2", "--n_nodes", "2", "--seed", "1"]
+TINY_AUGMENT = ["--layers", "3", "--init_channels", "2", "--seed", "1"]
+# a tenth of them: two steps, and few ops; --quick makes the network small that a search counts
+_TENTH = ["--subset", "0.1", "--epochs", "1", "--quick"]
+FAST_OPS = ["skip_connect", "max_pool_3x3", "sep_conv_3x3", "none"]
+FAST_SEARCH = [*TINY_SEARCH, *_TENTH, "--batch_size", "32", "--primitives", ",".join(FAST_OPS)]
+FAST_AUGMENT = [*TINY_AUGMENT, *_TENTH, "--batch_size", "64"]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "pictures: runs of this test draw what they draw")
+
+
+@contextlib.contextmanager
+def without_pictures():
+    """Runs within draw nothing and write no page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pictures, "_make", lambda *args: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _pictures(request):
+    with contextlib.ExitStack() as stack:
+        if not request.node.get_closest_marker("pictures"):
+            stack.enter_context(without_pictures())
+        yield
 
 
 @pytest.fixture
@@ -27,6 +60,9 @@ def here(tmp_path, monkeypatch):
     """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+# --- runs ---------------------------------------------------------------------------------------
 
 
 def run_in(folder, main, words):
@@ -43,7 +79,8 @@ def run_in(folder, main, words):
 
 @pytest.fixture(scope="session")
 def finished_search(tmp_path_factory):
-    """(folder that holds searchs/s, what the terminal said) of a search of two epochs."""
+    """(folder that holds searchs/s, what the terminal said) of a search of two epochs, with all
+    pictures."""
     folder = tmp_path_factory.mktemp("search")
     out = run_in(folder, search.main, [*TINY_SEARCH, "--epochs", "2", "--name", "s"])
     return folder, out
@@ -51,15 +88,94 @@ def finished_search(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_augment(finished_search):
-    """(folder that holds augments/a, what the terminal said) of a training of two epochs."""
+    """(folder that holds augments/a, what the terminal said) of a training of two epochs, with all
+    pictures."""
     folder, _ = finished_search
     words = [*TINY_AUGMENT, "--epochs", "2", "--name", "a", "--genotype", "searchs/s"]
     return folder, run_in(folder, augment.main, words)
 
 
+@pytest.fixture
+def open_run(here):
+    """open_run(words, Config) -> a tracking.run.Run of this command line, open, with its bars; it
+    has one step an epoch and no data."""
+    with contextlib.ExitStack() as stack:
+
+        def make(words=(), Config=SearchConfig):
+            run = stack.enter_context(Run(Config(list(words)), CPU, "digits"))
+            run.n_steps, run.top_k = 1, 5
+            run.log.open_bars(1, run.cfg.epochs, run.n_steps)
+            return run
+
+        yield make
+
+
+# --- how a command ends -------------------------------------------------------------------------
+
+
+def ends_in_one_line(main, words, code=2):
+    """main(words) ends with this exit code and one line on standard error, which is returned. Wrong
+    usage (code 2) leaves every file and folder as it was."""
+
+    def tree():
+        return {path: path.is_file() and path.stat().st_mtime_ns for path in Path().rglob("*")}
+
+    before = tree()
+    with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as caught:
+        main(list(words))
+    text = err.getvalue()
+    assert caught.value.code == code, text
+    assert text.endswith("\n"), text
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    if code == 2:
+        assert tree() == before
+    return text.strip()
+
+
+def interrupt(script, words, epoch=1):
+    """script.main(words), for search or augment, stopped by Ctrl-C in the middle of `epoch`: after
+    its training, before its validation. Returns what standard error said."""
+    validate, calls = script.validate, []
+
+    def stop(*args):
+        calls.append(1)
+        if len(calls) == epoch:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "validate", stop)
+        with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as caught:
+            script.main(list(words))
+    assert caught.value.code == 130
+    assert "Traceback" not in err.getvalue()
+    return err.getvalue()
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
 def lines(path):
     """The records of a .jsonl file."""
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def scores(run):
+    """The top1 of each epoch's validation in a run folder."""
+    return [r["top1"] for r in lines(Path(run, "metrics.jsonl")) if r["phase"] == "val"]
+
+
+def log_of(run):
+    """What the log in a run folder says, without the time of day."""
+    (path,) = Path(run).glob("*.log")
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"^\d\d/\d\d \d\d:\d\d:\d\d \| ", "", text, flags=re.M)
+
+
+def checkpoint_of(run, name="checkpoint.pt"):
+    """The checkpoint of a run folder, as a dict."""
+    return torch.load(Path(run, name), weights_only=True)
 
 
 def equal(a, b):
