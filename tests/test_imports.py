@@ -112,6 +112,13 @@ def test_a_script_runs_by_its_path_from_another_folder(tmp_path):
     assert done.stdout.startswith("usage: report.py ")
 
 
+def test_every_script_starts_main_and_no_more():
+    assert set(SCRIPTS) >= {"search", "augment", "evaluate", "predict", "export"}
+    for script in SCRIPTS:
+        text = (ROOT / f"{script}.py").read_text(encoding="utf-8")
+        assert text.endswith('\n\nif __name__ == "__main__":\n    main()\n'), script
+
+
 def test_nothing_is_ever_evaluated():
     for file in modules().values():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
