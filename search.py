@@ -81,7 +81,7 @@ def main(argv=None):
 
 def build_supernet(cfg, data, device):
     """The supernet for the images of `data`, a loaders.Data."""
-    return SearchCNNController(
+    net = SearchCNNController(
         data.spec.C_in,
         cfg.init_channels,
         len(data.spec.classes),
@@ -92,8 +92,9 @@ def build_supernet(cfg, data, device):
         primitives=cfg.primitives,
         k=cfg.k,
         stem=stems.pick(cfg.stem, data.spec.size),
-        checkpoint_cells=cfg.checkpoint_cells,
     )
+    net.net.checkpoint_cells = cfg.checkpoint_cells
+    return net
 
 
 class Optimizers(NamedTuple):

@@ -54,10 +54,12 @@ def require_utf8(path):
     try:
         path.encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise ValueError(
-            f"{shown}: the name of this file or folder is not UTF-8; rename it"
-        ) from None
+        text = f"{_escaped(path)}: the name of this file or folder is not UTF-8; rename it"
+        raise ValueError(text) from None
+
+
+def _escaped(path):
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def find(folder):
@@ -89,7 +91,7 @@ def find(folder):
                     visited.add(identity)
                     waiting.append(f"{path}/")
             elif suffix not in suffixes():
-                others[suffix.encode(errors="backslashreplace").decode()] += 1
+                others[_escaped(suffix)] += 1
             elif not exists or entry.is_file():
                 require_utf8(entry.path)
                 found.append(path)

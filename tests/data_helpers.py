@@ -15,11 +15,10 @@ def options(**changes):
     return DataOptions.from_config(SearchConfig([]))._replace(**changes)
 
 
-@pytest.fixture
-def findings(caplog):
-    """What the data package logs: findings.text, findings.messages."""
+@pytest.fixture(autouse=True)
+def keep_findings(caplog):
+    """Where this is imported, caplog has what the data package logs."""
     caplog.set_level(logging.INFO, "darts.data")
-    return caplog
 
 
 def write(path, size=(8, 8), mode="RGB", seed=0, **how):

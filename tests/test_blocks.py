@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import FAST_AUGMENT, FAST_SEARCH, lines, run_in
+from per_edge import edge_tensors
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -163,7 +164,7 @@ def test_frozen_weights_stay_and_unused_ones_are_kept(trained, blocks):
     flags = config.AugmentConfig(["--resume", "--name", "a"], state["flags"])
     utils.seed_everything(flags.seed)
     net = AugmentCNN(8, 1, flags.init_channels, 10, flags.layers, True,
-                     gt.load(folder / "g.json", ops.OPS))  # fmt: skip
+                     gt.load(folder / "g.json"))  # fmt: skip
     start = net.state_dict()
     for name, parameter in net.named_parameters():
         same = torch.equal(start[name], state["model"][name])
@@ -197,7 +198,7 @@ def test_the_wide_form_of_every_kind_of_block_equals_the_blocks(blocks, stride, 
     fan = Fan(4, stride, 3, names).train(training)
     edges = [ops.MixedOp(4, stride, names).train(training) for _ in range(3)]
     for e, edge in enumerate(edges):
-        missing, unexpected = edge.load_state_dict(fan.edge_state(e), strict=False)
+        missing, unexpected = edge.load_state_dict(edge_tensors(fan, e, edge), strict=False)
         assert not unexpected
         assert all(".spare." in key for key in missing)
     x = torch.randn(4, 4, 7, 6)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from data_helpers import findings, options  # noqa: F401, a fixture
+from data_helpers import keep_findings, options  # noqa: F401, a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -253,11 +253,11 @@ def test_a_batch_larger_than_the_split_is_refused(stubs):
         trained("cifar10", batch_size=41)
 
 
-def test_a_batch_that_nobody_asked_for_is_made_to_fit(stubs, findings):
+def test_a_batch_that_nobody_asked_for_is_made_to_fit(stubs, caplog):
     may = {"workers": 0, "may_shrink_batch": True}
     data = searched("cifar10", batch_size=64, **may)
     assert (data.batch_size, len(data.train)) == (16, 1)  # of 20 images
-    assert "batch 16 instead of 64" in findings.text
+    assert "batch 16 instead of 64" in caplog.text
     data = trained("cifar10", batch_size=96, **may)
     assert (data.batch_size, data.train.batch_size) == (32, 32)  # of 40
 

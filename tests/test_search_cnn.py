@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import genotypes as gt
-from models import reference, search_cnn
+from models import reference
 from models.fan import Fan
-from models.search_cnn import SearchCNNController
+from models.search_cnn import SearchCNN, SearchCNNController
 
 
 def supernet(**changes):
@@ -96,7 +96,7 @@ def slow_forward(net, X):
 @pytest.mark.parametrize("primitives", [gt.PRIMITIVES, gt.PRESETS["efficient"], ["skip_connect"]])
 def test_forward_of_the_per_edge_form_equals_the_slow_reference(monkeypatch, n_nodes, primitives):
     # the form of models/reference.py; tests/test_wide.py holds the wide form against that
-    monkeypatch.setattr(search_cnn, "SearchCell", reference.PerEdgeCell)
+    monkeypatch.setattr(SearchCNN, "Cell", reference.PerEdgeCell)
     net = supernet(n_nodes=n_nodes, primitives=primitives).double()
     with torch.no_grad():
         for alpha in net.alphas():
