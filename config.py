@@ -56,6 +56,10 @@ def primitives(text):
     return names
 
 
+WORKERS_HELP = "loader processes (default: 0 for images in memory, else one per core, at most 4)"
+CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
+
+
 # fmt: off
 # --- groups -------------------------------------------------------------------------------------
 
@@ -81,8 +85,7 @@ def add_device_group(parser):
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
     # each other make them crawl where another program wants a core
     add_device_flags(g, quick_threads=1)
-    flag(g, "--workers", type=count_or_zero, keep="free",
-         help="loader processes (default: 0 for images in memory, else one per core, at most 4)")
+    flag(g, "--workers", type=count_or_zero, keep="free", help=WORKERS_HELP)
     flag(g, "--amp", choices=("off", "bf16"), default="off",
          help="bf16: bfloat16 where it is tolerated; the finite difference of the search stays in "
               "float32")
@@ -137,12 +140,8 @@ def add_data_group(parser, cutout_default, cutout_help):
     flag(g, "--hflip", action=argparse.BooleanOptionalAction, inherit="images",
          help="mirror training images left to right, or not (default: as --augment does)")
     flag(g, "--cutout_length", type=count_or_zero, default=cutout_default, help=cutout_help)
-    add_cache_flag(g)
-
-
-def add_cache_flag(g):
     flag(g, "--cache_gb", type=non_negative, default=2.0, inherit="images", keep="free",
-         help="keep decoded images of a folder in memory up to this many GB")
+         help=CACHE_HELP)
 
 
 def add_loss_group(parser):
@@ -429,8 +428,8 @@ class EvaluateConfig(Config):
         g = parser.add_argument_group("flags", "all others are those of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
-        flag(g, "--workers", type=count_or_zero, help="loader processes (default: as in training)")
-        add_cache_flag(g)
+        flag(g, "--workers", type=count_or_zero, help=WORKERS_HELP)
+        flag(g, "--cache_gb", type=non_negative, help=f"{CACHE_HELP} (default: as in training)")
         add_device_flags(g)
 
 
