@@ -243,6 +243,18 @@ def add_alpha_group(parser):
     g.add_argument("--order", type=int, choices=(1, 2), default=2,
                    help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, "
                         "less than half the time and less memory")
+    g.add_argument("--hessian", choices=("difference", "forward", "exact", "none"),
+                   default="difference",
+                   help="the second-order term of --order 2: central difference (the paper's), "
+                        "one-sided difference (a pass less), exact (several times the time and "
+                        "memory) or none (w' alone: two passes less); docs/gradient.md compares "
+                        "them")
+    g.add_argument("--eps", type=positive, default=0.1,
+                   help="of the difference: how far it moves w. The paper's 0.01 drowns the term "
+                        "in the jumps of ReLU and max pooling (docs/gradient.md)")
+    g.add_argument("--reuse_gradient", action=argparse.BooleanOptionalAction, default=True,
+                   help="the step of w takes the gradient that the virtual step of --order 2 has "
+                        "computed, before alpha's step (the paper: computes it again, behind it)")
     g.add_argument("--val_portion", type=fraction, default=0.5,
                    help="share of the training images that only alpha learns from")
 
@@ -441,6 +453,15 @@ class SearchConfig(Config):
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
             )
+        said = self.given()
+        for flag in ("hessian", "eps", "reuse_gradient"):
+            if flag in said and self.order == 1:
+                parser.error(f"--{flag} belongs to the second order and does nothing at --order 1")
+        if "eps" in said and self.hessian in ("exact", "none"):
+            parser.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
+        for flag in ("compile", "checkpoint_cells"):
+            if self.hessian == "exact" and getattr(self, flag):
+                parser.error(f"--hessian exact goes backward twice, which --{flag} cannot")
 
 
 class AugmentConfig(Config):

@@ -81,7 +81,9 @@ def main(argv=None):
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
             w_optim, cfg.epochs, eta_min=cfg.w_lr_min
         )
-        architect = Architect(net, cfg.w_momentum, cfg.w_weight_decay)
+        architect = Architect(
+            net, cfg.w_momentum, cfg.w_weight_decay, cfg.hessian, cfg.eps, cfg.reuse_gradient
+        )
 
         parts = {
             "model": net, "w_optim": w_optim, "alpha_optim": alpha_optim, "scheduler": scheduler,
@@ -146,15 +148,18 @@ def train(data, net, architect, w_optim, alpha_optim, epoch, cfg, run, device):
     def move(trn_X, trn_y, val_X, val_y):  # waits for nothing, so that a CUDA graph can hold it
         # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
         with utils.autocast(device, cfg.amp):
-            architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, w_optim)
+            passed = architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, w_optim)
         alpha_optim.step()
 
-        # w: plain SGD. backward() adds to alpha.grad too; unrolled_backward writes it anew
-        w_optim.zero_grad()
-        with utils.autocast(device, cfg.amp):
-            logits = net(trn_X)  # (N, n_classes)
-            loss = net.criterion(logits, trn_y)
-        loss.backward()
+        # w: plain SGD, with the gradient of the virtual step or anew, where alpha is now
+        if passed is None:
+            w_optim.zero_grad()
+            with utils.autocast(device, cfg.amp):
+                logits = net(trn_X)  # (N, n_classes)
+                loss = net.criterion(logits, trn_y)
+            loss.backward()  # adds to alpha.grad too; unrolled_backward writes it anew
+        else:
+            loss, logits = passed
         nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
         w_optim.step()
         return loss.detach(), logits.detach()
@@ -215,10 +220,23 @@ def announce(run, cfg, net, data, layout, first_epoch):
             f"with --layers {cfg.layers} every cell is a reduction cell: the normal cell is not "
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
         )
-    order = "second order" if cfg.order == 2 else "first order"
+    order = gradient_in_words(cfg)
     search_log.warn_of_few_steps(run, cfg, data)
     start = "search" if first_epoch == 1 else f"go on with epoch {first_epoch} of the search"
     run.info(f"{start}: {cfg.epochs} epochs of {len(data.train)} steps, {order}")
+
+
+def gradient_in_words(cfg):
+    """How alpha's gradient is computed, for the log."""
+    if cfg.order == 1:
+        return "first order"
+    how = {
+        "difference": f"central difference, eps {cfg.eps:g}",
+        "forward": f"one-sided difference, eps {cfg.eps:g}",
+        "exact": "exact product",
+        "none": "lookahead without the product",
+    }[cfg.hessian]
+    return f"second order ({how}{', gradient of w reused' if cfg.reuse_gradient else ''})"
 
 
 def write_genotypes(run, cfg, spec, genotype, epoch, top1, is_best):
