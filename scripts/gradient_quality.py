@@ -195,34 +195,39 @@ def figures(found, exact, lookahead):
     }
 
 
-def reuse_figures(search, pair, exact):
+def reuse_figures(net, w_optim, alpha_optim, pair, exact):
     """What reusing dL_train/dw changes, per learning rate of alpha: the relative norm of the
     difference in the gradient of w and in the whole step of w (clipped, momentum and decay added),
     and in the gradient of L_val for alpha behind that step."""
+    weights, alphas = net.weights(), net.alphas()
+    kept = [p.detach().clone() for p in (*weights, *alphas)]
+    states = [copy.deepcopy(optim.state_dict()) for optim in (w_optim, alpha_optim)]
+
+    def restore(tensors, optim, state):
+        with torch.no_grad():
+            torch._foreach_copy_(tensors, kept[: len(tensors)])
+        optim.load_state_dict(copy.deepcopy(state))
+
+    def step_of_w(grads):
+        for w, grad in zip(weights, grads, strict=True):
+            w.grad = grad.clone()
+        nn.utils.clip_grad_norm_(weights, CLIP)
+        w_optim.step()
+        move = flat(weights) - flat(kept[: len(weights)])
+        dalpha = flat(torch.autograd.grad(net.loss(*pair[2:]), alphas))
+        restore(weights, w_optim, states[0])
+        return move, dalpha
+
+    reused = torch.autograd.grad(net.loss(*pair[:2]), weights)
+    parts = exact.to(alphas[0].dtype).split([a.numel() for a in alphas])
     table = {}
     for alpha_lr in ALPHA_LRS:
-        net, w_optim, alpha_optim = search.twin(torch.float32)
-        weights, alphas = net.weights(), net.alphas()
-        reused = torch.autograd.grad(net.loss(*pair[:2]), weights)
-        parts = exact.to(alphas[0].dtype).split([a.numel() for a in alphas])
         for alpha, part in zip(alphas, parts, strict=True):
             alpha.grad = part.view_as(alpha).clone()
         alpha_optim.param_groups[0]["lr"] = alpha_lr
         alpha_optim.step()
         plain = torch.autograd.grad(net.loss(*pair[:2]), weights)
-
-        before = flat(weights)
-        moves, dalphas = [], []
-        for grads in (plain, reused):
-            twin = copy.deepcopy(net)
-            sgd = optimizers(twin)[0]
-            sgd.load_state_dict(copy.deepcopy(w_optim.state_dict()))
-            for w, grad in zip(twin.weights(), grads, strict=True):
-                w.grad = grad.clone()
-            nn.utils.clip_grad_norm_(twin.weights(), CLIP)
-            sgd.step()
-            moves.append(flat(twin.weights()) - before)
-            dalphas.append(flat(torch.autograd.grad(twin.loss(*pair[2:]), twin.alphas())))
+        moves, dalphas = zip(step_of_w(plain), step_of_w(reused), strict=True)
         table[f"{alpha_lr:g}"] = {
             name: ((b - a).norm() / a.norm()).item()
             for name, a, b in (
@@ -231,6 +236,7 @@ def reuse_figures(search, pair, exact):
                 ("next gradient of alpha", *dalphas),
             )
         }
+        restore([*weights, *alphas], alpha_optim, states[1])
     return table
 
 
@@ -238,7 +244,7 @@ def measure(search, xi, args):
     """All figures of one moment, a list over batches for each."""
     differences = [Form("difference", eps) for eps in args.eps]
     one_sided = [Form("forward", eps) for eps in args.forward_eps]
-    twins = {dtype: search.twin(dtype)[:2] for dtype in (torch.float32, torch.float64)}
+    twins = {dtype: search.twin(dtype) for dtype in (torch.float32, torch.float64)}
     norms = {"w": flat(search.net.weights()).norm().item(), "dw": [], "term": []}
     table, reuse = {}, {}
     generator = torch.Generator().manual_seed(1)
@@ -246,7 +252,7 @@ def measure(search, xi, args):
         pair = search.pair(generator)
         wide = [t.double() if t.is_floating_point() else t for t in pair]
         with computing_in("float64", search.device):
-            found, dw = gradients(*twins[torch.float64], wide, xi, ORACLE)
+            found, dw = gradients(*twins[torch.float64][:2], wide, xi, ORACLE)
         lookahead, exact = found.values()
         norms["dw"].append(flat(dw).norm().item())
         norms["term"].append(((exact - lookahead).norm() / exact.norm()).item())
@@ -257,12 +263,12 @@ def measure(search, xi, args):
             batch = wide if precision == "float64" else pair
             twin = twins[batch[0].dtype]
             with computing_in(precision, search.device):
-                found, _ = gradients(*twin, batch, xi, forms)
+                found, _ = gradients(*twin[:2], batch, xi, forms)
             for form, gradient in found.items():
                 row = table.setdefault(precision, {}).setdefault(str(form), {})
                 for name, value in figures(gradient, exact, lookahead).items():
                     row.setdefault(name, []).append(float(f"{value:.4g}"))
-        for alpha_lr, row in reuse_figures(search, pair, exact).items():
+        for alpha_lr, row in reuse_figures(*twins[torch.float32], pair, exact).items():
             for name, value in row.items():
                 values = reuse.setdefault(alpha_lr, {}).setdefault(name, [])
                 values.append(float(f"{value:.3g}"))
