@@ -7,7 +7,6 @@
 search.py and augment.py run the quick part of this on their own ops when they start.
 """
 
-import argparse
 import copy
 import inspect
 import statistics
@@ -20,6 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 
 import utils
 from console import errors
+from console.parser import Parser, count
 from devices import pick
 from models import ops
 from models.fan import Fan
@@ -74,7 +74,7 @@ def build(name, C, stride, affine):
     try:
         made = [factory(C, stride, affine=affine) for _ in range(2)]
     except Exception as error:
-        raise Fault(f"cannot be built: {words(error)}") from error
+        raise Fault(f"cannot be built: {one_line(error)}") from error
     for op in made:
         if not isinstance(op, nn.Module):
             raise Fault(f"gives a {type(op).__name__}, not an nn.Module")
@@ -85,7 +85,7 @@ def build(name, C, stride, affine):
         if isinstance(parameter, UninitializedParameter):
             raise Fault(f"has a lazy layer, whose weight {key} has no size yet; give it C channels")
         if parameter.dtype != torch.float32:
-            raise Fault(f"has its weight {key} in {short(parameter.dtype)}, not in float32")
+            raise Fault(f"has its weight {key} in {dtype_name(parameter.dtype)}, not in float32")
     return made[0]
 
 
@@ -119,7 +119,7 @@ def check_training(name, op, x, stride):
         got, need = ("x".join(map(str, size)) for size in (y.shape[2:], wanted[2:]))
         raise Fault(f"returns {got} pixels {where}; stride {stride} needs {need}, rounded up")
     if y.dtype != x.dtype:
-        raise Fault(f"turns float32 into {short(y.dtype)}")
+        raise Fault(f"turns float32 into {dtype_name(y.dtype)}")
     if not torch.equal(given, x):
         raise Fault(
             "changes its input in place (inplace=True in its first layer?); the other ops read "
@@ -155,19 +155,19 @@ def check_gradient(name, op, leaf, y, where):
         goal = (y * torch.randn(y.shape)).sum()
         grads = torch.autograd.grad(goal, [leaf, *trained.values()], allow_unused=True)
     except RuntimeError as error:
-        raise Fault(f"cannot be differentiated {where}: {words(error)}") from error
+        raise Fault(f"cannot be differentiated {where}: {one_line(error)}") from error
     if grads[0] is None:
         raise lost
     for key, grad in zip(["its input", *trained], grads, strict=True):
         if grad is not None and not grad.isfinite().all():
             raise Fault(f"gives {key} a gradient that is NaN or infinite {where}")
     # a map of a pixel or two may well have none
-    if leaf.shape[2] > 2 and not grads[0].any() and not awake(op, leaf):
+    if leaf.shape[2] > 2 and not grads[0].any() and not has_gradient_off_zero(op, leaf):
         raise Fault(f"passes a gradient of zero to its input {where}")
     return {key for key, grad in zip(trained, grads[1:], strict=True) if grad is not None}
 
 
-def awake(op, x):
+def has_gradient_off_zero(op, x):
     """Whether the input gets a gradient once the weights have left a start at zero."""
     op = copy.deepcopy(op)
     with torch.no_grad():
@@ -206,7 +206,7 @@ def check_weights(name, op, x, C, stride, affine):
     try:
         twin.load_state_dict(op.state_dict())
     except Exception as error:
-        raise Fault(f"cannot be saved and loaded: {words(error)}") from error
+        raise Fault(f"cannot be saved and loaded: {one_line(error)}") from error
     with torch.no_grad():
         if not close(twin.eval()(x), op.eval()(x)):
             raise Fault(
@@ -226,7 +226,7 @@ def check_device(op, x):
         if "device" in text:
             raise Fault(
                 "makes a tensor on the CPU while it runs, which fails on a GPU; give it "
-                f"device=x.device ({words(error)})"
+                f"device=x.device ({one_line(error)})"
             ) from error
 
 
@@ -234,21 +234,21 @@ def call(op, x, where):
     try:
         return op(x)
     except Exception as error:
-        raise Fault(f"fails {where}: {words(error)}") from error
+        raise Fault(f"fails {where}: {one_line(error)}") from error
 
 
 def close(a, b):
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-def short(dtype):
+def dtype_name(dtype):
     return str(dtype).removeprefix("torch.")
 
 
-def words(error, limit=160):
-    """An exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"
+def one_line(error):
+    """An exception in one line, with its class: the text comes from PyTorch, or from the block."""
+    text = str(error) and f": {errors.one_line(error, 160)}"
+    return f"{type(error).__name__}{text}"
 
 
 def remarks(op, affine, idle):
@@ -284,7 +284,7 @@ def faults_of(name, settings, sizes):
     return faults, list(notes)
 
 
-def at(setting):
+def setting_text(setting):
     C, stride, affine = setting
     return f"{C} channels, stride {stride}, affine {'on' if affine else 'off'}"
 
@@ -298,9 +298,10 @@ def quick(primitives, C, affines=(False, True)):
         if name == "none":
             continue
         faults, _ = faults_of(name, settings, QUICK_SIZES)
-        for fault, seen in faults.items():
+        if faults:
+            fault, seen = next(iter(faults.items()))
             raise ValueError(
-                f"the block {name} ({at(seen[0])}) {fault}. "
+                f"the block {name} ({setting_text(seen[0])}) {fault}. "
                 f"{errors.command('check_ops.py', name)} says more"
             )
 
@@ -332,55 +333,66 @@ def cost(name, C, stride, size, batch, device):
     return utils.count_params(op), madds, forward, backward, how
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
+def channel_counts(text):
+    """The type of --channels: "16,32" -> [16, 32]."""
+    return [count(word) for word in text.split(",")]
+
+
+def parse(argv):
+    """The flags of the command, names and device checked."""
+    parser = Parser(
         "check_ops.py", description="Try every block of OPS and say what is wrong with it."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="blocks (default: all of OPS)")
-    parser.add_argument("--channels", default="7,16", metavar="LIST",
+    parser.add_argument("--channels", type=channel_counts, default=[7, 16], metavar="LIST",
                         help="channels to try, separated by commas (default: 7,16)")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="cpu",
-                        help="for the times (default: cpu)")  # fmt: skip
+                        help="for the times")  # fmt: skip
     args = parser.parse_args(argv)
     with errors.usage_errors("check_ops.py"):
-        for name in args.names:
-            if name not in ops.OPS:
-                raise ValueError(f"unknown op {name}; known: {', '.join(ops.OPS)}")
-        channels = args.channels.split(",")
-        if not all(c.isdigit() and int(c) > 0 for c in channels):
-            raise ValueError(f"--channels {args.channels}: whole numbers of 1 or more, like 16,32")
-        channels = [int(c) for c in channels]
-        device = pick.pick_device(args.device)
+        unknown = [name for name in args.names if name not in ops.OPS]
+        if unknown:
+            raise ValueError(f"unknown op {', '.join(unknown)}; known: {', '.join(ops.OPS)}")
+        args.device = pick.pick_device(args.device)
+    args.names = args.names or list(ops.OPS)
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
     settings = [
-        (C, stride, affine) for C in channels for stride in (1, 2) for affine in (False, True)
+        (C, stride, affine) for C in args.channels for stride in (1, 2) for affine in (False, True)
     ]
-    names = args.names or list(ops.OPS)
-    C, size, batch = channels[-1], (32, 32), 8
-    width = max(map(len, names))
-    print(f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.Device(device).name}")
+    C, size, batch = args.channels[-1], (32, 32), 8
+    width = max(map(len, args.names))
+    print(
+        f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.Device(args.device).name}"
+    )
     print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
     wrong = []
-    for name in names:
+    for name in args.names:
         faults, notes = faults_of(name, settings, SIZES)
         for stride in (1, 2) if not faults else ():
-            params, madds, forward, backward, how = cost(name, C, stride, size, batch, device)
+            params, madds, forward, backward, how = cost(name, C, stride, size, batch, args.device)
             print(
                 f"{name:{width}} {stride:6} {params:8,} {madds / 1e6:8.2f} {forward:11.2f} "
                 f"{backward:12.2f}  {how}"
             )
         tried = len(settings)
         for fault, seen in faults.items():
-            where = "everywhere" if len(seen) == tried else f"{len(seen)} of {tried}: {at(seen[0])}"
-            print(f"{name:{width}}  WRONG  {fault} ({where})")
+            some = f"{len(seen)} of {tried}: {setting_text(seen[0])}"
+            print(
+                f"{name:{width}}  WRONG  {fault} ({'everywhere' if len(seen) == tried else some})"
+            )
         for note in notes:
             print(f"{name:{width}}  note   {note}")
         wrong += [name] if faults else []
     if wrong:
-        print(f"{len(wrong)} of {len(names)} blocks wrong: {', '.join(wrong)}")
+        print(f"{len(wrong)} of {len(args.names)} blocks wrong: {', '.join(wrong)}")
         raise SystemExit(1)
     print(
-        f"all {len(names)} blocks are right: {', '.join(map(str, channels))} channels, stride 1 "
-        f"and 2, affine on and off, maps of {', '.join(f'{h}x{w}' for h, w in SIZES)}"
+        f"all {len(args.names)} blocks are right: {', '.join(map(str, args.channels))} channels, "
+        f"stride 1 and 2, affine on and off, maps of {', '.join(f'{h}x{w}' for h, w in SIZES)}"
     )
 
 

@@ -56,6 +56,10 @@ def primitives(text):
     return names
 
 
+WORKERS_HELP = "loader processes (default: 0 for images in memory, else one per core, at most 4)"
+CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
+
+
 # fmt: off
 # --- groups -------------------------------------------------------------------------------------
 
@@ -81,8 +85,7 @@ def add_device_group(parser):
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
     # each other make them crawl where another program wants a core
     add_device_flags(g, quick_threads=1)
-    flag(g, "--workers", type=count_or_zero, keep="free",
-         help="loader processes (default: 0 for images in memory, else one per core, at most 4)")
+    flag(g, "--workers", type=count_or_zero, keep="free", help=WORKERS_HELP)
     flag(g, "--amp", choices=("off", "bf16"), default="off",
          help="bf16: bfloat16 where it is tolerated; the finite difference of the search stays in "
               "float32")
@@ -137,12 +140,8 @@ def add_data_group(parser, cutout_default, cutout_help):
     flag(g, "--hflip", action=argparse.BooleanOptionalAction, inherit="images",
          help="mirror training images left to right, or not (default: as --augment does)")
     flag(g, "--cutout_length", type=count_or_zero, default=cutout_default, help=cutout_help)
-    add_cache_flag(g)
-
-
-def add_cache_flag(g):
     flag(g, "--cache_gb", type=non_negative, default=2.0, inherit="images", keep="free",
-         help="keep decoded images of a folder in memory up to this many GB")
+         help=CACHE_HELP)
 
 
 def add_loss_group(parser):
@@ -202,6 +201,16 @@ def add_alpha_group(parser):
     flag(g, "--order", type=int, choices=(1, 2), default=2,
          help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less than "
               "half the time and less memory")
+    flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="difference",
+         help="the second-order term of --order 2: central difference (the paper's), one-sided "
+              "difference (a pass less), exact (several times the time and memory) or none (w' "
+              "alone: two passes less); docs/gradient.md compares them")
+    flag(g, "--eps", type=positive, default=0.1,
+         help="of the difference: how far it moves w. The paper's 0.01 drowns the term in the "
+              "jumps of ReLU and max pooling (docs/gradient.md)")
+    flag(g, "--reuse_gradient", action=argparse.BooleanOptionalAction, default=True,
+         help="the step of w takes the gradient that the virtual step of --order 2 has computed, "
+              "before alpha's step (the paper: computes it again, behind it)")
     flag(g, "--val_portion", type=fraction, default=0.5,
          help="portion of the training images that only alpha learns from")
 
@@ -389,6 +398,14 @@ class SearchConfig(RunConfig):
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
             )
+        for name in {"hessian", "eps", "reuse_gradient"} & set(self.said):
+            if self.order == 1:
+                self.error(f"--{name} belongs to the second order and does nothing at --order 1")
+        if "eps" in self.said and self.hessian in ("exact", "none"):
+            self.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
+        for name in ("compile", "checkpoint_cells"):
+            if self.hessian == "exact" and getattr(self, name):
+                self.error(f"--hessian exact goes backward twice, which --{name} cannot")
 
 
 class AugmentConfig(RunConfig):
@@ -429,8 +446,8 @@ class EvaluateConfig(Config):
         g = parser.add_argument_group("flags", "all others are those of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
-        flag(g, "--workers", type=count_or_zero, help="loader processes (default: as in training)")
-        add_cache_flag(g)
+        flag(g, "--workers", type=count_or_zero, help=WORKERS_HELP)
+        flag(g, "--cache_gb", type=non_negative, help=f"{CACHE_HELP} (default: as in training)")
         add_device_flags(g)
 
 

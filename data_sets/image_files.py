@@ -10,6 +10,7 @@ import warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -54,10 +55,12 @@ def require_utf8(path):
     try:
         path.encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise ValueError(
-            f"{shown}: the name of this file or folder is not UTF-8; rename it"
-        ) from None
+        text = f"{_escaped(path)}: the name of this file or folder is not UTF-8; rename it"
+        raise ValueError(text) from None
+
+
+def _escaped(path):
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def find(folder):
@@ -71,11 +74,8 @@ def find(folder):
     """
     require_utf8(folder)
     found, others = [], Counter()
-    top = os.path.realpath(folder)
-    visited = {_identity(top)}
-    while top != os.path.dirname(top):
-        top = os.path.dirname(top)
-        visited.add(_identity(top))
+    top = Path(folder).resolve()
+    visited = {_identity(path) for path in (top, *top.parents)}
     waiting = deque([""])  # breadth first: a class folder is never taken for a link to it
     while waiting:
         below = waiting.popleft()
@@ -89,7 +89,7 @@ def find(folder):
                     visited.add(identity)
                     waiting.append(f"{path}/")
             elif suffix not in suffixes():
-                others[suffix.encode(errors="backslashreplace").decode()] += 1
+                others[_escaped(suffix)] += 1
             elif not exists or entry.is_file():
                 require_utf8(entry.path)
                 found.append(path)

@@ -108,8 +108,8 @@ def augment_data(options):
 
 
 def scored_loaders(options, budget=None):
-    """{part: loader} of what a training is scored on: first "test", "val" or "held-out", after
-    every epoch, then "test" where there is a val.
+    """{part: loader} of what a training is scored on: "test", "val" or "held-out" after every
+    epoch, and where there is a val, "test" at the end.
 
     Of an image folder options.known_spec must say what its training found out.
     """

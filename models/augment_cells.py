@@ -16,12 +16,8 @@ class AugmentCell(nn.Module):
     def __init__(self, genotype, C_pp, C_p, C, reduction_p, reduction):
         """Arguments as in SearchCell; the genotype gives the gene and the concat list."""
         super().__init__()
-        if reduction_p:
-            self.preproc0 = ops.FactorizedReduce(C_pp, C)
-        else:
-            self.preproc0 = ops.StdConv(C_pp, C)
-        self.preproc1 = ops.StdConv(C_p, C)
-
+        self.preproc0, self.preproc1 = ops.cell_inputs(C_pp, C_p, C, reduction_p, affine=True)
+        self.reduction = reduction
         gene = genotype.reduce if reduction else genotype.normal
         self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
         self.C_out = C * len(self.concat)

@@ -1,5 +1,7 @@
 """The final network: the genotype's cells stacked, with an auxiliary head while training."""
 
+import functools
+
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -75,21 +77,14 @@ class AugmentCNN(nn.Module):
         self.aux_pos = 2 * n_layers // 3 if auxiliary else -1
 
         self.stem = stems.build(stem, C_in, C, stem_multiplier)
-        size = stems.map_size(size, self.stem)
-        self.cells = nn.ModuleList()
-        C_pp, C_p, C_cur, reduction_p = self.stem.C_out, self.stem.C_out, C, self.stem.reduction_p
-        for i in range(n_layers):
-            reduction = i in gt.reduction_layers(n_layers)
-            if reduction:
-                C_cur *= 2
-                size = tuple(-(-side // 2) for side in size)
-            cell = AugmentCell(genotype, C_pp, C_p, C_cur, reduction_p, reduction)
-            self.cells.append(cell)
-            C_pp, C_p, reduction_p = C_p, cell.C_out, reduction
-            if i == self.aux_pos:
-                self.aux_head = AuxiliaryHead(size, C_p, n_classes)
+        self.cells = stems.stack(self.stem, C, n_layers, functools.partial(AugmentCell, genotype))
+        if auxiliary:
+            cells = self.cells[: self.aux_pos + 1]
+            shrinks = self.stem.shrinks * 2 ** sum(cell.reduction for cell in cells)
+            size = tuple(-(-side // shrinks) for side in size)
+            self.aux_head = AuxiliaryHead(size, cells[-1].C_out, n_classes)
         self.gap = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(C_p, n_classes)
+        self.linear = nn.Linear(self.cells[-1].C_out, n_classes)
 
     def forward(self, X):
         s0, s1 = self.stem(X)  # (N, stem_multiplier * C, H, W) twice, or as in ImageNetStem

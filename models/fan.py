@@ -11,7 +11,7 @@ from models.widen import CannotWiden, Widened, expand, widen
 class MixedNorm(nn.BatchNorm2d):
     """BatchNorm without a learned scale that takes the mixing weights of alpha for its scale.
 
-    x (N, k*C, H, W), weights (k,) -> (N, k*C, H, W). The product weight * BatchNorm(x) costs no
+    x (N, k*C, H, W), mix (k,) -> (N, k*C, H, W). The product mix * BatchNorm(x) costs no
     multiplication and stores no map of its own; the gradient of the scale is alpha's.
     """
 
@@ -20,10 +20,10 @@ class MixedNorm(nn.BatchNorm2d):
         self.k = k
         self.register_buffer("zero", torch.zeros(norm.num_features), persistent=False)
 
-    def forward(self, x, weights):
+    def forward(self, x, mix):
         if self.training:
             self.num_batches_tracked.add_(1)
-        scale = weights.repeat_interleave(self.num_features // self.k)
+        scale = mix.repeat_interleave(self.num_features // self.k)
         return F.batch_norm(
             x, self.running_mean, self.running_var, scale, self.zero,
             self.training, self.momentum, self.eps,
@@ -41,10 +41,31 @@ class Loop(nn.Module):
         return torch.cat([block(x) for block in self.blocks], dim=1)
 
 
+class WideOp(nn.Module):
+    """One op on all k edges, times their mixing weights.
+
+    x (N, C, H, W), or (N, k*C, H, W) if `wide`, through a ReLU if `relu`; mix (k,)
+    -> (N, k*C, H', W'). If `edge_invariant`, (N, C, H', W') and not yet multiplied.
+    """
+
+    def __init__(self, widened, k):
+        super().__init__()
+        self.body = widened.body
+        self.norm = None if widened.norm is None else MixedNorm(widened.norm, k)
+        self.relu, self.wide = widened.relu, widened.wide
+        self.edge_invariant = widened.edge_invariant
+
+    def forward(self, x, mix):
+        y = self.body(x)
+        if self.edge_invariant:
+            return y
+        return scaled(y, mix) if self.norm is None else self.norm(y, mix)
+
+
 class Fan(nn.Module):
     """All edges that leave one node, each with all candidate ops mixed (Eq. 2).
 
-    x (N, C, H, W), weights (k, n_ops), the rows of softmax(alpha) of the k edges
+    x (N, C, H, W), mix (k, n_ops), softmax(alpha) of the k edges
     -> k maps (N, C, ceil(H/stride), ceil(W/stride)), one per edge.
     """
 
@@ -52,96 +73,59 @@ class Fan(nn.Module):
         super().__init__()
         self.k = k
         self.primitives = list(primitives)
-        self.bodies = nn.ModuleDict()  # op: its k blocks as one
-        self.norms = nn.ModuleDict()  # op: the norm that ended its blocks
-        self.plans = {}  # op: Widened, without the modules
-        self.looped = {}  # op: why it runs edge by edge
+        self.ops = nn.ModuleDict()  # name: WideOp
+        self.looped = {}  # name: why the op runs edge by edge
         for name in primitives:
             if name == "none":
-                continue  # adds zeros: it has its share in the softmax and needs no work
+                continue  # adds zeros: it has its part in the softmax and needs no work
             blocks = [ops.OPS[name](C, stride, affine=False) for _ in range(k)]
             try:
-                plan = widen(blocks, C)
+                widened = widen(blocks, C)
             except CannotWiden as reason:
                 self.looped[name] = str(reason)
-                plan = Widened(Loop(blocks), False, False, None, None, False, set())
-            self.bodies[name] = plan.body
-            if plan.norm is not None:
-                self.norms[name] = MixedNorm(plan.norm, k)
-            self.plans[name] = plan._replace(body=None, norm=None)
+                widened = Widened(Loop(blocks), False, False, None, False)
+            self.ops[name] = WideOp(widened, k)
 
-    def forward(self, x, weights):
-        # (relu, wide): that form of x, made once. No closure: one that calls itself would keep the
-        # maps alive until Python looks for reference cycles, and double the peak memory.
-        sources = {(False, False): x}
-        for relu, wide in sorted({(plan.relu, plan.wide) for plan in self.plans.values()}):
-            if relu and (True, False) not in sources:
-                sources[True, False] = F.relu(x)
-            if wide:
-                sources[relu, True] = expand(sources[relu, False], self.k)
+    def forward(self, x, mix):
+        # No closure: one that calls itself would keep the maps alive until Python looks for
+        # reference cycles, and double the peak memory.
+        forms = {}  # (relu, wide): that form of x, made once
+        for relu in {op.relu for op in self.ops.values()}:
+            forms[relu, False] = F.relu(x) if relu else x
+            if any(op.wide for op in self.ops.values() if op.relu == relu):
+                forms[relu, True] = expand(forms[relu, False], self.k)
 
-        columns = dict(zip(self.primitives, weights.unbind(1), strict=True))  # op: (k,)
+        columns = dict(zip(self.primitives, mix.unbind(1), strict=True))  # name: (k,)
         total = None  # (N, k*C, H', W')
-        shared = []  # pairs of a map (N, C, H', W') and its weights (k,)
-        for name, body in self.bodies.items():
-            plan, weight = self.plans[name], columns[name]
-            y = body(sources[plan.relu, plan.wide])
-            if plan.shared:
-                shared.append((y, weight))
-                continue
-            y = self.norms[name](y, weight) if name in self.norms else scaled(y, weight)
-            # in place: neither a norm nor a product needs its result for the backward pass
-            total = y if total is None else total.add_(y)
-        if shared:
-            y = mixed(*zip(*shared, strict=True))
+        invariant = []  # pairs of a map (N, C, H', W') and its mixing weights (k,)
+        for name, op in self.ops.items():
+            y = op(forms[op.relu, op.wide], columns[name])
+            if op.edge_invariant:
+                invariant.append((y, columns[name]))
+            else:
+                # in place: neither a norm nor a product needs its result for the backward pass
+                total = y if total is None else total.add_(y)
+        if invariant:
+            y = mixed(*zip(*invariant, strict=True))
             total = y if total is None else total.add_(y)
         return total.chunk(self.k, dim=1)  # chunk: its gradient keeps the memory format
 
-    # --- weights edge by edge -------------------------------------------------------------------
 
-    def edge_state(self, e):
-        """Weights and statistics of edge `e` under the names they have in a MixedOp."""
-        return dict(self._edge_tensors(e))
-
-    def load_edge_state(self, e, state):
-        """Take over weights and statistics of edge `e`, in the form of `edge_state`."""
-        with torch.no_grad():
-            for name, tensor in self._edge_tensors(e):
-                tensor.copy_(state[name])
-
-    def _edge_tensors(self, e):
-        """(name in a MixedOp, the part of the tensor that belongs to edge `e`)."""
-        for op, body in self.bodies.items():
-            prefix, plan = f"ops.{self.primitives.index(op)}.", self.plans[op]
-            if op in self.looped:
-                for name, tensor in body.blocks[e].state_dict().items():
-                    yield prefix + name, tensor
-                continue
-            for name, tensor in body.state_dict().items():
-                same = name.rpartition(".")[0] in plan.same or not tensor.dim()
-                yield prefix + name, tensor if same else tensor.chunk(self.k)[e]
-            if op in self.norms:
-                for name, tensor in self.norms[op].state_dict().items():
-                    part = tensor.chunk(self.k)[e] if tensor.dim() else tensor
-                    yield f"{prefix}{plan.norm_name}.{name}", part
+def scaled(y, mix):
+    """y (N, k*C, H, W), each edge's channels times its weight, mix (k,)."""
+    mix = mix.to(y.dtype).view(-1, 1, 1, 1)
+    return (y.unflatten(1, (len(mix), -1)) * mix).flatten(1, 2)
 
 
-def scaled(y, weights):
-    """y (N, k*C, H, W), each edge's channels times its weight, weights (k,)."""
-    weights = weights.to(y.dtype).view(-1, 1, 1, 1)
-    return (y.unflatten(1, (len(weights), -1)) * weights).flatten(1, 2)
-
-
-def mixed(maps, weights):
-    """Weighted sums of shared maps, one per edge: n maps (N, C, H, W), n weights (k,) ->
-    (N, k*C, H, W).
+def mixed(maps, mix):
+    """Weighted sums of maps that are the same on all edges, one sum per edge:
+    n maps (N, C, H, W), n times (k,) -> (N, k*C, H, W).
 
     As a 1x1 convolution from n*C to k*C channels, whose kernel is n*k diagonal blocks: most of its
     products are with zero, but it reads every map once, where products and sums one by one would
     read and write wide maps n times, and several times more in the backward pass.
     """
-    weights = torch.stack(weights, dim=1)  # (k, n)
-    k, n = weights.shape
-    eye = torch.eye(maps[0].size(1), dtype=weights.dtype, device=weights.device)
-    kernel = torch.einsum("kn,cd->kcnd", weights, eye).flatten(2).flatten(0, 1)  # (k*C, n*C)
+    mix = torch.stack(mix, dim=1)  # (k, n)
+    eye = torch.eye(maps[0].size(1), dtype=mix.dtype, device=mix.device)
+    kernel = torch.einsum("kn,cd->kcnd", mix, eye).flatten(2).flatten(0, 1)  # (k*C, n*C)
     return F.conv2d(torch.cat(maps, dim=1), kernel[:, :, None, None].to(maps[0].dtype))

@@ -218,6 +218,16 @@ class FactorizedReduce(nn.Module):
         return self.bn(torch.cat([self.even(x), self.odd(shifted)], dim=1))
 
 
+def cell_inputs(C_pp, C_p, C, reduction_p, affine):
+    """The modules that bring both inputs of a cell to C channels and to the size of the second.
+
+    C_pp, C_p    channels of the outputs of the cells k-2 and k-1
+    reduction_p  cell k-1 is a reduction cell, so the output of k-2 is twice as large
+    """
+    halve_or_keep = FactorizedReduce if reduction_p else StdConv
+    return halve_or_keep(C_pp, C, affine=affine), StdConv(C_p, C, affine=affine)
+
+
 # --- blocks of MobileNet and EfficientNet -------------------------------------------------------
 
 
@@ -291,17 +301,18 @@ class FusedMBConv(Residual):
 
 
 class MixedOp(nn.Module):
-    """All candidate ops of one edge, summed with the weights of softmax(alpha) (sec. 2.2, Eq. 2).
+    """All candidate ops of one edge, summed with the mixing weights (sec. 2.2, Eq. 2).
 
-    x (N, C, H, W), weights (n_ops,) -> (N, C, ceil(H/stride), ceil(W/stride)).
+    x (N, C, H, W), mix (n_ops,), the edge's softmax(alpha)
+    -> (N, C, ceil(H/stride), ceil(W/stride)).
     """
 
     def __init__(self, C, stride, primitives):
         super().__init__()
         self.ops = nn.ModuleList(OPS[name](C, stride, affine=False) for name in primitives)
 
-    def forward(self, x, weights):
-        return sum(weight * op(x) for weight, op in zip(weights, self.ops, strict=True))
+    def forward(self, x, mix):
+        return sum(weight * op(x) for weight, op in zip(mix, self.ops, strict=True))
 
 
 def check_primitives(primitives):

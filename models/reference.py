@@ -20,6 +20,8 @@ class PerEdgeCell(nn.Module):
     def __init__(self, n_nodes, C_pp, C_p, C, reduction_p, reduction, primitives):
         """Arguments as in search_cells.SearchCell."""
         super().__init__()
+        self.reduction = reduction
+        self.C_out = n_nodes * C
         if reduction_p:
             self.preproc0 = ops.FactorizedReduce(C_pp, C, affine=False)
         else:
@@ -31,10 +33,10 @@ class PerEdgeCell(nn.Module):
             strides = [2 if reduction and j < 2 else 1 for j in range(i + 2)]
             self.dag.append(nn.ModuleList(ops.MixedOp(C, s, primitives) for s in strides))
 
-    def forward(self, s0, s1, weights):
-        """`weights[i]` (i + 2, n_ops): softmax(alpha) of the edges into node i + 2."""
+    def forward(self, s0, s1, mix):
+        """`mix[i]` (i + 2, n_ops): softmax(alpha) of the edges into node i + 2."""
         states = [self.preproc0(s0), self.preproc1(s1)]
-        for edges, rows in zip(self.dag, weights, strict=True):
+        for edges, rows in zip(self.dag, mix, strict=True):
             inputs = zip(edges, states, rows, strict=True)
             states.append(sum(edge(state, row) for edge, state, row in inputs))
         return torch.cat(states[2:], dim=1)

@@ -26,54 +26,21 @@ class SearchCell(nn.Module):
         reduction    this is a reduction cell: edges that leave nodes 0 and 1 have stride 2
         """
         super().__init__()
-        if reduction_p:
-            self.preproc0 = ops.FactorizedReduce(C_pp, C, affine=False)
-        else:
-            self.preproc0 = ops.StdConv(C_pp, C, affine=False)
-        self.preproc1 = ops.StdConv(C_p, C, affine=False)
-
+        self.reduction = reduction
+        self.C_out = n_nodes * C
+        self.preproc0, self.preproc1 = ops.cell_inputs(C_pp, C_p, C, reduction_p, affine=False)
         last = n_nodes + 1
         self.targets = [range(max(j + 1, 2), last + 1) for j in range(last)]  # of node j
         self.fans = nn.ModuleList(
             Fan(C, 2 if reduction and j < 2 else 1, len(targets), primitives)
             for j, targets in enumerate(self.targets)
         )
-        self.register_load_state_dict_pre_hook(_accept_per_edge)
 
-    def forward(self, s0, s1, weights):
-        """`weights[i]` (i + 2, n_ops): softmax(alpha) of the edges into node i + 2."""
-        states = [self.preproc0(s0), self.preproc1(s1)] + [0] * len(weights)
+    def forward(self, s0, s1, mix):
+        """`mix[i]` (i + 2, n_ops): softmax(alpha) of the edges into node i + 2."""
+        states = [self.preproc0(s0), self.preproc1(s1)] + [0] * len(mix)
         for j, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
-            rows = torch.stack([weights[i - 2][j] for i in targets])  # (k, n_ops)
+            rows = torch.stack([mix[i - 2][j] for i in targets])  # (k, n_ops)
             for i, y in zip(targets, fan(states[j], rows), strict=True):
                 states[i] = states[i] + y  # node j + 1 is complete when the loop gets to it
         return torch.cat(states[2:], dim=1)
-
-    def per_edge_state(self):
-        """Weights and statistics under the names of models/reference.py, edge by edge."""
-        state = {k: v for k, v in self.state_dict().items() if not k.startswith("fans.")}
-        for j, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
-            for e, i in enumerate(targets):
-                for name, tensor in fan.edge_state(e).items():
-                    state[f"dag.{i - 2}.{j}.{name}"] = tensor
-        return state
-
-    def load_per_edge_state(self, state):
-        """Take over what `per_edge_state` or the state_dict of a per-edge cell gives."""
-        rest = {k: v for k, v in state.items() if not k.startswith("dag.")}
-        self.load_state_dict({**self.state_dict(), **rest})
-        for j, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
-            for e, i in enumerate(targets):
-                prefix = f"dag.{i - 2}.{j}."
-                own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-                fan.load_edge_state(e, own)
-
-
-def _accept_per_edge(cell, state, prefix, *_):
-    """Before load_state_dict: turn what a per-edge cell saved into the names of this one."""
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if any(name.startswith("dag.") for name in own):
-        cell.load_per_edge_state(own)
-        for name in own:
-            del state[prefix + name]
-        state.update({prefix + name: tensor for name, tensor in cell.state_dict().items()})

@@ -16,41 +16,37 @@ from models.search_cells import SearchCell
 class SearchCNN(nn.Module):
     """Stem, `n_layers` cells, global average pooling, classifier (sec. 3.1.1).
 
-    X (N, C_in, H, W) and the mixing weights of both cell types -> logits (N, n_classes).
+    X (N, C_in, H, W) and softmax(alpha) of both cell types -> logits (N, n_classes).
     Reduction cells stand at 1/3 and 2/3 of the depth; each doubles the channels.
     """
 
-    def __init__(
-        self, C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, primitives, stem="cifar"
-    ):
+    Cell = SearchCell  # reference.PerEdgeCell, which computes the same edge by edge, fits as well
+
+    def __init__(self, stem, C, n_classes, n_layers, n_nodes, primitives):
+        """`stem` is one of models/stems.py, `C` the channels of the first cells."""
         super().__init__()
         # True: keep only the inputs of each cell and compute it again for the backward pass
         self.checkpoint_cells = False
-        self.stem = stems.build(stem, C_in, C, stem_multiplier)
-        self.cells = nn.ModuleList()
-        C_pp, C_p, C_cur, reduction_p = self.stem.C_out, self.stem.C_out, C, self.stem.reduction_p
-        for i in range(n_layers):
-            reduction = i in gt.reduction_layers(n_layers)
-            if reduction:
-                C_cur *= 2
-            cell = SearchCell(n_nodes, C_pp, C_p, C_cur, reduction_p, reduction, primitives)
-            cell.reduction = reduction
-            self.cells.append(cell)
-            C_pp, C_p, reduction_p = C_p, n_nodes * C_cur, reduction
-        self.gap = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(C_p, n_classes)
+        self.stem = stem
 
-    def forward(self, X, weights_normal, weights_reduce):
+        def make_cell(*args):
+            return self.Cell(n_nodes, *args, primitives)
+
+        self.cells = stems.stack(stem, C, n_layers, make_cell)
+        self.gap = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(self.cells[-1].C_out, n_classes)
+
+    def forward(self, X, mix_normal, mix_reduce):
         s0, s1 = self.stem(X)  # (N, stem_multiplier * C, H, W) twice, or as in ImageNetStem
         for cell in self.cells:
-            weights = weights_reduce if cell.reduction else weights_normal
+            mix = mix_reduce if cell.reduction else mix_normal
             if self.checkpoint_cells and torch.is_grad_enabled():
                 out = checkpoint(
-                    cell, s0, s1, weights, use_reentrant=False,
+                    cell, s0, s1, mix, use_reentrant=False,
                     context_fn=lambda cell=cell: (nullcontext(), statistics_kept(cell)),
                 )  # fmt: skip
             else:
-                out = cell(s0, s1, weights)
+                out = cell(s0, s1, mix)
             s0, s1 = s1, out
         out = self.gap(s1).flatten(1)  # (N, n_nodes * C_last)
         return self.linear(out)
@@ -79,7 +75,7 @@ class SearchCNNController(nn.Module):
 
     def __init__(
         self, C_in, C, n_classes, n_layers, criterion, n_nodes=4, stem_multiplier=3,
-        primitives=None, k=2, stem="cifar", checkpoint_cells=False,
+        primitives=None, k=2, stem="cifar",
     ):  # fmt: skip
         """
         C_in             channels of the images
@@ -89,8 +85,6 @@ class SearchCNNController(nn.Module):
         primitives       candidate ops, names in OPS (default: genotypes.PRIMITIVES)
         k                edges that a node of the genotype keeps
         stem             "cifar" or "imagenet" (models/stems.py)
-        checkpoint_cells keep only the inputs of each cell and compute it again for the backward
-                         pass
 
         Raises ValueError for primitives that are unknown or repeated.
         """
@@ -107,9 +101,9 @@ class SearchCNNController(nn.Module):
         self.alpha_normal = new_alpha()
         self.alpha_reduce = new_alpha()
         self.net = SearchCNN(
-            C_in, C, n_classes, n_layers, n_nodes, stem_multiplier, self.primitives, stem
-        )
-        self.net.checkpoint_cells = checkpoint_cells
+            stems.build(stem, C_in, C, stem_multiplier), C, n_classes, n_layers, n_nodes,
+            self.primitives,
+        )  # fmt: skip
 
     @property
     def cells(self):
@@ -117,9 +111,9 @@ class SearchCNNController(nn.Module):
 
     def forward(self, X):
         """(N, C_in, H, W) -> logits (N, n_classes)."""
-        weights_normal = [F.softmax(alpha, dim=-1) for alpha in self.alpha_normal]
-        weights_reduce = [F.softmax(alpha, dim=-1) for alpha in self.alpha_reduce]
-        return self.net(X, weights_normal, weights_reduce)
+        mix_normal = [F.softmax(alpha, dim=-1) for alpha in self.alpha_normal]
+        mix_reduce = [F.softmax(alpha, dim=-1) for alpha in self.alpha_reduce]
+        return self.net(X, mix_normal, mix_reduce)
 
     def loss(self, X, y):
         """Scalar loss of the batch X (N, C_in, H, W), y (N,)."""
@@ -144,7 +138,10 @@ class SearchCNNController(nn.Module):
     def looped_ops(self):
         """{op: why} of the ops that could not be widened (models/fan.py)."""
         return {
-            op: why for cell in self.net.cells for f in cell.fans for op, why in f.looped.items()
+            op: why
+            for cell in self.net.cells
+            for fan in cell.fans
+            for op, why in fan.looped.items()
         }
 
     def genotype(self):

@@ -1,6 +1,8 @@
-"""What stands before the first cell, for small images and for large ones."""
+"""What stands before the first cell, for small images and for large ones, and the cells upon it."""
 
 from torch import nn
+
+import genotypes as gt
 
 # From this many pixels on the shorter side, --stem auto takes the ImageNet form: with maps of the
 # full size even a small supernet needs gigabytes.
@@ -77,7 +79,22 @@ def build(stem, C_in, C, stem_multiplier):
 
 
 def map_size(size, stem):
-    """Size (H, W) of the map that the first cell gives, for images of `size`."""
-    for _ in range(stem.shrinks.bit_length() - 1):
-        size = tuple(-(-side // 2) for side in size)
-    return size
+    """Size (H, W) of the map that the first cell reads, for images of `size`."""
+    return tuple(-(-side // stem.shrinks) for side in size)
+
+
+def stack(stem, C, n_layers, make_cell):
+    """The cells of a network upon its stem; reduction cells double the channels (sec. 3.1.1).
+
+    C          channels of the first cells
+    make_cell  (C_pp, C_p, C, reduction_p, reduction) -> cell with C_out; arguments as in SearchCell
+    """
+    cells = nn.ModuleList()
+    C_pp, C_p, reduction_p = stem.C_out, stem.C_out, stem.reduction_p
+    for i in range(n_layers):
+        reduction = i in gt.reduction_layers(n_layers)
+        if reduction:
+            C *= 2
+        cells.append(make_cell(C_pp, C_p, C, reduction_p, reduction))
+        C_pp, C_p, reduction_p = C_p, cells[-1].C_out, reduction
+    return cells

@@ -12,8 +12,8 @@ channels keeps k*C separate statistics. What has no weights (ReLU, pooling and i
 the same on all k edges and is computed once. The result is the same to round-off, from a fraction
 of the kernels and of the memory.
 
-A map is *shared* while it is the same on all edges, (N, C, H, W), and *wide* after the first op
-with weights, (N, k*C, H, W), edge by edge: channels e*C .. e*C + C - 1 belong to edge e.
+A map is *edge-invariant* while it is the same on all edges, (N, C, H, W), and *wide* after the
+first op with weights, (N, k*C, H, W): channels e*C .. e*C + C - 1 belong to edge e.
 
 Users write ordinary blocks. `widen` rewrites k of them through torch.fx; a block that holds
 anything not listed here (a custom layer, control flow that depends on data, channel slices) is
@@ -30,7 +30,7 @@ from torch import fx, nn
 
 from models import ops
 
-# Without weights, each channel for itself: the same on a shared and on a wide map.
+# Without weights, each channel for itself: the same on an edge-invariant and on a wide map.
 PLAIN = {
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid,
     nn.Sigmoid, nn.Tanh, nn.Identity, nn.AvgPool2d, nn.MaxPool2d,
@@ -46,7 +46,7 @@ class CannotWiden(Exception):
 
 
 def expand(x, k):
-    """Shared -> wide: (N, C, H, W) -> (N, k*C, H, W)."""
+    """Edge-invariant -> wide: (N, C, H, W) -> (N, k*C, H, W)."""
     return x if k == 1 else torch.cat([x] * k, dim=1)  # cat keeps the memory format
 
 
@@ -66,44 +66,44 @@ class Tracer(fx.Tracer):
 class Widened(NamedTuple):
     """What `widen` makes of k blocks."""
 
-    body: fx.GraphModule
-    relu: bool  # the body wants its input passed through a ReLU and ...
-    wide: bool  # ... expanded; left to the caller, who does it once for many blocks
-    norm: nn.Module | None  # the BatchNorm without scale that ended the blocks, cut off
-    norm_name: str | None  # its name in the block
-    shared: bool  # the output is the same on all edges
-    same: set  # names of the modules that are the same on all edges
+    # ReLU and expansion at the start and BatchNorm at the end are cut off, since the caller can do
+    # them once for many blocks
+    body: nn.Module
+    relu: bool  # the input must be passed through a ReLU first
+    wide: bool  # the input must be expanded first
+    norm: nn.Module | None  # the BatchNorm without scale that ended the blocks
+    edge_invariant: bool  # the output is the same on all edges, (N, C, H, W)
 
 
 def widen(blocks, C):
     """k equal blocks of C channels -> `Widened`, one module with the weights of all, tried out on a
     small input. Raises CannotWiden."""
-    plan = rewrite(blocks)
-    if not gives_the_same(blocks, plan, C):
+    widened = rewrite(blocks)
+    if not gives_the_same(blocks, widened, C):
         raise CannotWiden("gives another result when widened")
-    return plan
+    return widened
 
 
-def gives_the_same(blocks, plan, C):
+def gives_the_same(blocks, widened, C):
     """Whether the wide form of the blocks computes what they do, in evaluation mode."""
     modules = [module for block in blocks for module in block.modules()]
     modes = [module.training for module in modules]
     x = torch.linspace(-9, 9, 2 * C * 64).sin().view(2, C, 8, 8)  # draws no random number
-    y = F.relu(x) if plan.relu else x
-    y = expand(y, len(blocks)) if plan.wide else y
+    y = F.relu(x) if widened.relu else x
+    y = expand(y, len(blocks)) if widened.wide else y
     try:
         with torch.no_grad():
             wanted = torch.cat([block.eval()(x) for block in blocks], dim=1)
-            y = plan.body.eval()(y)
-            y = plan.norm.eval()(y) if plan.norm is not None else y
-            y = expand(y, len(blocks)) if plan.shared else y
+            y = widened.body.eval()(y)
+            y = widened.norm.eval()(y) if widened.norm is not None else y
+            y = expand(y, len(blocks)) if widened.edge_invariant else y
         return y.shape == wanted.shape and torch.allclose(y, wanted, rtol=1e-3, atol=1e-4)
     except RuntimeError:  # shapes that do not fit each other
         return False
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-        plan.body.train()
+        widened.body.train()
 
 
 def rewrite(blocks):
@@ -114,7 +114,7 @@ def rewrite(blocks):
         raise CannotWiden(f"cannot be traced ({error})") from error
     state = Rewrite(blocks, graph)
     for node in list(graph.nodes):
-        getattr(state, node.op)(node)
+        getattr(state, node.op)(node)  # as torch.fx.Interpreter does it
     return state.result()
 
 
@@ -124,25 +124,24 @@ class Rewrite:
     def __init__(self, blocks, graph):
         self.blocks = blocks
         self.graph = graph
-        self.shared = {}  # node: whether its map is the same on all edges
-        self.expanded = {}  # shared node: the node that expands it
+        self.invariant = {}  # node: whether its map is the same on all edges
+        self.expanded = {}  # edge-invariant node: the node that expands it
         self.modules = {}  # name: the module that takes its place
-        self.same = set()
 
     def wide(self, node):
         """The node itself if it is wide, else the one that expands it."""
-        if not self.shared[node]:
+        if not self.invariant[node]:
             return node
         if node not in self.expanded:
             with self.graph.inserting_after(node):
                 new = self.graph.call_function(expand, (node, len(self.blocks)))
-            self.expanded[node], self.shared[new] = new, False
+            self.expanded[node], self.invariant[new] = new, False
         return self.expanded[node]
 
     def placeholder(self, node):
-        if self.shared:
+        if self.invariant:
             raise CannotWiden("takes more than one input")
-        self.shared[node] = True
+        self.invariant[node] = True
 
     def call_module(self, node):
         name, (source,) = node.target, node.all_input_nodes
@@ -152,34 +151,35 @@ class Rewrite:
         layer, kind = parts[0], type(parts[0])
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise CannotWiden(f"has hooks on {name}")
-        if kind in PLAIN or (kind is nn.BatchNorm2d and not layer.affine and self.shared[source]):
+        if kind in PLAIN or (
+            kind is nn.BatchNorm2d and not layer.affine and self.invariant[source]
+        ):
             self.modules[name] = copy.deepcopy(layer)
             if hasattr(layer, "inplace"):
                 self.modules[name].inplace = False  # others may read the same input
-            self.same.add(name)
-            self.shared[node] = self.shared[source]
-        elif kind in CONVS and layer.groups == 1 and self.shared[source]:
-            self.modules[name] = wide_conv(parts, groups=1)  # all edges read the shared map
-            self.shared[node] = False
+            self.invariant[node] = self.invariant[source]
+        elif kind in CONVS and layer.groups == 1 and self.invariant[source]:
+            self.modules[name] = wide_conv(parts, groups=1)  # all edges read one map
+            self.invariant[node] = False
         elif kind in CONVS or kind is nn.BatchNorm2d:
             node.replace_input_with(source, self.wide(source))
             if kind is nn.BatchNorm2d:
                 self.modules[name] = wide_norm(parts)
             else:
                 self.modules[name] = wide_conv(parts, groups=len(parts) * layer.groups)
-            self.shared[node] = False
+            self.invariant[node] = False
         else:
             raise CannotWiden(f"holds a {kind.__name__}")
 
     def call_function(self, node):
         inputs = node.all_input_nodes
-        self.shared[node] = all(self.shared[i] for i in inputs)
+        self.invariant[node] = all(self.invariant[i] for i in inputs)
         if node.target in SUMS:
-            if not self.shared[node]:
+            if not self.invariant[node]:
                 for i in inputs:
                     node.replace_input_with(i, self.wide(i))
         elif node.target is torch.cat and (*node.args[1:], *node.kwargs.values()) == (1,):
-            if not self.shared[node]:
+            if not self.invariant[node]:
                 node.args = ([self.wide(i) for i in node.args[0]], len(self.blocks))
                 node.kwargs, node.target = {}, cat_edges
         elif node.target not in PLAIN_FUNCTIONS and not (
@@ -194,7 +194,7 @@ class Rewrite:
         raise CannotWiden(f"reads its attribute {node.target}")
 
     def output(self, node):
-        if node.args[0] not in self.shared:
+        if node.args[0] not in self.invariant:
             raise CannotWiden("returns more than one map")
 
     def result(self):
@@ -202,14 +202,14 @@ class Rewrite:
         (entry,) = self.graph.find_nodes(op="placeholder")
         (end,) = self.graph.find_nodes(op="output")
         result = end.args[0]
-        shared, norm, norm_name = self.shared[result], None, None
-        if result.op == "call_module" and not shared:
+        invariant, norm = self.invariant[result], None
+        if result.op == "call_module" and not invariant:
             layer = self.modules[result.target]
             if type(layer) is nn.BatchNorm2d and not layer.affine and len(result.users) == 1:
-                norm, norm_name = self.modules.pop(result.target), result.target
-                self._bypass(result, result.args[0])
-        relu = self._strip(entry, lambda n: type(self.modules.get(n.target)) is nn.ReLU)
-        wide = self._strip(entry, lambda n: n.target is expand)
+                norm = layer
+                self._remove(result, result.args[0])
+        relu = self._cut_readers(entry, lambda n: type(self.modules.get(n.target)) is nn.ReLU)
+        wide = self._cut_readers(entry, lambda n: n.target is expand)
 
         root = nn.Module()
         for name, layer in self.modules.items():
@@ -222,25 +222,25 @@ class Rewrite:
             parent.add_module(leaf, layer)
         self.graph.lint()
         body = fx.GraphModule(root, self.graph)
-        return Widened(body, relu, wide, norm, norm_name, shared, self.same)
+        return Widened(body, relu, wide, norm, invariant)
 
-    def _strip(self, entry, test):
-        """Remove the nodes that read the input if all of them pass the test; whether it was so."""
-        users = list(entry.users)
-        if not users or not all(test(user) for user in users):
-            return False
-        for user in users:
-            self.modules.pop(user.target, None)
-            self._bypass(user, entry)
-        return True
+    def _cut_readers(self, entry, is_kind):
+        """Whether all that read the input are of one kind. If so, they are removed."""
+        readers = list(entry.users)
+        found = bool(readers) and all(map(is_kind, readers))
+        for node in readers if found else ():
+            self._remove(node, entry)
+        return found
 
-    def _bypass(self, node, source):
+    def _remove(self, node, source):
+        """Take a node out of the graph, and its module with it: what read it reads `source`."""
+        self.modules.pop(node.target, None)
         node.replace_all_uses_with(source)
         self.graph.erase_node(node)
 
 
 def wide_conv(convs, groups):
-    """k convolutions as one with so many groups; one group reads a shared map."""
+    """k convolutions as one with so many groups; one group reads one map."""
     if convs[0].padding_mode != "zeros":
         raise CannotWiden(f"pads with {convs[0].padding_mode}")
     conv = copy.deepcopy(convs[0])

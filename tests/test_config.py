@@ -1,11 +1,33 @@
-"""The command lines: defaults, --quick, what is refused and how."""
+"""The command lines: defaults, the rule of four sources, what --resume allows, what is refused."""
 
+import argparse
+import contextlib
+import io
+import json
 import os
 
 import pytest
+from conftest import ends_in_one_line
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import genotypes as gt
-from config import QUICK_AUGMENT, QUICK_SEARCH, AugmentConfig, SearchConfig
+from config import AugmentConfig, EvaluateConfig, ExportConfig, PredictConfig, SearchConfig
+
+# what --quick sets, by the README
+QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 12, "threads": 1}
+QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
+# the least that a command line must hold
+RUNS = [(SearchConfig, []), (AugmentConfig, ["--genotype", "PDARTS"])]
+ALL = [*RUNS, (EvaluateConfig, ["x"]), (ExportConfig, ["x"]), (PredictConfig, ["x", "--from", "y"])]
+
+
+def flags_of(config, needed):
+    """{name: the argparse action of a flag}."""
+    return config(needed)._actions
+
+
+# --- defaults -----------------------------------------------------------------------------------
 
 
 def test_search_defaults_are_the_papers():
@@ -29,18 +51,196 @@ def test_augment_defaults_are_the_papers():
     assert {key: getattr(cfg, key) for key in wanted} == wanted
 
 
+@pytest.mark.parametrize(("config", "needed"), ALL)
+def test_help_names_every_default_in_words(config, needed, capsys):
+    with pytest.raises(SystemExit) as caught:
+        config(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "default: None" not in text
+    assert "default: False" not in text
+    assert "SUPPRESS" not in text
+    for name, action in flags_of(config, needed).items():
+        assert f"{action.option_strings[0]} " in text, name
+        if isinstance(action.value, (int, float)) and not isinstance(action.value, bool):
+            assert f"(default: {action.value})" in text, name
+
+
+def test_a_configuration_touches_nothing_on_disk(here):
+    for config, needed in ALL:
+        config(needed)
+    assert os.listdir(here) == []
+
+
+def test_flags_are_values_of_json():
+    for config, needed in ALL:
+        flags = config(needed).flags()
+        assert json.loads(json.dumps(flags)) == flags
+
+
+# --- defaults < --quick < inherited < said ------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("config", "words", "quick"),
-    [(SearchConfig, [], QUICK_SEARCH), (AugmentConfig, ["--genotype", "PDARTS"], QUICK_AUGMENT)],
+    ("config", "needed", "quick"),
+    [(*RUNS[0], QUICK_SEARCH), (*RUNS[1], QUICK_AUGMENT)],
 )
-def test_quick_sets_five_flags_unless_given(config, words, quick):
-    assert set(quick) == {"layers", "init_channels", "batch_size", "epochs", "threads"}
-    plain, cfg = config(words), config(["--quick", *words])
+def test_quick_sets_five_flags_unless_said(config, needed, quick):
+    plain, cfg = config(needed), config(["--quick", *needed])
     changed = {k: v for k, v in cfg.flags().items() if v != plain.flags()[k]}
     assert changed == {**quick, "quick": True}
-    given = config([*words, "--epochs", "50", "--quick", "--layers", "8"])
-    assert (given.epochs, given.layers) == (50, 8)
-    assert given.init_channels == quick["init_channels"]
+    # a default that is said is said
+    said = config([*needed, "--epochs", "50", "--quick", "--layers", "8"])
+    assert (said.epochs, said.layers) == (50, 8)
+    assert said.init_channels == quick["init_channels"]
+
+
+def test_what_was_said_is_known_from_what_was_not():
+    cfg = SearchConfig(["--quick", "--epochs", "12", "--batch_size=32"])
+    assert cfg.said == {"quick": True, "epochs": 12, "batch_size": 32}
+    assert SearchConfig([]).said == {}
+    assert set(cfg.flags()) == set(cfg._actions)
+
+
+def words_for(action):
+    """[(words, value)]: some ways to say a flag."""
+    name = action.option_strings[0]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [([name], True), ([f"--no-{name[2:]}"], False)]
+    if action.nargs == 0:
+        return [([name], True)]
+    said = []
+    for text in map(str, action.choices or ("0.01", "0.75", "3", "2", "skip_connect")):
+        with contextlib.suppress(ValueError, argparse.ArgumentTypeError):
+            value = action.type(text) if action.type else text
+            said.append(([name, text], [value, value] if action.nargs == "+" else value))
+    return said
+
+
+@st.composite
+def four_sources(draw):
+    """(configuration, command line, what it says, flags of an earlier run)."""
+    config, needed = draw(st.sampled_from(RUNS))
+    ways = {
+        name: words_for(action)
+        for name, action in flags_of(config, needed).items()
+        if action.keep != "never"
+    }
+    names = st.sets(st.sampled_from(sorted(ways)))
+    # the command line is checked by itself: no --w_lr_min above the default of --w_lr
+    chosen = {name: draw(st.sampled_from(ways[name])) for name in draw(names) - {"w_lr_min"}}
+    if config is AugmentConfig:
+        chosen["genotype"] = needed, needed[1]
+    words = [word for words, _ in draw(st.permutations(list(chosen.values()))) for word in words]
+    inherited = {name: draw(st.sampled_from(ways[name]))[1] for name in draw(names) - {"quick"}}
+    return config, words, {name: value for name, (_, value) in chosen.items()}, inherited
+
+
+@settings(deadline=None, max_examples=150)
+@given(four_sources())
+def test_said_beats_inherited_beats_quick_beats_default(sources):
+    config, words, said, inherited = sources
+    cfg = config(words)
+    assert cfg.said == said
+    quick = {SearchConfig: QUICK_SEARCH, AugmentConfig: QUICK_AUGMENT}[config]
+    for earlier in ({}, inherited):
+        cfg.inherit({**earlier, "a flag that is gone": 1})
+        for name, action in cfg._actions.items():
+            wanted = action.value
+            if "quick" in said and name in quick:
+                wanted = quick[name]
+            if name in earlier:
+                wanted = earlier[name]
+            if name in said:
+                wanted = said[name]
+            assert getattr(cfg, name) == wanted, name
+        assert cfg.said == said
+        assert not hasattr(cfg, "a flag that is gone")
+
+
+# --- marks --------------------------------------------------------------------------------------
+
+
+def group_of(config, needed, title):
+    (group,) = [g for g in config(needed)._parser._action_groups if g.title == title]
+    return {action.dest: action for action in group._group_actions}
+
+
+def test_every_flag_says_whether_it_may_change():
+    """A flag is free if the result does not depend on it: think twice before you add one here."""
+    of_one_call = {"name", "resume", "overwrite"}
+    free = {
+        "quiet", "print_freq", "device", "gpus", "threads", "workers", "layout", "cuda_graphs",
+        "data_path", "cache_gb",
+    }  # fmt: skip
+    for (config, needed), more in zip(RUNS, ({"max_madds"}, set()), strict=True):
+        actions = flags_of(config, needed)
+        assert {a.keep for a in actions.values()} == {"fixed", "free", "never"}
+        assert {n for n, a in actions.items() if a.keep == "never"} == of_one_call
+        assert {n for n, a in actions.items() if a.keep == "free"} == free | more
+        # every flag but --help is one of ours
+        assert {a.dest for a in config(needed)._parser._actions} - {"help"} == set(actions)
+
+
+def test_every_flag_says_whether_a_training_inherits_it():
+    for config, needed in RUNS:
+        actions = flags_of(config, needed)
+        assert {a.inherit for a in actions.values()} == {None, "network", "images"}
+        # whatever says what the images are; a portion of them, and cutout, each run chooses itself
+        data = group_of(config, needed, "data")
+        own = {name for name, action in data.items() if action.inherit != "images"}
+        assert own == {"subset", "cutout_length"}
+        of_images = {n for n, a in actions.items() if a.inherit == "images"}
+        assert of_images == set(data) - own | {"label_smoothing", "class_weights"}
+    search, training = (flags_of(*run) for run in RUNS)
+    network = {name for name, action in training.items() if action.inherit == "network"}
+    assert network == {
+        "genotype", "init_channels", "layers", "stem", "stem_multiplier", "aux_weight",
+    }  # fmt: skip
+    # a supernet is smaller than what is trained, but has the same stem
+    assert {n for n, a in search.items() if a.inherit == "network"} == {"stem", "stem_multiplier"}
+    for name in set(search) & set(training) - {"init_channels", "layers"}:
+        assert search[name].inherit == training[name].inherit, name
+        assert search[name].keep == training[name].keep, name
+
+
+@pytest.mark.parametrize(("config", "needed"), RUNS)
+def test_resuming_refuses_another_value_of_a_fixed_flag_and_takes_a_free_one(config, needed, here):
+    saved = config(needed).flags()
+    resume = ["--name", "x", "--resume"]
+    plain = config(resume)
+    plain.resume_from(saved)
+    assert plain.flags() == {**saved, "name": "x", "resume": True}
+
+    def resumed(words):
+        cfg = config([*resume, *words])
+        cfg.resume_from(saved)
+        return cfg
+
+    for name, action in flags_of(config, needed).items():
+        if action.keep == "never":
+            continue
+        words, value = next(way for way in words_for(action) if way[1] != saved[name])
+        if action.keep == "free":
+            assert getattr(resumed(words), name) == value
+            continue
+        text = ends_in_one_line(resumed, words)
+        assert f"--{name} was {saved[name]} in that run and cannot change now" in text
+        if action.nargs is None and saved[name] is not None:  # saying what was is no change
+            text = ",".join(saved[name]) if name == "primitives" else str(saved[name])
+            assert getattr(resumed([action.option_strings[0], text]), name) == saved[name]
+
+
+def test_a_resumed_run_has_the_flags_that_were_saved():
+    saved = SearchConfig(["--name", "y", "--quick", "--alpha_lr", "0.01", "--overwrite"]).flags()
+    cfg = SearchConfig(["--name", "x", "--resume", "--workers", "1"])
+    cfg.resume_from({**saved, "a flag that is gone": 1})
+    assert (cfg.alpha_lr, cfg.epochs, cfg.workers) == (0.01, QUICK_SEARCH["epochs"], 1)
+    # these belong to one call
+    assert (cfg.name, cfg.resume, cfg.overwrite) == ("x", True, False)
+
+
+# --- forms of a flag ----------------------------------------------------------------------------
 
 
 def test_primitives_by_list_and_by_preset():
@@ -48,6 +248,35 @@ def test_primitives_by_list_and_by_preset():
     assert SearchConfig(["--primitives", "none, skip_connect"]).primitives == [
         "none", "skip_connect",
     ]  # fmt: skip
+
+
+def test_one_input_size_is_a_square():
+    assert SearchConfig(["--input_size", "32"]).input_size == [32, 32]
+    assert SearchConfig(["--input_size", "32", "48"]).input_size == [32, 48]
+    assert "--input_size takes H and W" in ends_in_one_line(
+        SearchConfig, ["--input_size", "1", "2", "3"]
+    )
+
+
+def test_a_folder_as_data_set_is_a_data_path(here):
+    (here / "pets").mkdir()
+    (here / "others").mkdir()
+    cfg = SearchConfig(["--dataset", "pets"])
+    assert (cfg.dataset, cfg.data_path) == ("folder", str(here / "pets"))
+    assert SearchConfig(["--dataset", "pets", "--data_path", "pets"]).dataset == "folder"
+    text = ends_in_one_line(SearchConfig, ["--dataset", "pets", "--data_path", "others"])
+    assert "give one of them" in text
+    # images may be moved, also when the name of their folder is said again
+    saved = cfg.flags()
+    moved = SearchConfig(["--name", "x", "--resume", "--dataset", "others"])
+    moved.resume_from(saved)
+    assert moved.data_path == str(here / "others")
+    # a data set by name is no folder, even if there is one of its name
+    (here / "digits").mkdir()
+    assert SearchConfig(["--dataset", "digits"]).dataset == "digits"
+
+
+# --- what is refused ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,68 +287,92 @@ def test_primitives_by_list_and_by_preset():
         "--order 3", "--layers 0", "--n_nodes 0", "--seed -1", "--workers -1", "--cutout_length -1",
         "--name a/b", "--name ..", "--name .", "--device tpu", "--epoch 3", "--w_lr_min 0.1",
         "--resume", "--name a --resume --overwrite", "--print_freq 0", "--primitives skip_connect,",
+        "--subset 0", "--subset 1.1", "--cache_gb -1", "--input_size 0", "--k 6",
     ],
 )  # fmt: skip
-def test_wrong_flags_end_in_one_line_with_exit_code_2(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        SearchConfig(words.split())
-    assert caught.value.code == 2
-    text = capsys.readouterr().err
+def test_wrong_flags_end_in_one_line_with_exit_code_2(words, here):
+    text = ends_in_one_line(SearchConfig, words.split())
     assert text.startswith("search.py: ")
-    assert text.count("\n") == 1
     assert words.split()[0].lstrip("-") in text or "--resume" in words
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--evaluate", "x", "--resume", "--name", "x"], ["--evaluate", "x", "--lr", "1"]]
+    ("config", "words", "message"),
+    [
+        (AugmentConfig, "", "--genotype is needed"),
+        (AugmentConfig, "--resume --genotype PDARTS", "--resume needs --name"),
+        (EvaluateConfig, "", "the following arguments are required: RUN"),
+        (EvaluateConfig, "x --lr 1", "unrecognized arguments: --lr 1"),
+        (EvaluateConfig, "x --seed 1", "unrecognized arguments: --seed 1"),
+        (EvaluateConfig, "x --genotype PDARTS", "unrecognized arguments: --genotype"),
+        (PredictConfig, "", "required: PATH, --from"),
+        (PredictConfig, "x.png", "required: --from"),
+        (PredictConfig, "--from x", "required: PATH"),
+        (PredictConfig, "x.png --from x --workers 1", "unrecognized arguments: --workers 1"),
+        (ExportConfig, "", "required: RUN"),
+        (ExportConfig, "x --format tflite", "argument --format: invalid choice: 'tflite'"),
+        (ExportConfig, "x --device cpu", "unrecognized arguments: --device cpu"),
+        (ExportConfig, "x --out no/x", "'no/x': there is no folder no"),
+        (PredictConfig, "x.png --from x --out .", "'.' is no file; name one"),
+    ],
 )
-def test_augment_says_what_it_needs(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        AugmentConfig(words)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_a_command_says_what_it_needs_and_what_it_does_not_take(config, words, message, here):
+    text = ends_in_one_line(config, words.split())
+    assert text.startswith(f"{config.PROG}: ")
+    assert message in text
 
 
-def test_help_names_every_default_in_words(capsys):
-    for config in (SearchConfig, AugmentConfig):
-        with pytest.raises(SystemExit) as caught:
-            config(["--help"])
-        assert caught.value.code == 0
-        text = capsys.readouterr().out
-        assert "default: None" not in text
-        assert "default: False" not in text
-        assert "(default: 0.025)" in text
-
-
-def test_saved_flags_take_the_place_of_defaults_and_bind(capsys):
-    saved = SearchConfig(["--name", "x", "--quick", "--alpha_lr", "0.01"]).flags()
-    cfg = SearchConfig(["--name", "x", "--resume", "--workers", "1"], saved)
-    assert cfg.alpha_lr == 0.01
-    assert cfg.epochs == QUICK_SEARCH["epochs"]
-    assert cfg.resume
-    assert cfg.workers == 1
-    with pytest.raises(SystemExit):
-        SearchConfig(["--name", "x", "--resume", "--layers", "9"], saved)
-    assert "--layers was 4 in that run and cannot change now" in capsys.readouterr().err
-
-
-def test_a_configuration_touches_nothing_on_disk(here):
-    SearchConfig(["--name", "x"])
-    AugmentConfig(["--genotype", "searchs/x", "--name", "x"])
-    assert os.listdir(".") == []
-
-
-def test_what_was_given_is_known_from_what_was_not(here):
-    cfg = SearchConfig(["--quick", "--epochs", "12", "--batch_size=32"])
-    assert cfg.given() == {"quick", "epochs", "batch_size"}
-    assert "batch_size" not in SearchConfig(["--quick"]).given()
-    assert "_argv" not in cfg.flags()
+def test_out_is_a_file_in_a_folder_that_exists(here):
+    (here / "there").mkdir()
+    for out in ("a.csv", "there/a.csv", str(here / "there" / "b")):
+        assert ExportConfig(["x", "--out", out]).out == out
+    for out, why in (
+        ("", "'' is no file; name one"),
+        ("there", "'there' is no file; name one"),
+        ("there/", "'there/' is no file; name one"),
+        ("nothere/a.csv", "'nothere/a.csv': there is no folder nothere"),
+    ):
+        assert f"argument --out: {why}" in ends_in_one_line(ExportConfig, ["x", "--out", out])
 
 
 @pytest.mark.parametrize(
     ("word", "near"), [("--quikc", "--quick"), ("--batch-size", "--batch_size")]
 )
-def test_a_misspelt_flag_is_put_right(word, near, capsys):
+def test_a_misspelt_flag_is_put_right(word, near, here):
+    assert f"did you mean {near}?" in ends_in_one_line(SearchConfig, [word])
+
+
+def test_no_flag_may_be_shortened(here):
+    assert "unrecognized arguments: --epoch 3; did you mean --epochs?" in ends_in_one_line(
+        SearchConfig, ["--epoch", "3"]
+    )
+
+
+def test_help_goes_to_the_terminal_and_not_to_stderr():
+    with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit):
+        SearchConfig(["--help"])
+    assert err.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--order 1 --eps 0.1", "--eps belongs to the second order"),
+        ("--order 1 --hessian none", "--hessian belongs to the second order"),
+        ("--order 1 --no-reuse_gradient", "--reuse_gradient belongs to the second order"),
+        ("--hessian none --eps 0.1", "--eps belongs to a difference; --hessian none takes none"),
+        ("--hessian exact --compile", "--hessian exact goes backward twice, which --compile"),
+        ("--hessian exact --checkpoint_cells", "backward twice, which --checkpoint_cells cannot"),
+        ("--hessian central", "invalid choice: 'central'"),
+        ("--eps 0", "'0' is not a number above 0"),
+    ],
+)
+def test_flags_of_alphas_gradient_that_do_nothing_are_refused(capsys, words, message):
     with pytest.raises(SystemExit):
-        SearchConfig([word])
-    assert f"did you mean {near}?" in capsys.readouterr().err
+        SearchConfig(words.split())
+    assert message in capsys.readouterr().err
+
+
+def test_the_papers_gradient_is_one_flag_each_away():
+    cfg = SearchConfig(["--eps", "0.01", "--no-reuse_gradient"])
+    assert (cfg.hessian, cfg.eps, cfg.reuse_gradient) == ("difference", 0.01, False)

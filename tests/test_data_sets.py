@@ -1,29 +1,123 @@
-"""Data sets by name: the table, the ones that torchvision names otherwise, other sizes."""
+"""Data sets by name: the table, how each is opened, other sizes, augmentation, the options."""
 
 import importlib.util
+import json
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import FAST_AUGMENT, FAST_SEARCH
+from data_helpers import keep_findings, options  # noqa: F401, a fixture
 from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
 
-import augment
 import config
-import search
 import utils
 from data_sets import loaders, named, transforms
+from data_sets.options import DataOptions
+
+ROOT = Path(__file__).parent.parent
+
+# --- the table ----------------------------------------------------------------------------------
 
 
-class Stub:
+def test_digits():
+    train, test = named.Digits(True), named.Digits(False)
+    assert (len(train), len(test)) == (1437, 360)
+    image, y = train[0]
+    assert image.shape == (1, 8, 8)
+    assert image.dtype == torch.uint8
+    assert y == 0
+    counts = np.bincount(train.targets) + np.bincount(test.targets)
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    pixels = train.pixels.double() / 255
+    spec = named.spec("digits")
+    assert pixels.mean().item() == pytest.approx(spec.mean[0], abs=1e-4)
+    assert pixels.std().item() == pytest.approx(spec.std[0], abs=1e-4)
+
+
+def test_the_table_loads_no_torch_and_is_what_the_flag_knows():
+    code = "import sys, data_sets.named, data_sets.options; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert named.NAMES == (*named.DATA_SETS, "folder", "imagenet") == config.DATA_SETS
+
+
+@pytest.mark.parametrize("name", named.DATA_SETS)
+def test_a_row_of_the_table(name):
+    row = named.DATA_SETS[name]
+    assert row.spec.name == name
+    assert named.DataSpec.from_dict(json.loads(json.dumps(row.spec.to_dict()))) == row.spec
+    assert transforms.augmentation(row.augment, row.spec.size)
+    assert bool(row.file) == (name != "digits")
+    files = [row.file for row in named.DATA_SETS.values()]
+    assert len(set(files)) == len(files) == 8
+
+
+def test_a_data_set_more_is_a_row_more(monkeypatch):
+    class Pair:
+        targets = [0, 1] * 4
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return Image.new("RGB", (6, 5), (index, 0, 0)), self.targets[index]
+
+    spec = named.DataSpec("pairs", 3, (5, 6), ("even", "odd"), (0.5,) * 3, (0.25,) * 3)
+    row = named.NamedDataSet(spec, lambda data_path, train: Pair(), augment="light")
+    monkeypatch.setitem(named.DATA_SETS, "pairs", row)
+    data = loaders.augment_data(options(dataset="pairs", batch_size=4, workers=0))
+    assert (data.spec, data.class_counts) == (spec, (4, 4))
+    assert data.spec.describe() == "colour 5x6"
+    X, y = next(iter(data.val))
+    assert y.tolist() == [0, 1, 0, 1]
+    assert X[3, 0, 0, 0].item() == pytest.approx((3 / 255 - 0.5) / 0.25)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    for call in (
+        lambda: named.load_split("cifar11", "unused", True),
+        lambda: named.spec("cifar11"),
+    ):
+        with pytest.raises(
+            ValueError, match="'cifar11': there is no such folder .* digits, mnist, fashion"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("name", [name for name in named.DATA_SETS if name != "digits"])
+def test_offline_says_which_file_to_put_where(name, monkeypatch):
+    row = named.DATA_SETS[name]
+    for error in (urllib.error.URLError("no route"), RuntimeError("no route\nat all"), OSError()):
+
+        def fails(*args, error=error):
+            raise error
+
+        monkeypatch.setitem(named.DATA_SETS, name, row._replace(open=fails))
+        with pytest.raises(OSError, match=f"{name} is not in my_data and cannot be dow") as caught:
+            named.load_split(name, "my_data", True)
+        assert row.file in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_names_of_classes_are_torchvisions():
+    classes = {name: row.spec.classes for name, row in named.DATA_SETS.items()}
+    assert classes["kmnist"] == tuple(datasets.KMNIST.classes)
+    assert classes["emnist"] == tuple(datasets.EMNIST.classes_split_dict["balanced"])
+    assert classes["fashionmnist"] == tuple(datasets.FashionMNIST.classes)
+    assert list(classes["cifar100"]) == sorted(classes["cifar100"])
+
+
+class Hundred:
     """Stands for CIFAR-100: five images of every class, in order."""
 
-    def __init__(self, root, train, download):
-        rng = np.random.default_rng(0 if train else 1)
+    def __init__(self):
         self.targets = [y for y in range(100) for _ in range(5)]
-        self.images = rng.integers(0, 256, (500, 32, 32, 3), dtype=np.uint8)
+        self.images = np.random.default_rng(0).integers(0, 256, (500, 32, 32, 3), dtype=np.uint8)
 
     def __len__(self):
         return 500
@@ -32,30 +126,16 @@ class Stub:
         return Image.fromarray(self.images[index]), self.targets[index]
 
 
-def test_the_flag_names_what_there_is():
-    assert (*named.SPECS, *named.FOLDERS) == config.DATA_SETS
-
-
-def test_names_of_classes_are_torchvisions():
-    assert named.SPECS["kmnist"].classes == tuple(datasets.KMNIST.classes)
-    balanced = datasets.EMNIST.classes_split_dict["balanced"]
-    assert named.SPECS["emnist"].classes == tuple(balanced)
-    fashion = tuple(datasets.FashionMNIST.classes)
-    assert named.SPECS["fashionmnist"].classes == fashion
-    assert list(named.SPECS["cifar100"].classes) == sorted(named.SPECS["cifar100"].classes)
-
-
-def test_a_hundred_classes_through_both_programs(here, monkeypatch):
-    monkeypatch.setitem(named._TORCHVISION, "cifar100", (Stub, "f"))
-    words = ["--dataset", "cifar100", "--workers", "0", "--input_size", "8", "--epochs", "1"]
-    search.main([*FAST_SEARCH, *words, "--batch_size", "200", "--name", "s"])
-    augment.main([*FAST_AUGMENT, *words, "--batch_size", "500", "--genotype", "searchs/s"])
-    for path in ("searchs/s", "augments/s"):
-        state = torch.load(f"{path}/checkpoint.pt", weights_only=True)
-        heads = [v for k, v in state["model"].items() if k.endswith("linear.weight")]
-        assert heads
-        assert all(head.shape[0] == 100 for head in heads)
-        assert state["data"]["size"] == [8, 8]
+def test_a_hundred_classes(monkeypatch):
+    row = named.DATA_SETS["cifar100"]._replace(open=lambda data_path, train: Hundred())
+    monkeypatch.setitem(named.DATA_SETS, "cifar100", row)
+    asked = options(dataset="cifar100", workers=0, input_size=[8, 8], batch_size=200)
+    for data in (loaders.search_data(asked), loaders.augment_data(asked)):
+        assert len(data.spec.classes) == 100
+        assert data.class_counts == (5,) * 100
+        X, y = next(iter(data.train))
+        assert X.shape == (200, 3, 8, 8)
+        assert y.max() > 90
 
 
 def test_svhn_needs_scipy_and_says_so(monkeypatch):
@@ -86,34 +166,42 @@ def test_svhn_and_emnist_are_opened_as_torchvision_wants(monkeypatch):
         assert np.array_equal(np.asarray(kwargs["transform"](image)), np.asarray(image).T)
 
 
-@pytest.mark.parametrize("size", [[6], [30, 20]])
+@pytest.mark.parametrize("size", [[6, 6], [30, 20]])
 def test_digits_at_another_size_and_in_colour(size):
-    H, W = size[0], size[-1]
-    options = named.Options(in_channels=3, input_size=[H, W])
-    data = loaders.augment_data("digits", "", 64, options=options)
+    H, W = size
+    asked = options(in_channels=3, input_size=size)
+    data = loaders.augment_data(asked)
     assert data.spec.size == (H, W)
-    for loader in (data.train, data.held):
+    for loader in (data.train, data.val):
         X, _ = next(iter(loader))
         assert X.shape == (64, 3, H, W)
         assert torch.equal(X[:, 0], X[:, 2])
-    assert loaders.search_data("digits", "", 64, 0.5, 0, options=options).spec == data.spec
+    assert loaders.search_data(asked).spec == data.spec
+    assert data.train.num_workers == 0
 
 
 def test_subset_of_a_data_set_by_name():
     parts = [
-        loaders.search_data("digits", "", 16, 0.5, seed, options=named.Options(subset=0.1))
-        for seed in (0, 0, 1)
+        loaders.search_data(options(subset=0.1, batch_size=16, seed=seed)) for seed in (0, 0, 1)
     ]
-    chosen = [{*d.train.dataset.indices, *d.val.dataset.indices} for d in parts]
+
+    def images(*loaders):  # which ones of the training split
+        halves = [loader.dataset.dataset for loader in loaders]
+        return {half.dataset.indices[i] for half in halves for i in half.indices}
+
+    chosen = [images(data.train, data.alpha) for data in parts]
     assert chosen[0] == chosen[1] != chosen[2]
     targets = np.array(named.Digits(True).targets)
     counts = np.bincount(targets[sorted(chosen[0])])
     assert counts.tolist() == [round(0.1 * n) for n in np.bincount(targets)]
     assert parts[0].class_counts == tuple(counts)
-    assert not set(parts[0].train.dataset.indices) & set(parts[0].val.dataset.indices)
-    trained = loaders.augment_data("digits", "", 16, options=named.Options(subset=0.1))
-    assert set(trained.train.dataset.indices) == chosen[0]
-    assert len(trained.held.dataset) == 360
+    assert not images(parts[0].train) & images(parts[0].alpha)
+    trained = loaders.augment_data(options(subset=0.1, batch_size=16, seed=0))
+    assert set(trained.train.dataset.dataset.indices) == chosen[0]
+    assert len(trained.val.dataset) == 360
+
+
+# --- augmentation -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("C_in", [1, 3])
@@ -121,10 +209,10 @@ def test_subset_of_a_data_set_by_name():
 @pytest.mark.parametrize("kind", ["none", "light", "cifar", "digits", "trivial"])
 def test_every_augmentation_on_grey_and_colour(kind, size, C_in):
     torch.manual_seed(0)
-    about = named.DataSpec("d", C_in, size, ("a", "b"), (0.5,) * C_in, (0.5,) * C_in)
+    spec = named.DataSpec("d", C_in, size, ("a", "b"), (0.5,) * C_in, (0.5,) * C_in)
     image = torch.randint(256, (C_in, *size), dtype=torch.uint8)
     views = [
-        [transforms.transforms(about, True, 0, kind, hflip)(image) for _ in range(20)]
+        [transforms.transforms(spec, True, 0, kind, hflip)(image) for _ in range(20)]
         for hflip in (None, True, False)
     ]
     for same in views:
@@ -137,15 +225,24 @@ def test_every_augmentation_on_grey_and_colour(kind, size, C_in):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "mirrored"),
-    [("digits", "digits", False), ("svhn", "digits", False), ("cifar100", "cifar", True),
-     ("fashionmnist", "light", True), ("folder", "cifar", True)],
-)  # fmt: skip
-def test_what_auto_chooses_is_said(name, kind, mirrored):
-    found, note = transforms.chosen(name, named.Options())
-    assert found == kind
-    assert f"augmentation {kind} (chosen" in note
-    assert ("not mirrored" in note) != mirrored
+    ("dataset", "kind", "mirrored"),
+    [
+        ("digits", "digits", False),
+        ("svhn", "digits", False),
+        ("cifar100", "cifar", True),
+        ("fashionmnist", "light", True),
+        ("folder", "cifar", True),
+    ],
+)
+def test_what_auto_chooses_is_logged(dataset, kind, mirrored, caplog):
+    assert transforms.pick_augmentation(options(dataset=dataset)) == kind
+    assert f"augmentation {kind} (chosen" in caplog.text
+    assert ("not mirrored" in caplog.text) != mirrored
+    assert ("--no-hflip" in caplog.text) == mirrored
+    other = options(dataset=dataset, augment="trivial", hflip=not mirrored)
+    assert transforms.pick_augmentation(other) == "trivial"
+    assert "augmentation trivial (asked)" in caplog.messages[-1]
+    assert ("not mirrored" in caplog.messages[-1]) == mirrored
 
 
 @pytest.mark.parametrize(("kind", "part"), [("light", 14), ("cifar", 8)])
@@ -163,20 +260,33 @@ def test_cutout_is_half_the_side_and_none_for_large_images():
     assert transforms.default_cutout((224, 224)) == 0
 
 
+def test_cutout_without_a_flag_is_half_the_side():
+    for length, wanted in ((None, 4), (0, 0), (3, 3)):
+        assert loaders.augment_data(options(cutout_length=length)).cutout_length == wanted
+
+
+# --- the flags ----------------------------------------------------------------------------------
+
+
 def test_every_flag_of_the_data_group_reaches_the_options():
     words = (
-        "--in_channels 1 --input_size 7 --test_portion 0.3 --bad_images skip --subset 0.5 "
-        "--augment trivial --no-hflip --cache_gb 0.25"
+        "--dataset mnist --data_path there --in_channels 1 --input_size 7 --test_portion 0.3 "
+        "--bad_images skip --subset 0.5 --augment trivial --no-hflip --cutout_length 2 "
+        "--cache_gb 0.25 --batch_size 6 --workers 3 --seed 9 --val_portion 0.4"
     )
     cfg = config.SearchConfig(words.split())
-    saved = named.SPECS["digits"]
-    own, other = "searchs/.images.json", "augments/.images.json"
-    assert named.Options.of(cfg, saved.to_dict()) == named.Options(
-        1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 0.25, saved, (own, other)
-    )
-    defaults = named.Options.of(config.AugmentConfig(["--genotype", "DARTS_V2"]))
-    assert defaults == named.Options(notebooks=(other, own))
-    # and the training of the found cell takes them over, but for the share
+    spec = named.spec("digits")
+    got = DataOptions.from_config(cfg, spec, ["a.json"], may_shrink_batch=True, pin_memory=True)
+    assert got == DataOptions(
+        "mnist", "there", 1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 2, 0.25, 6, 3, 9, 0.4,
+        spec, ("a.json",), True, True,
+    )  # fmt: skip
+    training = config.AugmentConfig(["--genotype", "DARTS_V2"])
+    defaults = DataOptions.from_config(training)
+    assert (defaults.val_portion, defaults.cutout_length, defaults.cache_files) == (None, None, ())
+    with pytest.raises(TypeError, match="missing"):
+        DataOptions.from_config(object())
+    # and the training of the found cell takes them over, but for the subset
     words = ["--genotype", "DARTS_V2", "--stem", "imagenet"]
     training = config.AugmentConfig(words, taken=config.data_flags(cfg.flags()))
     for flag in ("in_channels", "input_size", "test_portion", "bad_images", "augment", "hflip"):
@@ -206,8 +316,8 @@ def test_a_folder_is_named_by_its_path_and_may_move(here):
     assert config.SearchConfig(words, cfg.flags()).data_path == str(here / "moved")
     with pytest.raises(SystemExit):
         config.SearchConfig(["--dataset", "pets", "--data_path", "moved"])
-    assert loaders.subject("folder", "a/my pets (2)/") == "my-pets-2"
-    assert loaders.subject("cifar10", "data") == "cifar10"
+    assert loaders.default_run_name("folder", "a/my pets (2)/") == "my-pets-2"
+    assert loaders.default_run_name("cifar10", "data") == "cifar10"
 
 
 def test_the_loss_without_flags_is_plain_cross_entropy():

@@ -1,47 +1,65 @@
-"""evaluate.py scores a trained network from its folder alone."""
+"""evaluate.py: the scores of a trained network, once more."""
 
-import re
+import os
+import shutil
 import subprocess
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from conftest import ends_in_one_line, lines, run_in
+import torch
+from apple import on_apple
+from conftest import CPU, TINY_AUGMENT, checkpoint_of, ends_in_one_line, lines, run_in
+from data_helpers import make
 
+import augment
 import evaluate
+import utils
+from config import EvaluateConfig
+from data_sets import image_files
 from models import ops
+from tracking import trained_network
 
 
 @pytest.fixture
-def trained(finished_augment, monkeypatch):
-    """The current folder holds searchs/s and augments/a."""
+def there(finished_augment, monkeypatch):
+    """The folder that holds augments/a is the current one."""
     monkeypatch.chdir(finished_augment[0])
+    return finished_augment[0]
 
 
-def test_it_needs_no_flag_and_agrees_with_training(trained, finished_augment):
-    folder, _ = finished_augment
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder with pets/, images in three parts, and augments/p, trained on them."""
+    folder = tmp_path_factory.mktemp("pets")
+    make(folder / "pets", ("train", "val", "test"), n=4)
+    words = ["--dataset", "pets", "--genotype", "PDARTS", "--batch_size", "4", "--epochs", "1"]
+    run_in(folder, augment.main, [*TINY_AUGMENT, *words, "--name", "p"])
+    return folder
+
+
+def test_both_checkpoints_score_what_their_training_logged(there, capsys):
     records = {r["epoch"]: r for r in lines("augments/a/metrics.jsonl") if r["phase"] == "val"}
-    run, best, last = "augments/a", "augments/a/best.pt", "augments/a/checkpoint.pt"
-    for path, scored in ((run, [last, best]), (best, [best]), (last, [last])):
-        out = run_in(folder, evaluate.main, [path])
-        assert [line.split(",")[0] for line in out.splitlines()] == scored
-        for line in out.splitlines():
-            epoch = int(re.search(r"epoch (\d+)", line)[1])
-            assert "digits test split" in line
-            shown = re.findall(r"top1 ([\d.]+)%", line)
-            assert shown == [f"{100 * records[epoch]['top1']:.2f}"] * 2
-            assert f"loss {records[epoch]['loss']:.4f}" in line
-    assert "epoch 2," in run_in(folder, evaluate.main, [last])
+    tree = sorted(Path().rglob("*"))
+    last, best = "augments/a/checkpoint.pt", "augments/a/best.pt"
+    for run, paths in (("augments/a", [last, best]), (best, [best]), (last, [last])):
+        found = evaluate.main([run])
+        said = capsys.readouterr().out.splitlines()
+        assert len(found) == len(said) == len(paths)
+        for path, result, line in zip(paths, found, said, strict=True):
+            epoch = torch.load(path, weights_only=True)["epoch"]
+            record = records[epoch]
+            for name in ("loss", "top1", "top5"):
+                assert result[name] == pytest.approx(record[name], rel=1e-5)
+            assert line == (
+                f"{path}, epoch {epoch}, digits test split: top1 {record['top1']:.2%} top5 "
+                f"{record['top5']:.2%} loss {record['loss']:.4f} (training logged top1 "
+                f"{record['top1']:.2%})"
+            )
+    assert sorted(Path().rglob("*")) == tree  # nothing is written
 
 
-def test_its_flags_leave_the_result_alone(trained):
-    words = ["--batch_size", "7", "--device", "cpu", "--workers", "0"]
-    for plain, other in zip(
-        evaluate.main(["augments/a"]), evaluate.main(["augments/a", *words]), strict=True
-    ):
-        assert (plain["top1"], plain["top5"]) == (other["top1"], other["top5"])
-        assert plain["loss"] == pytest.approx(other["loss"], rel=1e-5)
-
-
-def test_the_last_line_of_a_training_is_a_command_that_runs(trained, finished_augment):
+def test_the_last_line_of_a_training_is_a_command_that_runs(there, finished_augment):
     _, out = finished_augment
     command = out.strip().splitlines()[-1]
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
@@ -49,29 +67,101 @@ def test_the_last_line_of_a_training_is_a_command_that_runs(trained, finished_au
     assert "training logged top1" in done.stdout
 
 
+def test_the_score_does_not_depend_on_how_it_is_computed(there):
+    (wanted,) = evaluate.main(["augments/a/checkpoint.pt"])
+    words = ["--batch_size", "7", "--workers", "0", "--device", "cpu"]
+    (found,) = evaluate.main(["augments/a/checkpoint.pt", *words])
+    for name in ("loss", "top1", "top5"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-4)
+
+
+def test_every_part_is_scored_and_each_image_decoded_once(pets, monkeypatch, capsys):
+    monkeypatch.chdir(pets)
+    read, decoded = image_files.read, Counter()
+
+    def count(path, *args):
+        decoded[os.path.relpath(path)] += 1
+        return read(path, *args)
+
+    monkeypatch.setattr(image_files, "read", count)
+    found = evaluate.main(["augments/p"])
+    scored = [str(path) for part in ("val", "test") for path in Path("pets", part).rglob("*.png")]
+    assert len(scored) == 16
+    assert decoded == Counter(scored)  # once for both checkpoints, and no training image
+
+    said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        f"augments/p/{name}.pt, epoch 1, pets {part} split"
+        for name in ("checkpoint", "best")
+        for part in ("val", "test")
+    ]
+    # what is returned is the score on D/val, as logged after every epoch
+    val = [r for r in lines("augments/p/metrics.jsonl") if r["phase"] == "val"][-1]
+    for result in found:
+        assert result["loss"] == pytest.approx(val["loss"], rel=1e-5)
+
+
+def test_images_that_were_moved_are_found_by_data_path(pets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pets / "pets", "elsewhere")
+    shutil.copytree(pets / "augments", "augments")
+    state = checkpoint_of("augments/p")
+    state["flags"]["data_path"] = str(tmp_path / "pets")
+    torch.save(state, "moved.pt")
+    text = ends_in_one_line(evaluate.main, ["moved.pt"])
+    assert f"evaluate.py: {tmp_path / 'pets'} is no folder of images" in text
+    assert "--data_path says where they are now" in text
+    (found,) = evaluate.main(["moved.pt", "--data_path", "elsewhere"])
+    assert found["top1"] == pytest.approx(state["top1"])
+
+
+def test_the_images_are_those_of_the_training_unless_said(there):
+    trained = trained_network.load("augments/a/checkpoint.pt")
+    trained.flags.update(workers=3, cache_gb=0.5, subset=0.3, test_portion=0.4, data_path="there")
+
+    def options(*words):
+        return evaluate.data_options(EvaluateConfig(["augments/a", *words]), trained, CPU)
+
+    plain = options()
+    assert plain.known_spec == trained.spec
+    assert (plain.dataset, plain.data_path, plain.test_portion) == ("digits", "there", 0.4)
+    assert (plain.cache_gb, plain.workers, plain.batch_size) == (0.5, None, 96)
+    words = "--data_path here --cache_gb 0 --workers 1 --batch_size 5"
+    assert options(*words.split()) == plain._replace(
+        data_path="here", cache_gb=0, workers=1, batch_size=5
+    )
+
+
+def test_apples_gpus_have_no_float64(there):
+    trained = trained_network.load("augments/a/checkpoint.pt")
+    loader = [(torch.rand(4, 1, 8, 8), torch.tensor([1, 2, 3, 4]))]
+    plain, apple = (
+        utils.evaluate(lambda X, kind=kind: kind(trained.net(X)[0]), loader, CPU)
+        for kind in (torch.Tensor, on_apple)
+    )
+    assert [plain[name] for name in ("loss", "top1")] == [apple[name] for name in ("loss", "top1")]
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("run", "message"),
     [
-        ("", "the following arguments are required: RUN"),
-        ("augments/none", "augments/none"),
-        ("searchs/s", "is a supernet"),
-        ("augments/a/metrics.jsonl", "metrics.jsonl is no checkpoint"),
+        ("augments/none", "augments/none: No such file or directory"),
+        ("augments/a/config.json", "augments/a/config.json is no checkpoint"),
+        ("searchs/s", "searchs/s/checkpoint.pt is a supernet, whose weights belong to all ops"),
+        ("searchs", "searchs/checkpoint.pt: No such file or directory"),
         ("augments/a --batch_size 1", "argument --batch_size"),
-        *(
-            (f"augments/a {words}", f"unrecognized arguments: {words}")
-            for words in ("--genotype PDARTS", "--lr 9", "--seed 77", "--quick", "--name zzz")
-        ),
+        ("augments/a --lr 9", "unrecognized arguments: --lr 9"),
+        ("", "the following arguments are required: RUN"),
     ],
 )
-def test_what_cannot_be_scored_is_said_in_one_line(trained, words, message):
-    assert message in ends_in_one_line(evaluate.main, words.split())
+def test_what_cannot_be_scored_ends_in_one_line(there, run, message):
+    assert f"evaluate.py: {message}" in ends_in_one_line(evaluate.main, run.split())
 
 
-def test_a_checkpoint_that_does_not_fit_any_more_is_named(trained, monkeypatch):
-    for name in list(ops.OPS):
-        if name != "none":
-            monkeypatch.setitem(
-                ops.OPS, name, lambda C, stride, affine: ops.SepConv(C, 9, stride, affine)
-            )
+def test_a_network_whose_blocks_were_changed_is_refused(there, monkeypatch):
+    for name in set(ops.OPS) - {"none"}:
+        monkeypatch.setitem(
+            ops.OPS, name, lambda C, stride, affine: ops.SepConv(C, 9, stride, affine)
+        )
     text = ends_in_one_line(evaluate.main, ["augments/a"])
-    assert "checkpoint.pt does not fit the network any more" in text
+    assert "augments/a/checkpoint.pt does not fit the network any more" in text

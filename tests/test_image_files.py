@@ -1,13 +1,14 @@
-"""One image of any mode and size, and all images of a part."""
+"""Which files are images, one image of any mode and size, all images of a part, the caches."""
+
+import os
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_sets import image_files
+from data_sets import cache, image_files
 
 
 def color(pixels):
@@ -51,8 +52,6 @@ def test_fit_gives_the_size_and_distorts_nothing(h, w, H, W):
     pixels[:, :, 0] = 255 * np.arange(h)[:, None] // h
     image = image_files.fit(color(pixels), (H, W))
     assert image.size == (W, H)
-    as_tensor = image_files.fit(torch.from_numpy(pixels).permute(2, 0, 1), (H, W))
-    assert as_tensor.shape == (3, H, W)
     if (h, w) == (H, W):
         assert np.array_equal(np.asarray(image), pixels)
 
@@ -102,16 +101,123 @@ def test_mean_and_std_are_exact(values):
     assert std[0] == pytest.approx(wanted if len(set(values)) > 1 else 1, abs=1e-6)
 
 
-def test_a_notebook_remembers_the_latest_and_survives_damage(tmp_path):
-    file = str(tmp_path / "runs" / "notes.json")
-    assert image_files.recall((file,), "a") is None
+# --- which files are images -------------------------------------------------------------------
+
+
+def touch(root, *files):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(b"")
+
+
+def test_what_pillow_reads_is_an_image_and_the_rest_is_counted_by_suffix(tmp_path):
+    images = [
+        "a.PNG", "b.jpeg", "c.jfif", "d.jpe", "e.gif", "f.ppm", "g.jp2", "h.webp", "i.TIFF",
+        "j.bmp", "k.jpg", "more/deep/m.png", "more/l.tif",
+    ]  # fmt: skip
+    touch(tmp_path, *images, "n.pdf", "o.eps", "p.txt", "more/q.TXT", "r", "s.h5", "t.mpg", "u.wmf")
+    found, others = image_files.find(str(tmp_path))
+    assert found == images
+    assert others == {".pdf": 1, ".eps": 1, ".txt": 2, "": 1, ".h5": 1, ".mpg": 1, ".wmf": 1}
+
+
+@pytest.mark.parametrize("suffix", sorted({".png", ".jpg", ".gif", ".ppm", ".webp", ".tga"}))
+def test_what_is_listed_can_be_read(tmp_path, suffix):
+    file = str(tmp_path / f"x{suffix}")
+    color(np.full((4, 4, 3), 77)).save(file)
+    assert image_files.find(str(tmp_path))[0] == [f"x{suffix}"]
+    assert abs(int(image_files.read(file, 3, (4, 4))[0, 0, 0]) - 77) < 3
+
+
+def test_what_is_hidden_is_left_out_at_every_depth(tmp_path):
+    touch(
+        tmp_path, "a.png", ".b.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/a.png",
+        "more/c.png", "more/.ipynb_checkpoints/c-checkpoint.png", "more/__MACOSX/._c.png",
+    )  # fmt: skip
+    assert image_files.find(str(tmp_path)) == (["a.png", "more/c.png"], {})
+    hidden = tmp_path / ".hidden"  # unless it is the folder that is asked for
+    touch(hidden, "d.png")
+    assert image_files.find(str(hidden))[0] == ["d.png"]
+
+
+def test_links_are_followed_and_each_real_folder_is_visited_once(tmp_path):
+    touch(tmp_path, "elsewhere/1.png", "d/cat/2.png", "d/dog/3.png", "outside/4.png")
+    (tmp_path / "d" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "d" / "file.png").symlink_to(tmp_path / "outside" / "4.png")
+    wanted = ["cat/2.png", "dog/3.png", "file.png", "linked/1.png"]
+    assert image_files.find(str(tmp_path / "d"))[0] == wanted
+    (tmp_path / "d" / "cat" / "up").symlink_to("..")
+    (tmp_path / "d" / "cat" / "self").symlink_to(".")
+    (tmp_path / "d" / "cat" / "far up").symlink_to("../..")
+    (tmp_path / "d" / "cat" / "a dog").symlink_to("../dog")
+    (tmp_path / "d" / "a").symlink_to("dog")
+    assert image_files.find(str(tmp_path / "d"))[0] == wanted
+    assert image_files.find(str(tmp_path / "d" / "cat"))[0] == ["2.png", "a dog/3.png"]
+    (tmp_path / "e").symlink_to("d")
+    assert image_files.find(str(tmp_path / "e"))[0] == wanted
+
+
+def test_pipes_are_left_out_and_links_that_lead_nowhere_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    found, others = image_files.find(str(tmp_path))
+    assert found == ["gone.png", "loop.png"]
+    assert others == {".png (a pipe or a device)": 1}
+    assert not image_files.is_readable(str(tmp_path / "gone.png"))
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9/1.png", b"d/caf\xe9.png"])
+def test_names_that_are_not_utf8_are_named_in_one_line(tmp_path, name):
+    path = os.fsencode(tmp_path) + b"/" + name
+    os.makedirs(os.path.dirname(path))
+    open(path, "wb").close()
+    shown = rf"{tmp_path}/{'d/' if name.startswith(b'd') else ''}caf\xe9"
+    for root in (str(tmp_path), os.fsdecode(os.path.dirname(path))):
+        with pytest.raises(ValueError, match="is not UTF-8; rename it") as caught:
+            image_files.find(root)
+        assert str(caught.value).startswith(shown)
+        str(caught.value).encode()
+
+
+def test_a_suffix_that_is_not_utf8_is_only_counted(tmp_path):
+    open(os.fsencode(tmp_path) + b"/x.\xe9", "wb").close()
+    assert image_files.find(str(tmp_path)) == ([], {r".\xe9": 1})
+
+
+# --- caches -----------------------------------------------------------------------------------
+
+
+def test_a_cache_keeps_the_latest_and_survives_damage(tmp_path):
+    file = str(tmp_path / "runs" / "cache.json")
+    assert cache.cached((file,), "a") is None
     for i in range(60):
-        image_files.remember((file,), f"key {i}", {"n": i})
-    assert image_files.recall((file,), "key 59") == {"n": 59}
-    assert image_files.recall((file,), "key 9") is None
+        cache.store((file,), f"key {i}", {"n": i})
+    assert cache.cached((file,), "key 59") == {"n": 59}
+    assert cache.cached((file,), "key 10") == {"n": 10}
+    assert cache.cached((file,), "key 9") is None
     with open(file, "w") as stream:
         stream.write('{"key 59": {"n"')
-    assert image_files.recall((file,), "key 59") is None
-    image_files.remember((file,), "a", 1)
-    assert image_files.recall((str(tmp_path / "none"), file), "a") == 1
-    image_files.remember((), "a", 1)  # nowhere to write
+    assert cache.cached((file,), "key 59") is None
+    cache.store((file,), "a", 1)
+    assert cache.cached((str(tmp_path / "none"), file), "a") == 1
+    cache.store((), "a", 1)  # nowhere to write
+
+
+def test_two_processes_may_write_a_cache_at_once(tmp_path, monkeypatch):
+    file, replace = str(tmp_path / "cache.json"), os.replace
+
+    def interrupted(*paths):  # another process writes in the middle
+        monkeypatch.setattr(os, "replace", replace)
+        cache.store((file,), "other", 2)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    cache.store((file,), "own", 1)
+    assert cache.cached((file,), "own") == 1
+    assert os.listdir(tmp_path) == ["cache.json"]
+
+
+def test_the_budget_is_shared():
+    budget = cache.CacheBudget(2.0)
+    assert [budget.take(gb) for gb in (1.5, 1.0, 0.5, 0.1)] == [True, False, True, False]

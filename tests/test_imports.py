@@ -1,7 +1,8 @@
-"""Importing a module does nothing, and the picture commands import no torch."""
+"""Importing a module does nothing, the picture commands import no torch, every script has help."""
 
 import ast
 import compileall
+import importlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py") if "__main__" in p.read_text(encoding="utf-8"))
+# and all of console/ and records/
+WITHOUT_TORCH = (
+    "config",
+    "genotypes",
+    "data_sets.named",
+    "visualize",
+    "gif_maker",
+    "plot_train_val",
+    "plot_alphas",
+    "report",
+)
 
 
 def modules():
@@ -19,6 +32,18 @@ def modules():
     files = [*ROOT.glob("*.py"), *(file for folder in packages for file in folder.glob("*.py"))]
     names = {f: ".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files}
     return {name.removesuffix(".__init__"): file for file, name in names.items()}
+
+
+def python(code, folder):
+    """Run `code` in a process of its own, in `folder`; it must say nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_imports_keep_to_the_layers_of_pyproject(tmp_path):
@@ -31,32 +56,38 @@ def test_imports_keep_to_the_layers_of_pyproject(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     done = subprocess.run(
         ["lint-imports", "--no-cache"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    layers = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8")
-    assert all(f'"{name}"' in layers for name in modules() if "." not in name)
 
 
-def test_torch_stays_out_of_genotypes_and_config():
-    for name in (
-        "genotypes", "config", "gif_maker", "plot_train_val", "plot_alphas", "visualize", "report",
-    ):  # fmt: skip
-        code = f"import {name}, sys; assert 'torch' not in sys.modules"
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+def test_every_module_has_its_place_in_the_layers():
+    settings = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8")
+    roots, layers = settings.split("root_packages = [")[1].split("layers = [")
+    names = {name for line in layers.split("]")[0].split('"')[1::2] for name in line.split(" | ")}
+    assert names == {name.split(".")[0] for name in modules()}
+    assert names == set(roots.split("]")[0].split('"')[1::2])
+
+
+def test_what_draws_or_reads_flags_imports_no_torch(tmp_path):
+    packages = [name for name in modules() if name.split(".")[0] in ("console", "records")]
+    code = "import importlib, sys"
+    for name in (*packages, *WITHOUT_TORCH):
+        code += f"\nimportlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}"
+    python(code, tmp_path)
 
 
 def test_importing_does_nothing(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = list(sys.argv)\n"
+        "import sys, threading, multiprocessing; before = list(sys.argv)\n"
         f"import {', '.join(modules())}\n"
-        "import threading, multiprocessing\n"
-        "assert not multiprocessing.active_children() and sys.argv == before"
+        "assert not multiprocessing.active_children() and sys.argv == before\n"
+        "assert threading.active_count() == 1"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    python(code, tmp_path)
     assert os.listdir(tmp_path) == []
 
 
@@ -64,16 +95,28 @@ def test_everything_compiles():
     assert all(compileall.compile_file(f, quiet=1, force=True) for f in modules().values())
 
 
-@pytest.mark.parametrize(
-    "script", [p.name for p in ROOT.glob("*.py") if "__main__" in p.read_text()]
-)
-def test_every_script_has_help(script, tmp_path):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_help(script, here, capsys):
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(script).main(["--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {script}.py ")
+    assert os.listdir(here) == []
+
+
+def test_a_script_runs_by_its_path_from_another_folder(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, ROOT / "report.py", "--help"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: ")
-    assert os.listdir(tmp_path) == []
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: report.py ")
+
+
+def test_every_script_starts_main_and_no_more():
+    assert set(SCRIPTS) >= {"search", "augment", "evaluate", "predict", "export"}
+    for script in SCRIPTS:
+        text = (ROOT / f"{script}.py").read_text(encoding="utf-8")
+        assert text.endswith('\n\nif __name__ == "__main__":\n    main()\n'), script
 
 
 def test_nothing_is_ever_evaluated():

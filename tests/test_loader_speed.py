@@ -11,25 +11,20 @@ def test_waiting_is_measured_and_starts_anew_each_epoch(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
-    def slow():
-        for _ in range(3):
-            clock[0] += 0.5
-            yield "batch"
-
-    class Loader:
-        dataset = "images"
-
+    class Images:
         def __len__(self):
-            return 3
+            return 6
 
-        def __iter__(self):
-            return slow()
+        def __getitem__(self, index):
+            clock[0] += 0.25
+            return index
 
-    timed = loader_speed.Timed(Loader())
-    assert (len(timed), timed.dataset) == (3, "images")
+    images = Images()
+    timed = loader_speed.TimedLoader(images, batch_size=2)
+    assert (len(timed), timed.dataset) == (3, images)
     for _ in range(2):
         for batch in timed:
-            assert batch == "batch"
+            assert len(batch) == 2
             clock[0] += 1  # a step
         speed = loader_speed.speed([timed], {"seconds": 4.5, "images_per_second": 20 / 4.5})
         assert speed == {
@@ -41,7 +36,7 @@ def test_waiting_is_measured_and_starts_anew_each_epoch(monkeypatch):
 
 def test_a_slow_loader_is_said():
     fast = {"loader_images_per_second": 1000.4, "step_images_per_second": 100.0}
-    assert loader_speed.in_words(fast, None) == "loader 1,000 images per second, network 100"
+    assert loader_speed.describe(fast, None) == "loader 1,000 images per second, network 100"
     slow = {**fast, "step_images_per_second": 900.0}
-    assert "more --workers (now chosen by itself) may help" in loader_speed.in_words(slow, None)
-    assert "more --workers (now 1) may help" in loader_speed.in_words(slow, 1)
+    assert "more --workers (now chosen by itself) may help" in loader_speed.describe(slow, None)
+    assert "more --workers (now 1) may help" in loader_speed.describe(slow, 1)

@@ -1,11 +1,9 @@
-"""Data sets, the split, transforms, loaders."""
-
-import json
-import urllib.error
+"""Data sets by name as loaders: the split, transforms, batches."""
 
 import numpy as np
 import pytest
 import torch
+from data_helpers import keep_findings, options  # noqa: F401, a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,22 +12,30 @@ from torchvision.transforms import v2
 from data_sets import loaders, named, splits, transforms
 
 
+def searched(dataset="digits", **changes):
+    return loaders.search_data(options(dataset=dataset, **changes))
+
+
+def trained(dataset="digits", **changes):
+    return loaders.augment_data(options(dataset=dataset, **changes))
+
+
+def indices(loader):
+    """Which images of the training split a loader of `searched` takes."""
+    return loader.dataset.dataset.indices
+
+
 class Stub:
     """Stands for a torchvision data set: 40 images, classes in order."""
 
-    def __init__(self, size=(32, 32), mode="RGB", n=40):
-        self.size, self.mode, self.n = size, mode, n
-
-    def __call__(self, root, train, download):
+    def __init__(self, spec, train):
         rng = np.random.default_rng(0 if train else 1)
-        channels = () if self.mode == "L" else (3,)
-        shape = (self.n, *self.size, *channels)
-        self.images = rng.integers(0, 256, shape, dtype=np.uint8)
-        self.targets = [i * 10 // self.n for i in range(self.n)]
-        return self
+        channels = () if spec.C_in == 1 else (3,)
+        self.images = rng.integers(0, 256, (40, *spec.size, *channels), dtype=np.uint8)
+        self.targets = [i // 4 for i in range(40)]
 
     def __len__(self):
-        return self.n
+        return 40
 
     def __getitem__(self, index):
         return Image.fromarray(self.images[index]), self.targets[index]
@@ -38,30 +44,10 @@ class Stub:
 @pytest.fixture
 def stubs(monkeypatch):
     """The data sets of torchvision without a network."""
-    grey, color = Stub((28, 28), "L"), Stub()
-    table = {
-        name: (grey if about.C_in == 1 else color, "f")
-        for name, about in named.SPECS.items() if name != "digits"
-    }  # fmt: skip
-    monkeypatch.setattr(named, "_TORCHVISION", table)
-
-
-# --- the bundled digits -------------------------------------------------------------------------
-
-
-def test_digits():
-    train, test = named.Digits(True), named.Digits(False)
-    assert (len(train), len(test)) == (1437, 360)
-    image, y = train[0]
-    assert image.shape == (1, 8, 8)
-    assert image.dtype == torch.uint8
-    assert y == 0
-    counts = np.bincount(train.targets) + np.bincount(test.targets)
-    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    pixels = train.images.double() / 255
-    spec = named.SPECS["digits"]
-    assert pixels.mean().item() == pytest.approx(spec.mean[0], abs=1e-4)
-    assert pixels.std().item() == pytest.approx(spec.std[0], abs=1e-4)
+    for name, row in named.DATA_SETS.items():
+        if name != "digits":
+            stub = row._replace(open=lambda data_path, train, spec=row.spec: Stub(spec, train))
+            monkeypatch.setitem(named.DATA_SETS, name, stub)
 
 
 # --- the split ----------------------------------------------------------------------------------
@@ -94,21 +80,68 @@ def test_sorted_classes_are_shared_out_evenly_and_shuffled():
     assert all(set(half) != {i for i in range(200) if i % 50 < 25} for half in halves)
 
 
+class Counted(list):
+    """A list that counts how often its values are read."""
+
+    reads = 0
+
+    def __iter__(self):
+        for value in super().__iter__():
+            self.reads += 1
+            yield value
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("n_classes", [2, 200])
+def test_grouping_reads_each_target_once_however_many_classes(n_classes):
+    targets = Counted(i % n_classes for i in range(1000))
+    groups = splits.by_class(targets)
+    assert targets.reads == 1000
+    assert list(groups) == list(range(n_classes))
+    assert groups[1] == list(range(1, 1000, n_classes))
+    splits.draw(targets, lambda n: n // 2, sorted)
+    assert targets.reads == 2000
+
+
+def test_a_subset_is_of_every_class_and_two_of_it_at_least():
+    targets = [0] * 50 + [2] * 4 + [1] * 10
+    kept = splits.subset(targets, 0.3, seed=0)
+    assert kept.tolist() == sorted(set(kept))
+    assert np.bincount(np.array(targets)[kept]).tolist() == [15, 3, 2]
+    assert kept.tolist() == splits.subset(targets, 0.3, seed=0).tolist()
+    assert kept.tolist() != splits.subset(targets, 0.3, seed=1).tolist()
+    assert len(splits.subset([0] * 9 + [1], 0.1, seed=0)) == 3
+
+
+def test_targets_are_found_below_subsets_and_transforms():
+    class Images:
+        targets = [5, 6, 7, 8]
+
+    images = Images()
+    below = splits.Transformed(torch.utils.data.Subset(images, [3, 1, 0]), None)
+    chain = torch.utils.data.Subset(below, [2, 0])
+    assert splits.targets_of(chain).tolist() == [5, 8]
+    assert splits.source(chain) is images
+
+
 def test_a_search_never_opens_the_test_split(monkeypatch):
-    real = named.load_split
+    row = named.DATA_SETS["digits"]
 
-    def guarded(name, data_path, train):
+    def guarded(data_path, train):
         assert train, "the test split was opened"
-        return real(name, data_path, train)
+        return row.open(data_path, train)
 
-    monkeypatch.setattr(loaders, "load_split", guarded)
-    data = loaders.search_data("digits", "unused", 64, 0.5, seed=0)
-    w_half, alpha_half = set(data.train.dataset.indices), set(data.val.dataset.indices)
+    monkeypatch.setitem(named.DATA_SETS, "digits", row._replace(open=guarded))
+    data = searched()
+    w_half, alpha_half = set(indices(data.train)), set(indices(data.alpha))
     assert not w_half & alpha_half
     assert len(w_half | alpha_half) == 1437
-    assert list(data.held.dataset.indices) == list(data.val.dataset.indices)
+    assert indices(data.val) == indices(data.alpha)
     with pytest.raises(AssertionError, match="test split"):
-        loaders.augment_data("digits", "unused", 64)
+        trained()
 
 
 # --- transforms ---------------------------------------------------------------------------------
@@ -116,31 +149,32 @@ def test_a_search_never_opens_the_test_split(monkeypatch):
 
 def test_images_are_normalised_and_otherwise_untouched_for_scoring():
     raw = named.Digits(False)
-    data = loaders.augment_data("digits", "unused", 64)
-    X, y = next(iter(data.held))
+    data = trained()
+    X, y = next(iter(data.val))
     assert X.shape == (64, 1, 8, 8)
     assert X.dtype == torch.float32
     assert y.tolist() == raw.targets[:64]
-    spec = named.SPECS["digits"]
-    wanted = (raw.images[:64].float() / 255 - spec.mean[0]) / spec.std[0]
+    spec = named.spec("digits")
+    wanted = (raw.pixels[:64].float() / 255 - spec.mean[0]) / spec.std[0]
     torch.testing.assert_close(X, wanted)
 
 
 def test_augmentation_moves_images_and_mirrors_none_that_must_not_be():
-    for name, about in named.SPECS.items():
-        kind, _ = transforms.chosen(name, named.Options())
-        kinds = {type(t) for t in transforms.augmentation(kind, about.size)}
+    for name, row in named.DATA_SETS.items():
+        kind = transforms.pick_augmentation(options(dataset=name))
+        kinds = {type(t) for t in transforms.augmentation(kind, row.spec.size)}
         assert kinds, name
         assert v2.RandomVerticalFlip not in kinds
         mirrored = name in ("fashionmnist", "cifar10", "cifar100")
         assert (v2.RandomHorizontalFlip in kinds) == mirrored
 
 
-@pytest.mark.parametrize("name", named.SPECS)
+@pytest.mark.parametrize("name", named.DATA_SETS)
 def test_every_data_set_gives_batches_of_its_own_shape(name, stubs):
     spec = named.spec(name)
-    data = loaders.search_data(name, "unused", 4, 0.5, seed=0, workers=0, cutout_length=2)
-    for loader in (data.train, data.val, data.held):
+    data = searched(name, batch_size=4, workers=0, cutout_length=2)
+    assert data.cutout_length == 2
+    for loader in (data.train, data.alpha, data.val):
         X, y = next(iter(loader))
         assert X.shape == (4, spec.C_in, *spec.size)
         assert X.is_contiguous()
@@ -150,12 +184,12 @@ def test_every_data_set_gives_batches_of_its_own_shape(name, stubs):
 
 
 def test_training_images_differ_from_pass_to_pass():
-    data = loaders.search_data("digits", "unused", 64, 0.5, seed=0)
+    data = searched()
     raw = data.train.dataset
     torch.manual_seed(0)
     views = {raw[0][0].numpy().tobytes() for _ in range(200)}
     assert len(views) == 9  # a crop from one pixel of padding: nine places
-    plain = data.held.dataset
+    plain = data.val.dataset
     assert torch.equal(plain[0][0], plain[0][0])
 
 
@@ -190,9 +224,9 @@ def test_two_workers_do_not_cut_out_the_same_squares():
         return [tuple((x[0] == 0).flatten().tolist()) for X, _ in loader for x in X]
 
     raw = [(torch.full((1, 8, 8), 200, dtype=torch.uint8), 0)] * 32
-    view = splits.View(raw, loaders.transforms(named.spec("digits"), True, 3, "digits"))
+    view = splits.Transformed(raw, transforms.transforms(named.spec("digits"), True, 3, "digits"))
     torch.manual_seed(0)
-    loader = loaders._loader(view, 8, True, 2, False)
+    loader = torch.utils.data.DataLoader(view, 8, shuffle=True, num_workers=2)
     batches = boxes(loader)
     assert batches[:8] != batches[8:16]
 
@@ -201,83 +235,66 @@ def test_two_workers_do_not_cut_out_the_same_squares():
 
 
 def test_training_batches_are_full_and_scoring_leaves_no_image_out():
-    data = loaders.search_data("digits", "unused", 100, 0.5, seed=0)
+    data = searched(batch_size=100)
     assert [len(y) for _, y in data.train] == [100] * 7
-    assert sum(len(y) for _, y in data.held) == len(data.held.dataset) == 719
+    assert sum(len(y) for _, y in data.val) == len(data.val.dataset) == 719
 
 
 def test_a_last_batch_of_one_image_is_left_out_of_training_only(stubs):
-    data = loaders.search_data("cifar10", "unused", 19, 0.5, seed=0, workers=0)
+    data = searched("cifar10", batch_size=19, workers=0)
     assert [len(y) for _, y in data.train] == [19]
-    assert [len(y) for _, y in data.held] == [19, 1]
+    assert [len(y) for _, y in data.val] == [19, 1]
 
 
 def test_a_batch_larger_than_the_split_is_refused(stubs):
     with pytest.raises(ValueError, match=r"--batch_size 21 is larger than .* 20 images"):
-        loaders.search_data("cifar10", "unused", 21, 0.5, seed=0)
+        searched("cifar10", batch_size=21)
     with pytest.raises(ValueError, match=r"--batch_size 41 is larger than .* 40 images"):
-        loaders.augment_data("cifar10", "unused", 41)
+        trained("cifar10", batch_size=41)
 
 
-def test_a_batch_that_nobody_asked_for_is_made_to_fit(stubs):
-    data = loaders.search_data("cifar10", "unused", 64, 0.5, seed=0, workers=0, lower=True)
+def test_a_batch_that_nobody_asked_for_is_made_to_fit(stubs, caplog):
+    may = {"workers": 0, "may_shrink_batch": True}
+    data = searched("cifar10", batch_size=64, **may)
     assert (data.batch_size, len(data.train)) == (16, 1)  # of 20 images
-    assert "batch 16 instead of 64" in " ".join(data.notes)
-    data = loaders.augment_data("cifar10", "unused", 96, workers=0, lower=True)
+    assert "batch 16 instead of 64" in caplog.text
+    data = trained("cifar10", batch_size=96, **may)
     assert (data.batch_size, data.train.batch_size) == (32, 32)  # of 40
 
 
-def test_a_small_share_for_alpha_gets_smaller_batches(stubs):
-    data = loaders.search_data("cifar10", "unused", 16, 0.25, seed=0, workers=0)
-    assert len(data.val.dataset) == 10
-    assert [len(y) for _, y in data.val] == [10]
+def test_a_small_part_for_alpha_gets_smaller_batches(stubs):
+    data = searched("cifar10", batch_size=16, val_portion=0.25, workers=0)
+    assert len(data.alpha.dataset) == 10
+    assert [len(y) for _, y in data.alpha] == [10]
     with pytest.raises(ValueError, match="leaves alpha 0 images"):
-        loaders.search_data("cifar10", "unused", 16, 0.01, seed=0)
+        searched("cifar10", batch_size=16, val_portion=0.01)
 
 
-def test_pinned_memory_only_on_request():
-    assert not loaders.search_data("digits", "unused", 64, 0.5, 0).train.pin_memory
-    assert loaders.search_data("digits", "unused", 64, 0.5, 0, pin_memory=True).train.pin_memory
+def test_pinned_memory_and_workers():
+    data = searched()
+    assert not data.train.pin_memory
+    assert [loader.num_workers for loader in (data.train, data.alpha, data.val)] == [0] * 3
+    data = searched(pin_memory=True, workers=1)
+    for loader in (data.train, data.alpha, data.val):
+        assert (loader.pin_memory, loader.num_workers) == (True, 1)
+    assert loaders.default_workers(in_memory=True) == 0
+    assert 1 <= loaders.default_workers(in_memory=False) <= 4
 
 
-def test_default_workers():
-    assert loaders.default_workers("digits") == 0
-    assert 1 <= loaders.default_workers("cifar10") <= 4
+def test_what_a_training_is_scored_on_stands_alone_too():
+    (
+        whole,
+        (name, loader),
+    ) = trained(), *loaders.scored_loaders(options()).items()
+    assert (name, whole.val_name, whole.alpha, whole.test) == ("test", "test", None, None)
+    for one, other in zip(loader, whole.val, strict=True):
+        assert all(map(torch.equal, one, other))
+    images = {x.numpy().tobytes() for x, _ in whole.train.dataset.dataset}
+    assert not images & {x.numpy().tobytes() for x, _ in loader.dataset.dataset}
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    for call in (
-        lambda: named.load_split("cifar11", "unused", True),
-        lambda: named.spec("cifar11"),
-    ):
-        with pytest.raises(
-            ValueError, match="'cifar11': there is no such folder .* digits, mnist, fashion"
-        ):
-            call()
-
-
-@pytest.mark.parametrize("name", [name for name in named.SPECS if name != "digits"])
-@pytest.mark.parametrize(
-    "error", [urllib.error.URLError("no route"), RuntimeError("no route\nat all"), OSError("x")]
-)
-def test_offline_says_which_file_to_put_where(name, error, monkeypatch):
-    def fails(*args, **kwargs):
-        raise error
-
-    file = named._TORCHVISION[name][1]
-    monkeypatch.setitem(named._TORCHVISION, name, (fails, file))
-    with pytest.raises(OSError, match=f"{name} is not in my_data and cannot be dow") as caught:
-        named.load_split(name, "my_data", True)
-    assert file in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_each_data_set_has_files_of_its_own():
-    files = [file for _, file in named._TORCHVISION.values()]
-    assert len(set(files)) == len(files) == 7
-
-
-@pytest.mark.parametrize("name", named.SPECS)
-def test_a_spec_survives_json(name):
-    about = named.SPECS[name]
-    assert named.DataSpec.from_dict(json.loads(json.dumps(about.to_dict()))) == about
+def test_the_balance_of_classes_in_words():
+    data = searched()._replace(class_counts=(9, 3, *[5] * 8))
+    assert data.describe_balance("none").startswith("class 1 has 3 training images, 0 9; class we")
+    assert "none; --class_weights balanced gives" in data.describe_balance("none")
+    assert "weights balanced: " in data.describe_balance("balanced")

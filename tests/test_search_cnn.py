@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import genotypes as gt
-from models import reference, search_cnn
+from models import reference
 from models.fan import Fan
-from models.search_cnn import SearchCNNController
+from models.search_cnn import SearchCNN, SearchCNNController
 
 
 def supernet(**changes):
@@ -96,7 +96,7 @@ def slow_forward(net, X):
 @pytest.mark.parametrize("primitives", [gt.PRIMITIVES, gt.PRESETS["efficient"], ["skip_connect"]])
 def test_forward_of_the_per_edge_form_equals_the_slow_reference(monkeypatch, n_nodes, primitives):
     # the form of models/reference.py; tests/test_wide.py holds the wide form against that
-    monkeypatch.setattr(search_cnn, "SearchCell", reference.PerEdgeCell)
+    monkeypatch.setattr(SearchCNN, "Cell", reference.PerEdgeCell)
     net = supernet(n_nodes=n_nodes, primitives=primitives).double()
     with torch.no_grad():
         for alpha in net.alphas():
@@ -106,12 +106,12 @@ def test_forward_of_the_per_edge_form_equals_the_slow_reference(monkeypatch, n_n
 
 
 @pytest.mark.parametrize("n_nodes", [2, 3, 4, 5])
-@pytest.mark.parametrize("size", [(1, 1), (7, 7), (8, 8), (15, 15), (30, 30), (32, 64)])
-def test_images_of_any_size_and_cells_of_any_number_of_nodes(n_nodes, size):
+def test_cells_of_any_number_of_nodes_and_tiny_images(n_nodes):
     net = supernet(n_nodes=n_nodes, C=2).train()
-    loss = net.loss(torch.randn(4, 3, *size), torch.randint(5, (4,)))
-    loss.backward()
-    assert loss.isfinite()
+    for size in ((1, 1), (8, 9)):  # tests/test_stems.py takes steps at more sizes
+        loss = net.loss(torch.randn(4, 3, *size), torch.randint(5, (4,)))
+        loss.backward()
+        assert loss.isfinite()
 
 
 def test_norms_in_the_cells_carry_no_scale():

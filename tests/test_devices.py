@@ -1,0 +1,164 @@
+"""Where a network runs: devices, precision, memory layout."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from config import PredictConfig, SearchConfig
+from devices import layout, pick
+from devices.pick import Device
+
+CPU = Device(torch.device("cpu"))
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Pretend to have so many CUDA cards."""
+
+    def pretend(n):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return pretend
+
+
+def test_pick_device(cards, monkeypatch):
+    cards(0)
+    assert pick.pick_device() == torch.device("cpu")
+    assert pick.pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick.pick_device() == torch.device("mps")
+    cards(1)
+    assert pick.pick_device() == torch.device("cuda", 0)
+    assert pick.pick_device(gpus="all") == torch.device("cuda", 0)
+    cards(2)
+    assert pick.pick_device("cuda") == torch.device("cuda", 0)
+    assert pick.pick_device("auto", "1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("n", "device", "gpus", "message"),
+    [
+        (0, "cuda", None, "no CUDA GPU"),
+        (0, "auto", "0", "no CUDA GPU"),
+        (0, "mps", None, "no MPS device"),
+        (2, "auto", "2", "no such card; this machine has 0..1"),
+        (2, "auto", "x", "no such card"),
+        (2, "auto", "-1", "no such card"),
+        (2, "auto", "all", "a run uses one GPU; pick one of 0..1"),
+        (2, "auto", "0,1", "a run uses one GPU"),
+        (2, "cpu", "0", "contradicts --device cpu"),
+    ],
+)
+def test_a_device_that_is_not_there(cards, n, device, gpus, message):
+    cards(n)
+    with pytest.raises(ValueError, match=message):
+        pick.pick_device(device, gpus)
+
+
+def test_the_device_of_a_run_is_set_up_by_its_flags(cards, monkeypatch):
+    cards(0)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    cfg = SearchConfig(["--amp", "bf16", "--threads", "3"])
+    assert pick.prepare_device(cfg) == Device(torch.device("cpu"), "bf16")
+    # a command without --amp runs in full precision
+    assert pick.prepare_device(PredictConfig(["x", "--from", "y"])) == CPU
+    assert threads == [3]
+
+
+@pytest.mark.parametrize(("words", "allowed"), [([], True), (["--no-tf32"], False)])
+def test_a_card_is_made_current_and_tf32_allowed_or_not(cards, monkeypatch, words, allowed):
+    cards(2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    cudnn, matmul = SimpleNamespace(), SimpleNamespace()
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    monkeypatch.setattr(torch.backends, "cuda", SimpleNamespace(matmul=matmul))
+    device = pick.prepare_device(SearchConfig(["--gpus", "1", *words]))
+    assert device == Device(torch.device("cuda", 1), "off")
+    assert device.is_cuda
+    assert current == [torch.device("cuda", 1)]
+    assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == (True, allowed, allowed)
+
+
+def test_a_batch_and_a_precision_go_to_the_device():
+    X, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    meta = Device(torch.device("meta"))
+    assert [part.device.type for part in meta.put((X, y))] == ["meta", "meta"]
+    net = nn.Linear(4, 2)
+    for amp, dtype in (("off", torch.float32), ("bf16", torch.bfloat16)):
+        with Device(torch.device("cpu"), amp).autocast():
+            assert net(X).dtype == dtype
+    assert CPU.name == f"cpu ({torch.get_num_threads()} threads)"
+    assert pick.cores() >= 1
+
+
+def test_autocast_sees_weights_that_changed_within_it():
+    """The virtual step of the search changes them: no copy of the old ones may be kept."""
+    net, X = nn.Linear(4, 2, bias=False), torch.ones(1, 4)
+    with Device(torch.device("cpu"), "bf16").autocast():
+        before = net(X)
+        with torch.no_grad():
+            net.weight.zero_()
+        assert before.abs().sum() > 0
+        assert net(X).abs().sum() == 0
+
+
+# --- memory layout ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quick", layout.LAYOUTS)
+def test_the_quicker_layout_is_found_and_the_net_is_left_alone(quick, monkeypatch):
+    class Slow(nn.Conv2d):
+        def forward(self, x):
+            right = x.is_contiguous(memory_format=layout.LAYOUTS[quick])
+            clock.append(clock[-1] + (1 if right else 2))
+            return super().forward(x)
+
+    clock = [0.0]
+    monkeypatch.setattr(layout.time, "perf_counter", lambda: clock[-1])
+    net = nn.Sequential(Slow(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+    before, rng = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    assert layout.quickest_layout(net, torch.ones(2, 3, 8, 8), CPU) == quick
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert net[0].weight.grad is None
+
+
+def test_layouts_by_device_and_by_choice():
+    net, shape = nn.Conv2d(3, 4, 3), (2, 3, 8, 8)
+    assert layout.pick_layout("auto", net, shape, CPU) == "channels_last"
+    assert layout.pick_layout("contiguous", net, shape, CPU) == "contiguous"
+    meta = Device(torch.device("meta"))
+    assert layout.pick_layout("auto", net, shape, meta) == "contiguous"
+    assert layout.pick_layout("channels_last", net, shape, meta) == "channels_last"
+
+
+def test_a_trial_of_layouts_is_made_on_a_card_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        layout, "quickest_layout", lambda net, X, device: seen.append(X.shape) or "contiguous"
+    )
+    monkeypatch.setattr(Device, "is_cuda", True)
+    assert layout.pick_layout("auto", None, (2, 3, 8, 8), CPU) == "contiguous"
+    assert seen == [(2, 3, 8, 8)]
+
+
+def test_compiled_cells_may_have_several_variants_each(monkeypatch):
+    compiled = []
+
+    class Cell:
+        def compile(self):
+            compiled.append(self)
+
+    for limit in ("recompile_limit", "cache_size_limit"):
+        if hasattr(torch._dynamo.config, limit):
+            monkeypatch.setattr(torch._dynamo.config, limit, 8)
+    cells = [Cell() for _ in range(20)]
+    layout.compile_cells(cells)
+    assert compiled == cells
+    assert torch._dynamo.config.cache_size_limit == 160

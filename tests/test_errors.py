@@ -1,0 +1,113 @@
+"""How commands end, and the commands that they print."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from config import SearchConfig
+from console import errors
+from devices.pick import Device
+from tracking.run import Run
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("wrong"), "wrong"),
+        (MemoryError(), "MemoryError"),  # as Python raises it: without a message
+        (KeyError(), "KeyError"),
+        (RuntimeError("\n"), "RuntimeError"),
+        (RuntimeError("no such\n  operator\r\n\tabove\n"), "no such operator above"),
+        (ValueError("x" * 300), "x" * 300),
+        (ValueError("x" * 301), "x" * 300 + "..."),
+    ],
+)
+def test_an_exception_in_one_line(error, text):
+    assert errors.one_line(error) == text
+
+
+def test_an_exception_in_fewer_letters():
+    assert errors.one_line(ValueError("a\nlong message"), 6) == "a long..."
+
+
+def ends(context, error, capsys):
+    """(exit code, what is on stderr) of `error` within `context`."""
+    with pytest.raises(SystemExit) as caught, context:
+        raise error
+    return caught.value.code, capsys.readouterr().err
+
+
+def test_how_errors_end(capsys):
+    code, text = ends(errors.usage_errors("search.py"), ValueError("wrong"), capsys)
+    assert (code, text) == (2, "search.py: wrong\n")
+    code, text = ends(errors.usage_errors("search.py"), OSError("no disk"), capsys)
+    assert (code, text) == (1, "search.py: no disk\n")
+    code, text = ends(errors.run_errors("search.py"), FloatingPointError("nan"), capsys)
+    assert (code, text) == (1, "search.py: nan\n")
+    code, text = ends(errors.run_errors("search.py"), OSError("full"), capsys)
+    assert (code, text) == (1, "search.py: full\n")
+    code, text = ends(errors.run_errors("evaluate.py"), KeyboardInterrupt(), capsys)
+    assert (code, text) == (130, "\nevaluate.py: interrupted\n")
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore")
+    code, text = ends(errors.run_errors("search.py"), error, capsys)
+    assert code == 1
+    assert "lower --batch_size, --init_channels or --layers. CUDA out of memory. Tried" in text
+    assert text.count("\n") == 1
+
+
+def test_an_interrupted_run_says_how_it_goes_on(here, capsys):
+    run = Run(SearchConfig(["--name", "x"]), Device(torch.device("cpu")), "digits")
+    code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
+    assert code == 130
+    assert text == (
+        "\nsearch.py: interrupted before an epoch was finished; start again, with --overwrite to "
+        "keep the name\n"
+    )
+    assert os.listdir(here) == []  # a Run creates nothing before it is entered
+    path = Path(run.files.file("checkpoint.pt"))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
+    assert code == 130
+    again = errors.command("search.py", "--name", "x", "--resume")
+    assert text == f"\nsearch.py: interrupted; go on after the last finished epoch with\n{again}\n"
+
+
+def test_faults_of_our_own_keep_their_traceback():
+    for context, error in (
+        (errors.run_errors, ZeroDivisionError),
+        (errors.run_errors, RuntimeError),
+        (errors.run_errors, ValueError),
+        (errors.usage_errors, TypeError),
+        (errors.usage_errors, RuntimeError),
+    ):
+        with pytest.raises(error), context("search.py"):
+            raise error
+
+
+def test_the_cause_of_an_error_is_kept():
+    cause = OSError("full")
+    with pytest.raises(SystemExit) as caught, errors.usage_errors("search.py"):
+        raise cause
+    assert caught.value.__cause__ is cause
+
+
+def test_the_printed_command_runs_in_a_shell(here):
+    words = errors.command("visualize.py", "--help")
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=True)
+    assert "GENOTYPE" in done.stdout
+    assert errors.command("augment.py", "a b").endswith("augment.py 'a b'")
+
+
+def test_the_printed_command_uses_this_python(here, monkeypatch):
+    # another python first on PATH, even if it is a link to the same file
+    os.symlink(sys.executable, "python")
+    for path in ("", str(here)):
+        monkeypatch.setenv("PATH", path)
+        assert errors.command("augment.py").startswith(sys.executable)
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    assert errors.command("augment.py").startswith("python ")
