@@ -17,6 +17,7 @@ from conftest import (
     FAST_AUGMENT,
     FAST_OPS,
     FAST_SEARCH,
+    SHORT_SEARCH,
     checkpoint_of,
     ends_in_one_line,
     equal,
@@ -516,8 +517,7 @@ def test_a_block_of_ones_own_in_two_edits(here, monkeypatch):
 
     monkeypatch.setitem(ops.OPS, "my_block", lambda C, stride, affine: Block(C, stride))
     monkeypatch.setattr(gt, "PRIMITIVES", ["my_block", "none"])
-    words = FAST_SEARCH[: FAST_SEARCH.index("--primitives")]  # PRIMITIVES then
-    search.main([*words, "--name", "s"])
+    search.main([*SHORT_SEARCH, "--name", "s"])
     augment.main([*FAST_AUGMENT, "--genotype", "searchs/s"])
     assert gt.load("searchs/s").normal[0] == [("my_block", 0), ("my_block", 1)]
 
