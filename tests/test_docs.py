@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAST_AUGMENT, FAST_SEARCH, TINY_AUGMENT, TINY_SEARCH
+from conftest import FAST_AUGMENT, SHORT_SEARCH, TINY_AUGMENT, TINY_SEARCH
 from PIL import Image
 from torch import nn
 
@@ -248,7 +248,7 @@ def test_the_example_block_runs_as_written(monkeypatch, here, capsys):
     check_ops.main(["ghost_conv"])
     assert "ghost_conv" in capsys.readouterr().out
     monkeypatch.setattr(gt, "PRIMITIVES", names["PRIMITIVES"])
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    search.main([*SHORT_SEARCH, "--name", "s"])
     assert "ops ghost_conv, sep_conv_3x3, skip_connect, none" in capsys.readouterr().out
     gene = [[("ghost_conv", 0), ("ghost_conv", 1)], [("ghost_conv", 1), ("skip_connect", 2)]]
     text = gt.to_str(gt.Genotype(gene, [2, 3], gene, [2, 3]))

@@ -4,9 +4,11 @@ import contextlib
 import io
 
 import pytest
+import torch
 import tqdm
 from conftest import log_of
 
+import utils
 from console import log
 from console.log import Log
 
@@ -70,16 +72,16 @@ def test_the_first_warning_of_a_kind_is_said_and_no_other(open_log, capsys):
     assert capsys.readouterr().out.count("WARNING: ") == 3
 
 
-def test_means_come_as_lines_every_print_freq_steps_without_a_terminal(open_log, here, capsys):
-    said = open_log(print_freq=4)
-    means = {"loss": 1.25, "top1": 0.5, "top5": 0.75}
-    for global_step in range(1, 13):
-        epoch, step = 1 + (global_step - 1) // 6, 1 + (global_step - 1) % 6
-        if said.due(global_step):
-            said.step(epoch, step, 6, means, 3)
-        said.advance(epoch)
-    assert log_of(here).splitlines() == [
-        f"epoch {epoch} step {step}/6  loss 1.2500  top1 50.00%  top3 75.00%"
+def test_means_come_as_lines_every_print_freq_steps_without_a_terminal(open_run, capsys):
+    run = open_run(["--print_freq", "4"])
+    run.n_steps, run.top_k = 6, 3
+    meter = utils.Meter(run.device)
+    meter.add(torch.tensor(1.25), torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    for epoch in (1, 2):
+        for step in range(1, 7):
+            run.step_done(epoch, step, meter)
+    assert log_of(run.files.path).splitlines() == [
+        f"epoch {epoch} step {step}/6  loss 1.2500  top1 75.00%  top3 100.00%"
         for epoch, step in ((1, 1), (1, 4), (2, 2), (2, 6))
     ]
     assert capsys.readouterr().err == ""  # and no bar

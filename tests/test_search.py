@@ -5,29 +5,54 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST_AUGMENT, FAST_SEARCH, TINY_SEARCH, equal, lines, run_in
+from conftest import (
+    CPU,
+    FAST_AUGMENT,
+    FAST_OPS,
+    FAST_SEARCH,
+    SHORT_SEARCH,
+    checkpoint_of,
+    ends_in_one_line,
+    equal,
+    interrupt,
+    lines,
+    log_of,
+    run_in,
+    scores,
+)
 from torch import nn
 
 import augment
 import genotypes as gt
+import report
 import search
 import utils
 import visualize
+from config import AugmentConfig, SearchConfig
 from console import errors
 from data_sets import loaders, named
+from data_sets.options import DataOptions
 from devices import pick
 from models import augment_cnn, ops, search_cnn
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
-from tracking import run_folder, search_log
+from tracking import board, common_log, search_log
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def fast_search(here):
+    """A search of one epoch of two steps, without pictures: searchs/s."""
+    search.main([*FAST_SEARCH, "--name", "s"])
+    return Path("searchs/s")
 
 
 # --- what a finished search leaves --------------------------------------------------------------
@@ -46,19 +71,16 @@ def test_the_run_folder(finished_search):
         for epoch in (1, 2) for cell in ("normal", "reduce") for kind in ("gv", "png")
     ]  # fmt: skip
     # the log is what the terminal said, with the time of day, and the details
-    log = (run / "s.log").read_text()
-    said = re.sub(r"^\d\d/\d\d \d\d:\d\d:\d\d \| ", "", log, flags=re.M)
-    kept = [
-        line for line in said.splitlines() if "mean entropy" not in line and "s per st" not in line
-    ]
+    said = log_of(run).splitlines()
+    kept = [line for line in said if "mean entropy" not in line and "s per st" not in line]
     assert kept == out.splitlines()
-    assert len(said.splitlines()) == len(kept) + 5
+    assert len(said) == len(kept) + 5
 
 
 def test_metrics(finished_search):
     records = lines(finished_search[0] / "searchs" / "s" / "metrics.jsonl")
     assert [(r["phase"], r["epoch"], r["step"]) for r in records] == [
-        ("train", 1, 11), ("val", 1, 11), ("train", 2, 22), ("val", 2, 22),
+        ("train", 1, 5), ("val", 1, 5), ("train", 2, 10), ("val", 2, 10),
     ]  # fmt: skip
     for record in records:
         assert 0 <= record["top1"] <= record["top5"] <= 1
@@ -86,16 +108,15 @@ def test_alphas_counts_and_genotypes_agree(finished_search):
     assert gt.load(run / "genotype-last.json") == gt.from_str(records[-1]["genotype"])
     best = json.loads((run / "genotype.json").read_text())
     assert gt.load(run) == gt.from_str(records[best["epoch"] - 1]["genotype"])
-    scores = [r["top1"] for r in lines(run / "metrics.jsonl") if r["phase"] == "val"]
-    assert best["top1"] == max(scores)
-    assert best["epoch"] == 1 + scores.index(max(scores))
+    top1 = scores(run)
+    assert best["top1"] == max(top1)
+    assert best["epoch"] == 1 + top1.index(max(top1))
     assert (best["primitives"], best["n_nodes"], best["k"]) == (gt.PRIMITIVES, 2, 2)
     assert (best["dataset"], best["size"]) == ("digits", [8, 8])
 
 
 def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_search):
-    run = finished_search[0] / "searchs" / "s"
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state = checkpoint_of(finished_search[0] / "searchs/s")
     assert set(state) == {
         "model", "w_optim", "alpha_optim", "scheduler", "rng", "epoch", "best", "top1",
         "genotype", "flags", "data",
@@ -108,9 +129,12 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
     )
     net.load_state_dict(state["model"])
     assert gt.to_str(net.genotype()) == state["genotype"]
-    data = loaders.search_data("digits", "", 64, 0.5, flags["seed"])
-    held = search.validate(data.held, net, torch.device("cpu"))
-    assert held["top1"] == state["top1"]
+    options = DataOptions.from_config(SearchConfig(["--subset", "0.5", "--seed", "1"]))
+    scored = search.validate(loaders.search_data(options).val, net, CPU)
+    assert scored["top1"] == state["top1"]
+    # every step moves the statistics of BatchNorm once
+    counts = {int(v) for k, v in state["model"].items() if k.endswith("num_batches_tracked")}
+    assert counts == {10}
 
 
 def test_config_json(finished_search):
@@ -123,23 +147,19 @@ def test_config_json(finished_search):
 
 def test_what_the_log_says(finished_search):
     folder, out = finished_search
-    log = (folder / "searchs" / "s" / "s.log").read_text()
-    assert "digits: 718 images for w, 719 for alpha, batch 64, w_lr 0.025" in out
+    log = log_of(folder / "searchs/s")
+    assert "digits: 360 images for w, 359 for alpha, batch 64, w_lr 0.025" in out
     assert "second order (central difference, eps 0.1, gradient of w reused)" in out
     assert log.count("mean entropy of alpha") == 4
     assert re.search(r"\d s per step, \d+ images per second", log)
-    scores = [
-        r["top1"]
-        for r in lines(finished_search[0] / "searchs/s/metrics.jsonl")
-        if r["phase"] == "val"
-    ]
+    top1 = scores(folder / "searchs/s")
     half = "on the alpha half"
-    best = 1 + scores.index(max(scores))
+    best = 1 + top1.index(max(top1))
     if best == 2:
-        assert f"last and best genotype (epoch 2, supernet top1 {scores[1]:.2%} {half}; re" in out
+        assert f"last and best genotype (epoch 2, supernet top1 {top1[1]:.2%} {half}; re" in out
     else:
-        assert f"last genotype (epoch 2, supernet top1 {scores[1]:.2%} {half}): Genotype(" in out
-        assert f"best genotype (epoch 1, supernet top1 {scores[0]:.2%} {half}; recomm" in out
+        assert f"last genotype (epoch 2, supernet top1 {top1[1]:.2%} {half}): Genotype(" in out
+        assert f"best genotype (epoch 1, supernet top1 {top1[0]:.2%} {half}; recomm" in out
     assert "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
     assert out.count("recommended") == 1
     assert "is the accuracy of the supernet, not of the found cell" in out
@@ -148,12 +168,12 @@ def test_what_the_log_says(finished_search):
     records = {(r["phase"], r["epoch"]): r for r in lines(folder / "searchs/s/metrics.jsonl")}
     for alphas in lines(folder / "searchs/s/alphas.jsonl"):
         epoch = alphas["epoch"]
-        trained, held = records["train", epoch], records["val", epoch]
+        trained, val = records["train", epoch], records["val", epoch]
         skips = sum(op == "skip_connect" for edges in gt.from_str(alphas["genotype"]).normal
                     for op, _ in edges)  # fmt: skip
         assert re.search(
-            rf"^ +{epoch}/2 +{trained['loss']:.4f} +{trained['top1']:.2%} +{held['loss']:.4f} +"
-            rf"{held['top1']:.2%} +{max(scores[:epoch]):.2%} +\d+\*? +{skips}/4 +\d+ +[\d:]+$",
+            rf"^ +{epoch}/2 +{trained['loss']:.4f} +{trained['top1']:.2%} +{val['loss']:.4f} +"
+            rf"{val['top1']:.2%} +{max(top1[:epoch]):.2%} +\d+\*? +{skips}/4 +\d+ +[\d:]+$",
             out, re.M,
         )  # fmt: skip
     assert len(re.findall(r"^  (?:normal|reduce) .* -> .*\d$", out, re.M)) == 10  # every edge
@@ -183,12 +203,13 @@ def test_tensorboard_has_the_scalars(finished_search):
 def test_the_end_names_the_size_of_the_network_that_its_command_trains(finished_search, here):
     folder, out = finished_search
     words = shlex.split(out.strip().splitlines()[-1])[2:]
-    cfg = augment.AugmentConfig(words)
+    cfg = AugmentConfig(words)
     spec = named.spec("digits")
     net = augment_cnn.build(spec, cfg, gt.load(folder / "searchs/s"))
     params = sum(p.numel() for name, p in net.named_parameters() if "aux_head" not in name)
     madds = utils.multiply_adds(net, spec.C_in, spec.size)
-    assert f"{params / 1e6:.3f} M params without the auxiliary head, {madds / 1e6:.1f} M mul" in out
+    assert f"{params / 1e6:.3f} M params ({params:,}) without the auxiliary head, " in out
+    assert f"auxiliary head, {madds / 1e6:.1f} M multiply-adds for an image of 8x8" in out
     network = json.loads((folder / "searchs/s/summary.json").read_text())["network"]
     assert network == {
         "params": params, "madds": madds, "size": [8, 8], "layers": 20, "channels": 36,
@@ -196,45 +217,43 @@ def test_the_end_names_the_size_of_the_network_that_its_command_trains(finished_
     assert "--max_madds" not in out
 
 
-def test_a_network_over_the_limit_is_warned_of(here, capsys):
-    words = [*FAST_SEARCH, "--epochs", "1", "--name", "s", "--quick"]
-    search.main([*words, "--max_madds", "0.001"])
-    assert "multiply-adds are more than --max_madds 0.001; train" in capsys.readouterr().out
-    search.main(["--name", "s", "--resume", "--max_madds", "1000"])
-    assert "--max_madds" not in capsys.readouterr().out
-
-
-def test_a_quiet_search_says_its_result_and_logs_the_rest(here, capsys):
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--quiet"])
+def test_a_quiet_search_says_its_result_and_its_size_if_that_is_over_the_limit(here, capsys):
+    search.main([*FAST_SEARCH, "--name", "s", "--quiet", "--max_madds", "0.001"])
     said = capsys.readouterr()
     assert said.err == ""
-    first, *rest = [row for row in said.out.splitlines() if not row.startswith("WARNING: ")]
+    warned, said = ([row for row in said.out.splitlines() if row.startswith("WARNING: ") == is_so]
+                    for is_so in (True, False))  # fmt: skip
+    assert "multiply-adds are more than --max_madds 0.001; train" in "".join(warned)
+    first, *rest = said
     assert first.startswith("last and best genotype (epoch 1")
     assert len(rest) == 2
-    assert shlex.split(rest[-1])[2:] == ["--genotype", "searchs/s"]
-    assert "1/1" in Path("searchs/s/s.log").read_text()
+    assert shlex.split(rest[-1])[2:] == ["--genotype", "searchs/s", "--quick"]
+    assert " 1/1 " in log_of("searchs/s")
+    # a finished search reports again, and a limit may change
+    search.main(["--name", "s", "--resume", "--max_madds", "1000"])
+    out = capsys.readouterr().out
+    assert rest[-2] in out
+    assert "--max_madds" not in out
+    assert " 1/1 " not in out
 
 
 def test_the_last_line_of_a_search_is_a_command_that_runs(finished_search):
     folder, out = finished_search
     command = out.strip().splitlines()[-1]
-    small = "--layers 3 --init_channels 2 --epochs 2 --name pasted"
+    small = shlex.join([*FAST_AUGMENT, "--name", "pasted"])
     done = subprocess.run(
         f"{command} {small}", shell=True, cwd=folder, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "test accuracy of the last epoch (2)" in done.stdout
+    assert "test accuracy of the last epoch (1)" in done.stdout
     assert (folder / "augments" / "pasted" / "best.pt").exists()
 
 
-def test_the_printed_command_carries_what_augment_needs():
-    class Run:
-        path = "searchs/s"
-
+def test_the_printed_command_carries_what_augment_needs(open_run):
     words = ["--data_path", "my data", "--device", "cpu", "--workers", "2", "--quick"]
-    command = search.augment_command(Run, search.SearchConfig(words))
-    cfg = augment.AugmentConfig(shlex.split(command)[2:])
-    assert cfg.genotype == "searchs/s"  # which knows the data
+    command = search_log.augment_command(open_run(words))
+    cfg = AugmentConfig(shlex.split(command)[2:])
+    assert cfg.genotype == "searchs/digits"  # which knows the data
     assert (cfg.device, cfg.workers, cfg.quick) == ("cpu", 2, True)
 
 
@@ -243,97 +262,62 @@ def test_the_printed_command_carries_what_augment_needs():
 
 def test_a_real_process_with_loader_workers_is_silent_on_stderr(here):
     done = subprocess.run(
-        [sys.executable, ROOT / "search.py", *FAST_SEARCH, "--epochs", "2", "--workers", "2"],
+        [sys.executable, ROOT / "search.py", *FAST_SEARCH, "--workers", "2"],
         capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert " 2/2 " in done.stdout
+    assert " 1/1 " in done.stdout
     assert os.listdir("searchs") == ["digits"]
 
 
 # --- reproducibility ----------------------------------------------------------------------------
 
 
-def final(name):
-    return torch.load(f"searchs/{name}/checkpoint.pt", weights_only=True)
-
-
 def alphas_of(state):
     return [value for key, value in state["model"].items() if key.startswith("alpha_")]
 
 
-def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(here, monkeypatch):
-    words = [*FAST_SEARCH, "--epochs", "3"]
+@pytest.mark.pictures
+def test_one_seed_one_search_and_resuming_goes_on_as_if_nothing_had_happened(here):
+    words = [*FAST_SEARCH, "--epochs", "2"]
     search.main([*words, "--name", "straight"])
-    plots = Path("searchs/straight/plots")
 
-    # the same again, cut off in the middle of the third epoch
-    validate, calls = search.validate, []
-
-    def cut_off(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return validate(*args)
-
-    monkeypatch.setattr(search, "validate", cut_off)
-    with pytest.raises(SystemExit) as caught:
-        search.main([*words, "--name", "cut"])
-    assert caught.value.code == 130
-    assert final("cut")["epoch"] == 2
-    assert "stopped by KeyboardInterrupt" in Path("searchs/cut/cut.log").read_text()
-    monkeypatch.setattr(search, "validate", validate)
+    # the same again, cut off in the middle of the second epoch
+    assert "search.py --name cut --resume" in interrupt(search, [*words, "--name", "cut"], epoch=2)
+    assert checkpoint_of("searchs/cut")["epoch"] == 1
+    assert "stopped by KeyboardInterrupt" in log_of("searchs/cut")
     with open("searchs/cut/metrics.jsonl", "a") as stream:
         stream.write('{"phase": "tr')  # a line cut off, too
-    for undrawn in Path("searchs/cut/plots").glob("EP02*"):  # cut off before it was drawn
+    for undrawn in Path("searchs/cut/plots").glob("EP01*"):  # cut off before it was drawn
         undrawn.unlink()
     search.main(["--name", "cut", "--resume"])
 
-    straight, cut = final("straight"), final("cut")
+    straight, cut = checkpoint_of("searchs/straight"), checkpoint_of("searchs/cut")
     for key in set(straight) - {"flags"}:
         assert equal(straight[key], cut[key]), key
     for kind in ("genotype.json", "genotype-last.json", "alphas.jsonl"):
         assert Path("searchs/straight", kind).read_text() == Path("searchs/cut", kind).read_text()
     records = lines("searchs/cut/metrics.jsonl")
     assert [(r["phase"], r["epoch"]) for r in records] == [
-        (phase, epoch) for epoch in (1, 2, 3) for phase in ("train", "val")
+        (phase, epoch) for epoch in (1, 2) for phase in ("train", "val")
     ]
 
     # and its pictures have the whole history, even of an epoch that was not drawn
-    for picture in plots.iterdir():
-        if picture.suffix == ".gv":
-            assert picture.read_bytes() == Path("searchs/cut/plots", picture.name).read_bytes()
-    for gif in ("normal.gif", "reduce.gif"):
-        assert Path("searchs/cut", gif).read_bytes() == Path("searchs/straight", gif).read_bytes()
-
-    # another seed is another search
-    search.main([*words, "--seed", "5", "--name", "other"])
-    assert not equal(alphas_of(final("other")), alphas_of(straight))
+    sources = sorted(path.name for path in Path("searchs/straight/plots").glob("*.gv"))
+    assert len(sources) == 4
+    for name in [f"plots/{source}" for source in sources] + ["normal.gif", "reduce.gif"]:
+        assert Path("searchs/cut", name).read_bytes() == Path("searchs/straight", name).read_bytes()
 
 
-def test_a_run_that_was_overwritten_or_moved_can_be_resumed(here, capsys):
-    words = [*FAST_SEARCH, "--epochs", "1", "--name", "s"]
-    search.main(words)
-    search.main([*words, "--overwrite"])
-    os.rename("searchs/s", "searchs/t")
-    search.main(["--name", "t", "--resume"])
-    assert capsys.readouterr().out.count("recommended") == 3
-
-
-def test_a_checkpoint_that_does_not_fit_any_more_is_named(here, monkeypatch, capsys):
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+def test_a_checkpoint_that_does_not_fit_any_more_is_named(fast_search, monkeypatch):
     monkeypatch.setitem(
         ops.OPS, "sep_conv_3x3", lambda C, stride, affine: ops.SepConv(C, 7, stride, affine)
     )
-    with pytest.raises(SystemExit) as caught:
-        search.main(["--name", "s", "--resume"])
-    assert caught.value.code == 2
-    text = capsys.readouterr().err
+    text = ends_in_one_line(search.main, ["--name", "s", "--resume"])
     assert "checkpoint.pt does not fit the network any more" in text
-    assert text.count("\n") == 1
 
 
-def test_tensorboard_keeps_the_last_finished_epoch_when_resumed(here, monkeypatch):
+def test_tensorboard_keeps_the_last_finished_epoch_when_resumed(fast_search, monkeypatch):
     purges = []
 
     class Writer:
@@ -345,38 +329,25 @@ def test_tensorboard_keeps_the_last_finished_epoch_when_resumed(here, monkeypatc
 
         add_text = add_histogram = add_hparams = add_scalar
 
-        def add_image(self, tag, pixels, step, dataformats):
-            assert pixels.ndim == 3
-
         def close(self):
             pass
 
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
-    monkeypatch.setattr(run_folder, "SummaryWriter", Writer)
+    monkeypatch.setattr(board, "SummaryWriter", Writer)
     search.main(["--name", "s", "--resume"])
     assert purges == [3]  # two steps are finished; the reader hides the step of the purge as well
 
 
 def test_last_and_best_are_named_apart_where_they_differ(here, monkeypatch, capsys):
-    scores = iter([0.9, 0.4])
+    top1 = iter([0.9, 0.4])
     phase = {"loss": 1.0, "top5": 1.0, "seconds": 1.0, "images_per_second": 1.0}
-    monkeypatch.setattr(search, "validate", lambda *args: {**phase, "top1": next(scores)})
+    monkeypatch.setattr(search, "validate", lambda *args: {**phase, "top1": next(top1)})
     search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
     out = capsys.readouterr().out
     assert "last genotype (epoch 2, supernet top1 40.00% on the alpha half): Genotype(" in out
     assert "best genotype (epoch 1, supernet top1 90.00% on the alpha half; recommended)" in out
     assert json.loads(Path("searchs/s/genotype.json").read_text())["epoch"] == 1
     assert json.loads(Path("searchs/s/genotype-last.json").read_text())["epoch"] == 2
-    assert torch.load("searchs/s/best.pt", weights_only=True)["epoch"] == 1
-
-
-def test_a_finished_search_can_be_resumed_and_reports_again(here, capsys):
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
-    capsys.readouterr()
-    search.main(["--name", "s", "--resume"])
-    out = capsys.readouterr().out
-    assert "recommended" in out
-    assert " 1/1 " not in out
+    assert checkpoint_of("searchs/s", "best.pt")["epoch"] == 1
 
 
 # --- the rules of a step ------------------------------------------------------------------------
@@ -407,14 +378,12 @@ def calls(monkeypatch):
 def test_every_flag_reaches_its_place(here, calls):
     words = (
         "--w_lr 0.03 --w_momentum 0.7 --w_weight_decay 0.002 --w_grad_clip 0.5 --alpha_lr 0.004 "
-        "--alpha_weight_decay 0.05 --val_portion 0.4 --cutout_length 3 --seed 11 --epochs 1 "
+        "--alpha_weight_decay 0.05 --val_portion 0.4 --cutout_length 3 --seed 11 "
         "--hessian forward --eps 0.2 --no-reuse_gradient"
     )
     search.main([*FAST_SEARCH, *words.split()])
-    ((weights, lr), kwargs), = calls["SGD"]  # fmt: skip
-    assert (lr, kwargs) == (
-        0.03, {"momentum": 0.7, "weight_decay": 0.002, "fused": False}
-    )  # fmt: skip
+    ((weights, lr, momentum), kwargs), = calls["SGD"]  # fmt: skip
+    assert (lr, momentum, kwargs) == (0.03, 0.7, {"weight_decay": 0.002, "fused": False})
     ((alphas, lr), kwargs), = calls["Adam"]  # fmt: skip
     on_cards = {"fused": False, "capturable": False}
     assert (lr, kwargs) == (0.004, {"betas": (0.5, 0.999), "weight_decay": 0.05, **on_cards})
@@ -426,16 +395,25 @@ def test_every_flag_reaches_its_place(here, calls):
     for (clipped, norm), _ in calls["clip_grad_norm_"]:
         assert list(map(id, clipped)) == list(map(id, net.weights()))
         assert norm == 0.5
-    (args, kwargs), = calls["search_data"]  # fmt: skip
-    assert args[:6] == ("digits", "./data/", 300, 0.4, 11, None)
-    options = kwargs.pop("options")
-    assert kwargs == {"pin_memory": False, "cutout_length": 3, "lower": False}
-    assert options == named.Options(notebooks=options.notebooks)
+    ((options,), _), = calls["search_data"]  # fmt: skip
+    assert options == DataOptions(
+        "digits", "./data/", in_channels=None, input_size=None, test_portion=0.2,
+        bad_images="fail", subset=0.1, augment="auto", hflip=None, cutout_length=3, cache_gb=2.0,
+        batch_size=32, workers=None, seed=11, val_portion=0.4, cache_files=options.cache_files,
+    )  # fmt: skip
 
 
-def test_the_flags_of_speed_and_memory_reach_their_places(here, monkeypatch):
-    seen = []
-    compiled = []
+@pytest.mark.parametrize(
+    ("words", "wanted", "n_compiled"),
+    [
+        ("", (False, None), 0),
+        ("--amp bf16 --checkpoint_cells --compile", (True, torch.bfloat16), 3),
+    ],
+)
+def test_the_flags_of_speed_and_memory_reach_their_places(
+    here, monkeypatch, words, wanted, n_compiled
+):
+    seen, compiled = [], []
 
     def note(self, X, *args):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
@@ -445,61 +423,24 @@ def test_the_flags_of_speed_and_memory_reach_their_places(here, monkeypatch):
     real = search_cnn.SearchCNN.forward
     monkeypatch.setattr(search_cnn.SearchCNN, "forward", note)
     monkeypatch.setattr(SearchCell, "compile", lambda self: compiled.append(self))
-    words = ["--epochs", "1", "--name", "s", "--order", "1"]
-    search.main([*FAST_SEARCH, *words])
-    assert set(seen) == {(False, None)}
-    assert not compiled
-    seen.clear()
-    words += ["--overwrite", "--amp", "bf16", "--checkpoint_cells", "--compile"]
-    search.main([*FAST_SEARCH, *words])
-    assert set(seen) == {(True, torch.bfloat16)}
-    assert len(compiled) == 3
+    search.main([*FAST_SEARCH, "--order", "1", *words.split()])
+    assert set(seen) == {wanted}
+    assert len(compiled) == n_compiled
 
 
-@pytest.mark.parametrize(("tf32", "threads"), [(True, 2), (False, 1)])
-def test_the_device_is_prepared_as_asked(here, monkeypatch, tf32, threads):
+def test_the_device_is_prepared_as_asked(here, monkeypatch):
     seen = []
-    monkeypatch.setattr(pick, "prepare_device", lambda *args: seen.append(args))
-    words = ["--epochs", "1", "--threads", str(threads), "--tf32" if tf32 else "--no-tf32"]
-    search.main([*FAST_SEARCH, *words])
-    assert seen == [(torch.device("cpu"), threads, tf32)]
-
-
-def test_an_op_that_runs_edge_by_edge_is_named_with_its_reason(here, monkeypatch, capsys):
-    class Gated(nn.Module):
-        def __init__(self, C, stride):
-            super().__init__()
-            self.conv = nn.Conv2d(C, C, 3, stride, 1)
-            self.scale = nn.Parameter(torch.ones(1, C, 1, 1))
-
-        def forward(self, x):
-            return self.conv(x) * self.scale
-
-    monkeypatch.setitem(ops.OPS, "gated", lambda C, stride, affine: Gated(C, stride))
-    words = ["--epochs", "1", "--primitives", "gated,skip_connect,none"]
-    search.main([*FAST_SEARCH, *words])
-    out = capsys.readouterr().out
-    assert "gated runs edge by edge, since its block reads its attribute scale" in out
-
-
-@pytest.mark.parametrize(("order", "xi"), [("1", 0.0), ("2", 0.025)])
-def test_the_order_sets_xi(here, monkeypatch, order, xi):
-    seen = []
-
-    def note(self, trn_X, trn_y, val_X, val_y, xi, w_optim):
-        seen.append(xi)
-        for alpha in self.alphas:
-            alpha.grad = torch.zeros_like(alpha)
-
-    monkeypatch.setattr(search.Architect, "unrolled_backward", note)
-    search.main([*FAST_SEARCH, "--epochs", "1", "--order", order])
-    assert seen == [xi, xi]
+    monkeypatch.setattr(pick, "prepare_device", lambda cfg: seen.append(cfg) or CPU)
+    search.main([*FAST_SEARCH, "--threads", "2", "--no-tf32"])
+    ((threads, tf32),) = [(cfg.threads, cfg.tf32) for cfg in seen]
+    assert (threads, tf32) == (2, False)
+    assert "searchs/digits on cpu (1 threads)" in log_of("searchs/digits")
 
 
 def test_a_small_share_for_alpha_does_not_shorten_the_pass(here):
-    words = ["--val_portion", "0.1", "--epochs", "1", "--name", "s", "--batch_size", "200"]
-    search.main([*TINY_SEARCH, *words])  # 1293 images for w, 144 for alpha
-    state = final("s")["model"]
+    # 128 images for w, 14 for alpha
+    run = search.main([*FAST_SEARCH, "--val_portion", "0.1", "--batch_size", "20"])
+    state = checkpoint_of(run)["model"]
     counts = {int(v) for k, v in state.items() if k.endswith("num_batches_tracked")}
     assert counts == {6}
 
@@ -547,19 +488,11 @@ def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch, r
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     monkeypatch.setattr(torch.optim.Adam, "step", after_alpha)
     words = ["--reuse_gradient" if reuse else "--no-reuse_gradient", "--w_grad_clip", "1e9"]
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", *words])
+    search.main([*FAST_SEARCH, *words])
     assert len(grads) == len(wanted) == 2
     for found, right in zip(grads, wanted, strict=True):
         for a, b in zip(found, right, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-
-
-def test_statistics_move_once_per_step(finished_search):
-    state = torch.load(finished_search[0] / "searchs" / "s" / "checkpoint.pt", weights_only=True)[
-        "model"
-    ]
-    counts = {int(v) for k, v in state.items() if k.endswith("num_batches_tracked")}
-    assert counts == {22}
 
 
 def test_a_search_opens_no_test_split(here, monkeypatch):
@@ -570,27 +503,7 @@ def test_a_search_opens_no_test_split(here, monkeypatch):
         return real(name, data_path, train)
 
     monkeypatch.setattr(named, "load_split", guarded)
-    search.main([*FAST_SEARCH, "--epochs", "1"])
-
-
-@pytest.mark.parametrize("order", ["1", "2"])
-@pytest.mark.parametrize("layers", ["1", "2"])
-def test_one_and_two_cells(here, layers, order):
-    search.main([*FAST_SEARCH, "--epochs", "1", "--layers", layers, "--order", order])
-
-
-@pytest.mark.parametrize(
-    "primitives",
-    ["skip_connect,sep_conv_3x3", "none,skip_connect,sep_conv_3x3", "efficient",
-     "skip_connect,none,max_pool_3x3"],
-)  # fmt: skip
-def test_primitives_by_flag_through_search_and_augment(here, primitives, capsys):
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--primitives", primitives])
-    names = search.SearchConfig(["--primitives", primitives]).primitives
-    state = final("s")
-    assert state["flags"]["primitives"] == names
-    assert all(alpha.shape[1] == len(names) for alpha in alphas_of(state))
-    augment.main([*FAST_AUGMENT, "--genotype", "searchs/s"])
+    search.main(FAST_SEARCH)
 
 
 def test_a_block_of_ones_own_in_two_edits(here, monkeypatch):
@@ -604,7 +517,7 @@ def test_a_block_of_ones_own_in_two_edits(here, monkeypatch):
 
     monkeypatch.setitem(ops.OPS, "my_block", lambda C, stride, affine: Block(C, stride))
     monkeypatch.setattr(gt, "PRIMITIVES", ["my_block", "none"])
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
+    search.main([*SHORT_SEARCH, "--name", "s"])
     augment.main([*FAST_AUGMENT, "--genotype", "searchs/s"])
     assert gt.load("searchs/s").normal[0] == [("my_block", 0), ("my_block", 1)]
 
@@ -612,39 +525,34 @@ def test_a_block_of_ones_own_in_two_edits(here, monkeypatch):
 # --- what it survives, and how it fails ---------------------------------------------------------
 
 
-def test_a_drawing_that_fails_costs_one_warning_and_no_epoch(here, monkeypatch, capsys):
+@pytest.mark.pictures
+def test_pictures_that_fail_cost_one_warning_each_and_no_epoch(here, monkeypatch, capsys):
     saved = []
 
     def fail(*args, **kwargs):
-        saved.append(final("s")["epoch"])  # the checkpoint is there before the drawing
+        raise ZeroDivisionError("no ink")
+
+    def fail_to_draw(*args, **kwargs):
+        saved.append(checkpoint_of("searchs/s")["epoch"])  # the checkpoint is there already
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(visualize, "plot", fail)
+    monkeypatch.setattr(visualize, "plot", fail_to_draw)
+    monkeypatch.setattr(report, "write", fail)
+    for kind in search_log.PICTURES:
+        monkeypatch.setitem(search_log.PICTURES, kind, fail)
     search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
     assert saved == [1, 2, 2]  # and what is missing once more, at the end
     out = capsys.readouterr().out
-    assert out.count("WARNING: no drawing: no ink") == 1
+    for kind in ("drawing", "curves", "alphas", "GIF", "report"):
+        assert out.count(f"WARNING: no {kind}: no ink") == 1
+    assert out.count("no ink") == 5
     assert "recommended" in out
-
-
-@pytest.mark.parametrize("broken", ["plot_train_val", "plot_alphas", "gif_maker", "report"])
-def test_any_picture_that_fails_costs_one_warning(here, monkeypatch, capsys, broken):
-    def fail(*args, **kwargs):
-        raise ZeroDivisionError("no ink")
-
-    names = {"gif_maker": "make_gifs", "report": "write"}
-    monkeypatch.setattr(getattr(search_log, broken), names.get(broken, "plot_run"), fail)
-    search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
-    out = capsys.readouterr().out
-    assert out.count("WARNING: no ") == out.count("no ink") == 1
-    assert "recommended" in out
-    assert final("s")["epoch"] == 2
-    left = set(os.listdir("searchs/s"))
-    assert ("report.html" in left) == (broken != "report")
-    assert ("alphas.png" in left) == (broken != "plot_alphas")
+    left = os.listdir("searchs/s")
+    assert not {"report.html", "alphas.png", "normal.gif"} & set(left)
     assert not [name for name in left if ".tmp" in name]
 
 
+@pytest.mark.pictures
 def test_without_a_renderer_the_sources_are_kept_and_one_warning_given(here, monkeypatch, capsys):
     monkeypatch.setattr(visualize, "find_renderers", list)
     search.main([*FAST_SEARCH, "--epochs", "2", "--name", "s"])
@@ -656,130 +564,114 @@ def test_without_a_renderer_the_sources_are_kept_and_one_warning_given(here, mon
 
 
 @pytest.mark.parametrize(("skips", "warned"), [(3, False), (4, True), (8, True)])
-def test_a_cell_half_of_skips_is_warned_of(finished_search, skips, warned):
-    ops_of_cell = ["skip_connect"] * skips + ["sep_conv_3x3"] * (8 - skips)
-    gene = [[(op, 0) for op in ops_of_cell[i : i + 2]] for i in range(0, 8, 2)]
-    genotype = gt.Genotype(gene, [2], [[("skip_connect", 0)]], [2])
-    net = SearchCNNController(1, 2, 10, 1, None)
-    said = []
-
-    rows = []
-
-    class Run:
-        detail = staticmethod(str)
-
-        def row(self, *args, skips):
-            rows.append(skips)
-
-        def warn(self, text, kind):
-            said.append(text)
-
+def test_a_cell_half_of_skips_is_warned_of(open_run, skips, warned):
+    run = open_run()
+    run.last = run.best = {"epoch": 2, "top1": 0.5}
     phase = {"loss": 1.0, "top1": 0.5, "seconds": 1.0, "images_per_second": 64.0}
-    cfg = search.SearchConfig([])
-    search_log.log_epoch(Run(), cfg, net, genotype, 1, phase, phase, {"epoch": 1, "top1": 0.5})
+    record = {
+        "primitives": FAST_OPS,
+        "normal": [[[0.25] * 4] * 2],
+        "reduce": [[[0.25] * 4] * 2],
+        "entropy": {"normal": 1.0, "reduce": 1.0},
+        "counts": {
+            "normal": {"skip_connect": skips, "sep_conv_3x3": 8 - skips},
+            "reduce": {"skip_connect": 8},
+        },
+    }
+    search_log.log_epoch(run, phase, phase, record)
+    said = log_of(run.files.path)
+    assert re.search(rf" {skips}/8 ", said)
     text = f"{skips} of 8 edges of the normal cell are skip connections"
-    assert rows == [f"{skips}/8"]
-    assert (text in "".join(said)) == warned
-
-
-def test_a_batch_of_another_size_is_warned_of_unless_the_rate_follows(here, capsys):
-    search.main([*TINY_SEARCH, "--epochs", "1", "--batch_size", "128"])
-    assert "the linear rule suggests --w_lr 0.05" in capsys.readouterr().out
-    search.main([*TINY_SEARCH, "--epochs", "1", "--batch_size", "128", "--w_lr", "0.05"])
-    assert "linear rule" not in capsys.readouterr().out
-
-
-def test_a_run_of_the_same_name_is_not_touched(here, capsys):
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
-    before = {p: p.read_bytes() for p in Path("searchs/s").rglob("*") if p.is_file()}
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s"])
-    assert caught.value.code == 2
-    assert "searchs/s exists; choose another --name" in capsys.readouterr().err
-    assert {p: p.read_bytes() for p in Path("searchs/s").rglob("*") if p.is_file()} == before
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--overwrite", "--seed", "9"])
-    assert final("s")["flags"]["seed"] == 9
-    # without a name, the next free one is taken
-    for wanted in ("digits", "digits-2", "digits-3"):
-        assert search.main([*FAST_SEARCH, "--epochs", "1"]) == os.path.join("searchs", wanted)
-
-
-def test_a_folder_that_is_no_run_is_never_overwritten(here, capsys):
-    (here / "searchs" / "thesis").mkdir(parents=True)
-    (here / "searchs" / "thesis" / "thesis.tex").write_text("precious")
-    with pytest.raises(SystemExit):
-        search.main([*FAST_SEARCH, "--name", "thesis", "--overwrite"])
-    assert "is no run folder" in capsys.readouterr().err
-    assert (here / "searchs" / "thesis" / "thesis.tex").read_text() == "precious"
+    assert (text in said) == warned
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("words", "warned"),
     [
-        ("--primitives sepconv,none", 2, "unknown op sepconv; known: none, avg_pool_3x3"),
-        ("--dataset cifar11", 2, "unknown data set 'cifar11': there is no such folder"),
-        ("--batch_size 1000", 2, "--batch_size 1000 is larger than"),
-        ("--gpus 7", 2, "GPU"),
-        ("--name x --resume", 2, "no run to go on with: searchs/x/config.json"),
+        ("", False),
+        ("--batch_size 128", True),
+        ("--batch_size 128 --w_lr 0.05", False),
+        ("--batch_size 128 --quick", False),
     ],
 )
-def test_what_cannot_run_ends_in_one_line_and_leaves_nothing(here, words, code, message, capsys):
-    with pytest.raises(SystemExit) as caught:
-        search.main([*FAST_SEARCH, *words.split()])
-    assert caught.value.code == code
-    text = capsys.readouterr().err
-    assert message in text
-    assert text.count("\n") == 1
+def test_a_batch_of_another_size_is_warned_of_unless_the_rate_follows(open_run, words, warned):
+    run = open_run(words.split())
+    common_log.warn_of_learning_rate(run, run.load_data(loaders.search_data), "w_lr")
+    assert ("the linear rule suggests --w_lr 0.05" in log_of(run.files.path)) == warned
+
+
+def test_a_run_of_the_same_name_is_not_touched_but_may_be_overwritten_or_moved(fast_search):
+    words = [*FAST_SEARCH, "--name", "s"]
+    assert "searchs/s exists; choose another --name" in ends_in_one_line(search.main, words)
+    before = alphas_of(checkpoint_of("searchs/s"))
+    search.main([*words, "--overwrite", "--seed", "9"])
+    assert not equal(alphas_of(checkpoint_of("searchs/s")), before)  # another seed
+    shutil.move("searchs/s", "searchs/t")
+    search.main(["--name", "t", "--resume"])
+    assert checkpoint_of("searchs/t")["flags"]["seed"] == 9
+
+
+def test_without_a_name_the_next_free_one_is_taken(open_run):
+    paths = [open_run().files.path for _ in range(3)]
+    assert paths == [os.path.join("searchs", name) for name in ("digits", "digits-2", "digits-3")]
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(here):
+    (here / "searchs" / "thesis").mkdir(parents=True)
+    (here / "searchs" / "thesis" / "thesis.tex").write_text("precious")
+    text = ends_in_one_line(search.main, [*FAST_SEARCH, "--name", "thesis", "--overwrite"])
+    assert "is no run folder" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--primitives sepconv,none", "unknown op sepconv; known: none, avg_pool_3x3"),
+        ("--dataset cifar11", "unknown data set 'cifar11': there is no such folder"),
+        ("--batch_size 1000", "--batch_size 1000 is larger than"),
+        ("--gpus 7", "GPU"),
+        ("--name x --resume", "no run to go on with: searchs/x does not exist"),
+    ],
+)
+def test_what_cannot_run_ends_in_one_line_and_leaves_nothing(here, words, message):
+    assert message in ends_in_one_line(search.main, [*FAST_SEARCH, *words.split()])
     assert os.listdir(here) == []
 
 
-def test_an_unknown_op_is_refused_before_anything_is_downloaded(here, monkeypatch, capsys):
+def test_an_unknown_op_is_refused_before_anything_is_downloaded(here, monkeypatch):
     monkeypatch.setattr(named, "load_split", None)
-    with pytest.raises(SystemExit):
-        search.main(["--primitives", "sepconv", "--dataset", "cifar10"])
-    assert "unknown op sepconv" in capsys.readouterr().err
+    text = ends_in_one_line(search.main, ["--primitives", "sepconv", "--dataset", "cifar10"])
+    assert "unknown op sepconv" in text
 
 
+@pytest.mark.pictures
 def test_a_search_of_one_epoch_has_all_pictures_and_no_warning(here, capsys):
-    search.main([*TINY_SEARCH, "--epochs", "1", "--name", "s"])
+    search.main([*FAST_SEARCH, "--name", "s"])
     assert capsys.readouterr().out.count("WARNING") == 2  # of its few steps, alone
     assert {"normal.gif", "reduce.gif", "loss_accuracy.png"} <= set(os.listdir("searchs/s"))
 
 
-def test_a_search_stopped_in_its_first_epoch_cannot_be_resumed(here, monkeypatch, capsys):
-    def stop(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(search, "train", stop)
-    with pytest.raises(SystemExit):
-        search.main([*FAST_SEARCH, "--name", "s"])
-    assert "--resume" not in capsys.readouterr().err
-    with pytest.raises(SystemExit) as caught:
-        search.main(["--name", "s", "--resume"])
-    assert caught.value.code == 2
-    assert "nothing to resume in searchs/s" in capsys.readouterr().err
+def test_a_search_stopped_in_its_first_epoch_cannot_be_resumed(here):
+    assert "--resume" not in interrupt(search, [*FAST_SEARCH, "--name", "s"])
+    text = ends_in_one_line(search.main, ["--name", "s", "--resume"])
+    assert "nothing to resume in searchs/s" in text
 
 
-def test_a_diverged_search_stops_with_a_hint(here, capsys):
-    with pytest.raises(SystemExit) as caught:
-        search.main([*FAST_SEARCH, "--epochs", "3", "--w_lr", "1e30", "--w_grad_clip", "1e30"])
-    assert caught.value.code == 1
-    assert "lower the learning rate" in capsys.readouterr().err
+def test_a_diverged_search_stops_with_a_hint(here):
+    words = ["--epochs", "3", "--w_lr", "1e30", "--w_grad_clip", "1e30"]
+    text = ends_in_one_line(search.main, [*FAST_SEARCH, *words], code=1)
+    assert "lower the learning rate" in text
 
 
-def test_a_gpu_too_small_names_the_flags_to_lower(here, monkeypatch, capsys):
+def test_a_gpu_too_small_names_the_flags_to_lower(here, monkeypatch):
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(search.Architect, "unrolled_backward", full)
-    with pytest.raises(SystemExit) as caught:
-        search.main(FAST_SEARCH)
-    assert caught.value.code == 1
-    assert "lower --batch_size" in capsys.readouterr().err
+    assert "lower --batch_size" in ends_in_one_line(search.main, FAST_SEARCH, code=1)
 
 
-def test_learning_rates_follow_the_closed_form(here, monkeypatch):
+def test_learning_rates_follow_the_closed_form_and_the_order_sets_xi(here, monkeypatch):
     xis = []
 
     def note(self, trn_X, trn_y, val_X, val_y, xi, w_optim):
@@ -794,21 +686,13 @@ def test_learning_rates_follow_the_closed_form(here, monkeypatch):
     assert all(xi == lr for xi, lr in xis)
     records = [r for r in lines("searchs/s/metrics.jsonl") if r["phase"] == "train"]
     assert [r["lr"] for r in records] == pytest.approx(wanted)
-    # one epoch is trained at the full rate, not at zero
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "one"])
-    assert xis[-1] == (0.025, 0.025)
+    # one epoch is trained at the full rate, not at zero; first order has no virtual step
+    xis.clear()
+    search.main([*FAST_SEARCH, "--order", "1"])
+    assert xis == [(0.0, 0.025)] * 2
 
 
-def test_lines_every_print_freq_steps_without_a_terminal(here, capsys):
-    search.main([*TINY_SEARCH, "--epochs", "2", "--print_freq", "4"])
-    text = capsys.readouterr().out
-    steps = [line for line in text.splitlines() if " step " in line]
-    assert [line.split(" step ")[1].split()[0] for line in steps] == [
-        "1/11", "4/11", "8/11", "1/11", "5/11", "9/11",
-    ]  # fmt: skip
-
-
-def test_utils_command_is_what_the_log_prints(finished_search):
+def test_the_last_line_is_written_by_errors_command(finished_search):
     folder, out = finished_search
     line = run_in(
         folder, lambda words: print(errors.command("augment.py", *words)),
