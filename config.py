@@ -201,6 +201,16 @@ def add_alpha_group(parser):
     flag(g, "--order", type=int, choices=(1, 2), default=2,
          help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less than "
               "half the time and less memory")
+    flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="difference",
+         help="the second-order term of --order 2: central difference (the paper's), one-sided "
+              "difference (a pass less), exact (several times the time and memory) or none (w' "
+              "alone: two passes less); docs/gradient.md compares them")
+    flag(g, "--eps", type=positive, default=0.1,
+         help="of the difference: how far it moves w. The paper's 0.01 drowns the term in the "
+              "jumps of ReLU and max pooling (docs/gradient.md)")
+    flag(g, "--reuse_gradient", action=argparse.BooleanOptionalAction, default=True,
+         help="the step of w takes the gradient that the virtual step of --order 2 has computed, "
+              "before alpha's step (the paper: computes it again, behind it)")
     flag(g, "--val_portion", type=fraction, default=0.5,
          help="portion of the training images that only alpha learns from")
 
@@ -388,6 +398,14 @@ class SearchConfig(RunConfig):
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
             )
+        for name in {"hessian", "eps", "reuse_gradient"} & set(self.said):
+            if self.order == 1:
+                self.error(f"--{name} belongs to the second order and does nothing at --order 1")
+        if "eps" in self.said and self.hessian in ("exact", "none"):
+            self.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
+        for name in ("compile", "checkpoint_cells"):
+            if self.hessian == "exact" and getattr(self, name):
+                self.error(f"--hessian exact goes backward twice, which --{name} cannot")
 
 
 class AugmentConfig(RunConfig):

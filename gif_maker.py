@@ -93,6 +93,7 @@ def make_gif(plot_path, cell, path, fps=3, scores=None, n_epochs=None):
     durations = [1000 / fps] * (len(images) - 1) + [LAST_FRAME]  # milliseconds
     if len(images) == 1:  # Pillow takes a list for an animation only
         durations = LAST_FRAME
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with atomic_write(path) as temporary:
         iio.imwrite(
             temporary, pictures, extension=".gif", plugin="pillow", duration=durations, loop=0
@@ -106,7 +107,6 @@ def make_gifs(run_path, out=None, fps=3):
     if not os.path.isdir(plot_path):
         raise ValueError(f"{run_path} is no run folder of a search: it has no folder {PLOTS}")
     out = run_path if out is None else out
-    os.makedirs(out, exist_ok=True)
     n_epochs = reader.read_config(run_path)["flags"].get("epochs")
     paths = {cell: os.path.join(out, f"{cell}.gif") for cell in CELLS}
     for cell, path in paths.items():

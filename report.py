@@ -190,29 +190,30 @@ def draw_epochs(run_path, only_missing=False):
             visualize.plot_epoch(record, plot_path, dataset, scores.get(epoch))
 
 
+def draw_search(run_path):
+    """Draw all epochs of a search, and both animations, anew."""
+    draw_epochs(run_path)
+    gif_maker.make_gifs(run_path)
+
+
 def draw_training(run_path):
-    """Draw the cell of a training into its plots/ again; nothing without a genotype."""
+    """Draw the cell of a training into its plots/ anew."""
     paths = [os.path.join(run_path, files.PLOTS, drawing(cell)) for cell in CELLS]
-    try:
-        genotype = gt.load(run_path)
-    except ValueError:
-        return
-    visualize.plot(genotype, *paths, gt.metadata(run_path).get("dataset"))
+    visualize.plot(gt.load(run_path), *paths, gt.metadata(run_path).get("dataset"))
 
 
 def draw_all(run_path):
-    """Make every picture of a run anew. What no program is there for costs a line."""
+    """Make every picture of a run anew. One that cannot be made costs a line on standard error."""
     reader.read_metrics(run_path)  # before anything is drawn
-    plot_train_val.plot_run(run_path)
-    try:
-        if os.path.exists(os.path.join(run_path, files.ALPHAS)):
-            plot_alphas.plot_run(run_path)
-            draw_epochs(run_path)
-            gif_maker.make_gifs(run_path)
-        else:
-            draw_training(run_path)
-    except visualize.NoRenderer as error:  # the rest can be looked at all the same
-        print(f"report.py: {error}", file=sys.stderr)
+    if os.path.exists(os.path.join(run_path, files.ALPHAS)):
+        makers = (plot_train_val.plot_run, plot_alphas.plot_run, draw_search)
+    else:
+        makers = (plot_train_val.plot_run, draw_training)
+    for maker in makers:
+        try:
+            maker(run_path)
+        except (ValueError, OSError) as error:
+            print(f"report.py: {errors.one_line(error)}", file=sys.stderr)
 
 
 def main(argv=None):

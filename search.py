@@ -49,7 +49,9 @@ def main(argv=None):
         # optimizers (sec. 3.1.1 and App. A.1)
         optims = build_optimizers(cfg, net, device)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optims.w, cfg.epochs, cfg.w_lr_min)
-        architect = Architect(net, cfg.w_momentum, cfg.w_weight_decay)
+        architect = Architect(
+            net, cfg.w_momentum, cfg.w_weight_decay, cfg.hessian, cfg.eps, cfg.reuse_gradient
+        )
         run.track(model=net, w_optim=optims.w, alpha_optim=optims.alpha, scheduler=scheduler)
 
     with errors.run_errors(cfg.PROG, run), run:
@@ -133,15 +135,18 @@ def train(data, net, architect, optims, epoch, run):
     def search_step(trn_X, trn_y, val_X, val_y):  # never waits, so that a CUDA graph can hold it
         # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
         with device.autocast():
-            architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, optims.w)
+            passed = architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, optims.w)
         optims.alpha.step()
 
-        # w: plain SGD. backward() adds to alpha.grad too; unrolled_backward writes it anew
-        optims.w.zero_grad()
-        with device.autocast():
-            logits = net(trn_X)  # (N, n_classes)
-            loss = net.criterion(logits, trn_y)
-        loss.backward()
+        # w: plain SGD, with the gradient of the virtual step or anew, where alpha is now
+        if passed is None:
+            optims.w.zero_grad()
+            with device.autocast():
+                logits = net(trn_X)  # (N, n_classes)
+                loss = net.criterion(logits, trn_y)
+            loss.backward()  # adds to alpha.grad too; unrolled_backward writes it anew
+        else:
+            loss, logits = passed
         nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
         optims.w.step()
         return loss.detach(), logits.detach()

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -73,11 +74,8 @@ def find(folder):
     """
     require_utf8(folder)
     found, others = [], Counter()
-    top = os.path.realpath(folder)
-    visited = {_identity(top)}
-    while top != os.path.dirname(top):
-        top = os.path.dirname(top)
-        visited.add(_identity(top))
+    top = Path(folder).resolve()
+    visited = {_identity(path) for path in (top, *top.parents)}
     waiting = deque([""])  # breadth first: a class folder is never taken for a link to it
     while waiting:
         below = waiting.popleft()

@@ -9,6 +9,7 @@ with its smallest and largest value. Prints tables and writes JSON.
 """
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -19,13 +20,12 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
 import torch.nn.functional as F
-from named.named import named
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import genotypes as gt
 from architect import Architect
-from data_sets import splits, transforms
+from data_sets import named, splits, transforms
 from devices import layout, pick
 from models import augment_cnn, reference, search_cells, search_cnn
 from records import files
@@ -41,26 +41,41 @@ SIZES = {
 }
 XI = 0.025
 
+# the second-order step of the fast form: choices of `Architect`
+PAPER = {"hessian": "difference", "eps": 0.01, "reuse_gradient": False}
+GRADIENTS = {
+    "the paper's": PAPER,
+    "central, gradient reused": {"hessian": "difference", "eps": 0.1, "reuse_gradient": True},
+    "one-sided": {"hessian": "forward", "eps": 0.1, "reuse_gradient": False},
+    "one-sided, gradient reused": {"hessian": "forward", "eps": 0.1, "reuse_gradient": True},
+    "lookahead": {"hessian": "none", "reuse_gradient": False},
+    "lookahead, gradient reused": {"hessian": "none", "reuse_gradient": True},
+    "exact": {"hessian": "exact", "reuse_gradient": False},
+    "exact, gradient reused": {"hessian": "exact", "reuse_gradient": True},
+}
+
 
 class Form:
-    """One form of the supernet with all that a search step needs."""
+    """One form of the supernet with all that a search step needs. Its gradient of alpha is the
+    paper's, until `choose` says otherwise."""
 
     def __init__(self, cell, device, shape, batch, fast, **net):
         self.device = device
         C_in, side = shape
-        usual = search_cnn.SearchCell
-        search_cnn.SearchCell = cell
+        usual = search_cnn.SearchCNN.Cell
+        search_cnn.SearchCNN.Cell = cell
         try:
             torch.manual_seed(0)
             self.net = search_cnn.SearchCNNController(
                 C_in, net.pop("C", 16), 10, net.pop("n_layers", 8), F.cross_entropy, **net
             )
         finally:
-            search_cnn.SearchCell = usual
+            search_cnn.SearchCNN.Cell = usual
         self.net.to(device)
         kind = "contiguous"
         if fast:
-            kind = layout.pick_layout("auto", self.net, batch, C_in, (side, side))
+            shape = (batch, C_in, side, side)
+            kind = layout.pick_layout("auto", self.net, shape, pick.Device(device))
         memory_format = layout.LAYOUTS[kind]
         self.net.to(memory_format=memory_format)
         X = torch.randn(2, batch, C_in, side, side)
@@ -69,22 +84,28 @@ class Form:
         self.trn_y, self.val_y = y.to(device)
         self.w_optim = torch.optim.SGD(self.net.weights(), XI, momentum=0.9, weight_decay=3e-4)
         self.alpha_optim = torch.optim.Adam(self.net.alphas(), 3e-4, betas=(0.5, 0.999))
-        self.architect = Architect(self.net, 0.9, 3e-4)
+        self.choose(PAPER)
+
+    def choose(self, choices):
+        """Compute alpha's gradient as `choices`, keywords of Architect, say."""
+        self.architect = Architect(self.net, 0.9, 3e-4, **choices)
 
     def alpha_step(self, xi):
         data = self.trn_X, self.trn_y, self.val_X, self.val_y
-        self.architect.unrolled_backward(*data, xi, self.w_optim)
+        passed = self.architect.unrolled_backward(*data, xi, self.w_optim)
         self.alpha_optim.step()
+        return passed
 
-    def w_step(self):
-        self.w_optim.zero_grad()
-        self.net.loss(self.trn_X, self.trn_y).backward()
+    def w_step(self, passed=None):
+        """`passed` is not None where alpha's step has left the gradient of w."""
+        if passed is None:
+            self.w_optim.zero_grad()
+            self.net.loss(self.trn_X, self.trn_y).backward()
         nn.utils.clip_grad_norm_(self.net.weights(), 5.0)
         self.w_optim.step()
 
     def step(self, order):
-        self.alpha_step(XI if order == 2 else 0.0)
-        self.w_step()
+        self.w_step(self.alpha_step(XI if order == 2 else 0.0))
 
     def validate(self):
         self.net.eval()
@@ -149,36 +170,77 @@ def peak_memory(work, device):
     return max(peak[0] - before, 0)
 
 
-def memory_of(cell, fast, checkpoint, device, shape, batch):
-    """Peak of a second-order step in a process of its own, so that nothing is left from another."""
+def memory_of(cell, device, size, fast=True, checkpoint=False, choices=PAPER, **net):
+    """Peak of a second-order step in a process of its own, so that nothing is left from another.
+    `size` is one of SIZES."""
     context = torch.multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_memory_process, args=(sender, cell, fast, checkpoint, str(device), shape, batch)
+        target=_memory_process,
+        args=(sender, cell, str(device), size, fast, checkpoint, choices, net),
     )
     process.start()
     sender.close()  # so that the end of the process is the end of the pipe
     try:
         return receiver.recv()
     except EOFError:
-        sys.exit(f"benchmark.py: the process that measures memory died (batch {batch}, {shape})")
+        sys.exit(f"benchmark.py: the process that measures memory died ({size})")
     finally:
         process.join()
 
 
-def _memory_process(sender, cell, fast, checkpoint, device, shape, batch):
+def _memory_process(sender, cell, device, size, fast, checkpoint, choices, net):
     device = torch.device(device)
-    form = Form(cell, device, shape, batch, fast)
+    form = Form(cell, device, *size, fast, **net)
     form.net.net.checkpoint_cells = checkpoint
+    form.choose(choices)
     sender.send(peak_memory(lambda: form.step(2), device))
+
+
+def gradients(plain, fast, device, repeats):
+    """Second-order steps of `fast` in every one of GRADIENTS, and of `plain` if there is one, all
+    in turn: medians, and the ratio to the step of `plain` in the same turn."""
+
+    def step(choices):
+        fast.choose(choices)
+        return seconds(lambda: fast.step(2), device)
+
+    turns = []
+    for turn in range(repeats + 1):
+        baseline = seconds(lambda: plain.step(2), device) if plain else math.nan
+        times = {name: step(choices) for name, choices in GRADIENTS.items()}
+        if turn:  # the first warms up
+            turns.append((baseline, times))
+    fast.choose(PAPER)
+    figures = {}
+    for name in GRADIENTS:
+        ratios = [times[name] / baseline for baseline, times in turns]
+        figures[name] = {
+            "plain": statistics.median(baseline for baseline, _ in turns),
+            "fast": statistics.median(times[name] for _, times in turns),
+            "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
+        }  # fmt: skip
+    return figures
+
+
+def gradient_costs(device, size, repeats=5, **net):
+    """Seconds and peak bytes of a second-order step in every one of GRADIENTS."""
+    form = Form(search_cells.SearchCell, device, *size, fast=True, **net)
+    times = gradients(None, form, device, repeats)
+    table = {}
+    for name, choices in GRADIENTS.items():
+        memory = memory_of(search_cells.SearchCell, device, size, choices=choices, **net)
+        table[name] = {"seconds": times[name]["fast"], "memory": memory}
+        print(f"  {name:28} {times[name]['fast']:8.3f} s {memory / 2**20:8,.0f} MiB", flush=True)
+    return table
 
 
 def bound(form, device):
     """Seconds of the convolutions of one step alone, each timed as it stands in the fast form: no
     arrangement of the same convolutions can be faster.
 
-    A second-order step passes every convolution five times forward, three times backward with the
-    gradient of its weights and twice without (the two alpha-only passes).
+    The paper's second-order step passes every convolution five times forward, three times backward
+    with the gradient of its weights and twice without (the two alpha-only passes).
     """
     seen = []
     hooks = [
@@ -205,11 +267,32 @@ def bound(form, device):
     return total
 
 
-def measure(name, device, repeats):
+def memories(name, device):
+    """Peak bytes of a second-order step of every form and gradient, where they can be seen."""
+    if device.type != "cuda" and not os.path.exists("/proc/self/statm"):
+        return {}
+    wide, memory = search_cells.SearchCell, {}
+    jobs = {"plain": (reference.PerEdgeCell, {"fast": False}), "fast": (wide, {})}
+    jobs["fast, --checkpoint_cells"] = wide, {"checkpoint": True}
+    jobs |= {label: (wide, {"choices": choices}) for label, choices in GRADIENTS.items()}
+    for label, (cell, options) in jobs.items():
+        memory[label] = memory_of(cell, device, SIZES[name], **options)
+        share = memory[label] / memory["plain"]
+        print(f"{name}: peak memory {label} {memory[label] / 2**20:,.0f} MiB, {share:.2f} of plain")
+    return memory
+
+
+def measure(name, device, repeats, only_gradients=False):
     """All figures of one size."""
     shape, batch = SIZES[name]
     plain = Form(reference.PerEdgeCell, device, shape, batch, fast=False)
     fast = Form(search_cells.SearchCell, device, shape, batch, fast=True)
+    by_gradient = gradients(plain, fast, device, repeats)
+    for label, row in by_gradient.items():
+        show(f"{name}, {label}", row)
+    memory = memories(name, device)
+    if only_gradients:
+        return {"batch": batch, "gradients": by_gradient, "memory": memory}
     phases = {
         "step, order 2": lambda form: lambda: form.step(2),
         "step, order 1": lambda form: lambda: form.step(1),
@@ -228,19 +311,9 @@ def measure(name, device, repeats):
     print(f"{name}: one loader process takes {loader:.3f} s for a batch")
     training = train_seconds(device, shape, repeats)
     show(f"{name}, augment.py's step", training, ("contiguous", "channels last"))
-    memory = {}
-    if device.type == "cuda" or os.path.exists("/proc/self/statm"):
-        for label, cell, is_fast, checkpoint in (
-            ("plain", reference.PerEdgeCell, False, False),
-            ("fast", search_cells.SearchCell, True, False),
-            ("fast, --checkpoint_cells", search_cells.SearchCell, True, True),
-        ):
-            memory[label] = memory_of(cell, is_fast, checkpoint, device, shape, batch)
-            print(f"{name}: peak memory {label} {memory[label] / 2**20:,.0f} MiB, "
-                  f"{memory[label] / memory['plain']:.2f} of plain")  # fmt: skip
     return {
-        "batch": batch, "phases": figures, "convolutions": least, "loader": loader,
-        "augment": training, "memory": memory,
+        "batch": batch, "phases": figures, "gradients": by_gradient, "convolutions": least,
+        "loader": loader, "augment": training, "memory": memory,
     }  # fmt: skip
 
 
@@ -277,8 +350,8 @@ class Noise(Dataset):
 def loader_seconds(shape, batch):
     """Seconds that one process takes to draw, augment and stack a batch of images."""
     C_in, side = shape
-    about = named.DataSpec("noise", C_in, (side, side), ("a",), (0.5,) * C_in, (0.25,) * C_in)
-    moves = transforms.transforms(about, True, 0, "digits" if C_in == 1 else "cifar")
+    spec = named.DataSpec("noise", C_in, (side, side), ("a",), (0.5,) * C_in, (0.25,) * C_in)
+    moves = transforms.transforms(spec, True, 0, "digits" if C_in == 1 else "cifar")
     loader = DataLoader(splits.Transformed(Noise(8 * batch, shape), moves), batch, shuffle=True)
     start = time.perf_counter()
     n = sum(1 for _ in loader)
@@ -307,7 +380,7 @@ def train_seconds(device, shape, repeats):
 
 def show(label, f, names=("plain", "fast")):
     print(
-        f"{label:32} {names[0]} {f['plain']:8.3f} s   {names[1]} {f['fast']:8.3f} s   "
+        f"{label:40} {names[0]} {f['plain']:8.3f} s   {names[1]} {f['fast']:8.3f} s   "
         f"ratio {f['ratio']:.2f} ({f['low']:.2f} to {f['high']:.2f})",
         flush=True,
     )
@@ -318,20 +391,27 @@ def main(argv=None):
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["digits", "cifar10-16"],
                         help="default: digits cifar10-16; all: " + " ".join(SIZES))  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (default: 5)")
+    parser.add_argument(
+        "--gradients",
+        action="store_true",
+        help="only the second-order steps, one for each way to alpha's gradient",
+    )
     parser.add_argument("--growth", action="store_true", help="also: nodes, ops and batch size")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--out", default="benchmark.json", help="file of the results")
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: at least one pair is needed")
-    device = pick.pick_device(args.device)
-    pick.prepare_device(device)
-    print(f"{pick.device_name(device)}, torch {torch.__version__}")
-    record = {"sizes": {name: measure(name, device, args.repeats) for name in args.sizes}}
+    where = pick.prepare_device(argparse.Namespace(device=args.device, gpus=None, threads=None))
+    device = where.torch_device
+    print(f"{where.name}, torch {torch.__version__}")
+    record = {
+        "sizes": {name: measure(name, device, args.repeats, args.gradients) for name in args.sizes}
+    }
     if args.growth:
         record["growth"] = growth(device)
     record |= {
-        "device": pick.device_name(device),
+        "device": where.name,
         "versions": run_folder.versions(),
         "date": time.strftime("%Y-%m-%d"),
     }

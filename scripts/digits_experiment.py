@@ -1,4 +1,4 @@
-"""Does the search find better cells than chance? The README's digits experiment.
+"""Does the search find better cells than chance? The digits experiment of docs/results.md.
 
     python scripts/digits_experiment.py --out results.json
 
@@ -30,7 +30,7 @@ AUGMENT = "--layers 8 --init_channels 16 --epochs 30"
 
 def accuracies(folder):
     """Accuracy of the last and of the best epoch of a finished run."""
-    with open(os.path.join(folder, run_folder.METRICS), encoding="utf-8") as stream:
+    with open(os.path.join(folder, files.METRICS), encoding="utf-8") as stream:
         records = [json.loads(line) for line in stream]
     held = [record for record in records if record["phase"] == "val"]
     best = max(held, key=lambda record: record["top1"])
@@ -100,7 +100,7 @@ def main(argv=None):
     record = {
         "search": args.search, "augment": args.augment, "rows": rows, "summary": summary,
         "versions": run_folder.versions(), "date": time.strftime("%Y-%m-%d"),
-        "device": pick.device_name(pick.pick_device()),
+        "device": pick.Device(pick.pick_device()).name,
     }  # fmt: skip
     files.write_json(args.out, record)
     print(f"written: {args.out}")

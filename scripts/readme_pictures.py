@@ -7,7 +7,6 @@ Writes to assets/. The picture of the page is taken by a headless Chromium ($CHR
 the PATH), driven by playwright.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -19,12 +18,16 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import visualize
+from console import errors
+from console.parser import Parser
+from records import files
 
 ASSETS = Path(visualize.__file__).resolve().parent / "assets"
 COPIES = {
-    "normal.gif": "quick-normal.gif", "loss_accuracy.png": "quick-curves.png",
-    "alphas.png": "quick-alphas.png",
-}  # fmt: skip
+    "normal.gif": "quick-normal.gif",
+    files.CURVES: "quick-curves.png",
+    files.ALPHA_FIGURE: "quick-alphas.png",
+}
 
 
 def screenshots(page_path, program):
@@ -51,26 +54,24 @@ def screenshots(page_path, program):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("readme_pictures.py", description=__doc__.split("\n\n")[0])
+    parser = Parser("readme_pictures.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="searchs/NAME", type=Path, help="a finished search")
     args = parser.parse_args(argv)
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if program is None:
-        sys.exit("readme_pictures.py: no chromium on the PATH or in $CHROMIUM")
-    try:
+    with errors.usage_errors("readme_pictures.py"):
+        program = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        if program is None:
+            raise OSError("no chromium on the PATH or in $CHROMIUM")
         visualize.main([str(args.run), "--out", str(ASSETS)])
-        for cell in ("normal", "reduce"):
+        for cell in files.CELLS:
             os.replace(ASSETS / f"{cell}.png", ASSETS / f"quick-{cell}.png")
             (ASSETS / f"{cell}.gv").unlink()
         for source, target in COPIES.items():
             shutil.copyfile(args.run / source, ASSETS / target)
-        both = screenshots(args.run / "report.html", program)
+        both = screenshots(args.run / files.REPORT, program)
         both.save(ASSETS / "report.png", optimize=True)  # all colors: a legend has few pixels
-        for name in ("quick-curves.png", "quick-alphas.png"):
+        for name in (COPIES[files.CURVES], COPIES[files.ALPHA_FIGURE]):
             picture = Image.open(ASSETS / name).convert("RGB")
             picture.quantize(64, dither=Image.Dither.NONE).save(ASSETS / name, optimize=True)
-    except OSError as error:
-        sys.exit(f"readme_pictures.py: {error}")
 
 
 if __name__ == "__main__":

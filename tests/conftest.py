@@ -25,7 +25,7 @@ torch.set_num_threads(1)  # these networks are too small to share out
 
 CPU = Device(torch.device("cpu"))
 
-# all of the digits: eleven steps an epoch
+# the digits with all ops
 TINY_SEARCH = ["--layers", "3", "--init_channels", "2", "--n_nodes", "2", "--seed", "1"]
 TINY_AUGMENT = ["--layers", "3", "--init_channels", "2", "--seed", "1"]
 # a tenth of them: two steps, and few ops; --quick makes the network small that a search counts
@@ -79,10 +79,11 @@ def run_in(folder, main, words):
 
 @pytest.fixture(scope="session")
 def finished_search(tmp_path_factory):
-    """(folder that holds searchs/s, what the terminal said) of a search of two epochs, with all
-    pictures."""
+    """(folder that holds searchs/s, what the terminal said) of a search of two epochs of five
+    steps, with all pictures."""
     folder = tmp_path_factory.mktemp("search")
-    out = run_in(folder, search.main, [*TINY_SEARCH, "--epochs", "2", "--name", "s"])
+    words = ["--subset", "0.5", "--epochs", "2", "--name", "s"]
+    out = run_in(folder, search.main, [*TINY_SEARCH, *words])
     return folder, out
 
 

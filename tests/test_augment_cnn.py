@@ -1,5 +1,7 @@
 """The final network against published counts, and its auxiliary head and drop path."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -50,21 +52,20 @@ def test_the_auxiliary_pooling_is_the_official_one_on_8x8():
     assert torch.equal(pool(x), official(x))
 
 
-@pytest.mark.parametrize("side", range(1, 40))
-def test_the_auxiliary_pooling_leaves_2x2_of_any_map_and_reads_all_of_it(side):
-    pool = AuxiliaryHead((side, 8), 1, 10).net[1]
-    x = torch.ones(1, 1, side, 8, requires_grad=True)
-    y = pool(x)
-    assert y.shape == (1, 1, 2, 2)
-    torch.testing.assert_close(y, torch.ones(1, 1, 2, 2))
-    y.sum().backward()
-    assert (x.grad > 0).all()
+def test_the_auxiliary_pooling_leaves_2x2_of_any_map_and_reads_all_of_it():
+    for side in range(1, 40):
+        pool = AuxiliaryHead((side, 8), 1, 10).net[1]
+        x = torch.ones(1, 1, side, 8, requires_grad=True)
+        y = pool(x)
+        assert y.shape == (1, 1, 2, 2)
+        torch.testing.assert_close(y, torch.ones(1, 1, 2, 2))
+        y.sum().backward()
+        assert (x.grad > 0).all()
 
 
-@pytest.mark.parametrize(
-    "size", [*range(1, 34), 48, 64, 96, 224, (32, 64), (7, 30)], ids=lambda size: str(size)
-)
-def test_auxiliary_logits_for_every_input_size(size):
+@pytest.mark.parametrize("size", [1, 2, 5, 16, 17, 48, 224, (7, 30)], ids=str)
+def test_auxiliary_logits_for_small_large_and_oblong_images(size):
+    # tests/test_stems.py takes whole steps at more sizes
     net = network(size, C=2).train()
     shape = (size, size) if isinstance(size, int) else size
     logits, aux_logits = net(torch.randn(2, 3, *shape))
@@ -136,12 +137,13 @@ def test_norms_have_a_scale_and_pooling_has_no_norm():
 # --- drop path ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", [name for name in OPS if name != "none"])
-def test_drop_path_spares_the_identity_and_nothing_else(name, stride):
-    op = edge_op(name, 4, stride)
-    drops = [m for m in op.modules() if isinstance(m, StochasticDepth)]
-    assert len(drops) == (0 if (name, stride) == ("skip_connect", 1) else 1)
+def test_drop_path_spares_the_identity_and_nothing_else():
+    spared = []
+    for name, stride in itertools.product(OPS, (1, 2)):
+        drops = [m for m in edge_op(name, 4, stride).modules() if isinstance(m, StochasticDepth)]
+        assert len(drops) <= 1
+        spared += [] if drops else [(name, stride)]
+    assert spared == [("skip_connect", 1)]
 
 
 def test_the_auxiliary_head_reads_the_cell_at_two_thirds():

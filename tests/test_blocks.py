@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FAST_AUGMENT, FAST_SEARCH, lines, run_in
+from conftest import (
+    FAST_AUGMENT,
+    FAST_SEARCH,
+    checkpoint_of,
+    ends_in_one_line,
+    lines,
+    log_of,
+    run_in,
+    without_pictures,
+)
 from per_edge import edge_tensors
 from torch import nn
 from torchvision.ops import StochasticDepth
 
 import augment
-import config
+import evaluate
 import genotypes as gt
 import search
 import utils
@@ -123,48 +132,44 @@ def blocks(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A search over all of BLOCKS, second order, and a training of a cell made of all of them."""
+    """Folder of a search over all of BLOCKS, second order, and of a training of a cell made of all
+    of them."""
     folder = tmp_path_factory.mktemp("blocks")
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, without_pictures():
         for name, block in BLOCKS.items():
             monkeypatch.setitem(ops.OPS, name, block)
-        words = ["--primitives", ",".join([*BLOCKS, "none"]), "--epochs", "1", "--name", "s"]
-        out = run_in(folder, search.main, [*FAST_SEARCH, *words])
+        words = ["--primitives", ",".join([*BLOCKS, "none"]), "--name", "s"]
+        run_in(folder, search.main, [*FAST_SEARCH, *words])
         names = list(BLOCKS)
-        nodes = [[(name, 0), (other, 1)] for name, other in zip(names[::2], names[1::2])]  # noqa: B905
+        nodes = [[(a, 0), (b, 1)] for a, b in zip(names[::2], names[1::2], strict=True)]
         concat = range(2, len(nodes) + 2)
-        Path(folder / "g.json").write_text(
-            gt.to_json(gt.Genotype(nodes, concat, nodes, concat)), encoding="utf-8"
-        )
+        text = gt.to_json(gt.Genotype(nodes, concat, nodes, concat))
+        Path(folder / "g.json").write_text(text, encoding="utf-8")
         words = ["--genotype", "g.json", "--drop_path_prob", "0.5", "--epochs", "2", "--name", "a"]
         run_in(folder, augment.main, [*FAST_AUGMENT, *words])
-        run_in(folder, augment.main, ["--evaluate", "augments/a"])
-    return folder, out
+        run_in(folder, evaluate.main, ["augments/a"])
+    return folder
 
 
 def test_every_kind_of_block_is_searched_and_trained(trained, blocks):
-    folder, out = trained
-    for record in lines(folder / "searchs/s/metrics.jsonl") + lines(
-        folder / "augments/a/metrics.jsonl"
-    ):
-        assert record["loss"] > 0
-    alphas = torch.load(folder / "searchs/s/checkpoint.pt", weights_only=True)["model"]
-    moved = alphas["alpha_normal.0"]  # starts at 1e-3 * N(0, 1); two steps of 3e-4
+    for run in ("searchs/s", "augments/a"):
+        assert all(record["loss"] > 0 for record in lines(trained / run / "metrics.jsonl"))
+    moved = checkpoint_of(trained / "searchs/s")["model"]["alpha_normal.0"]
     assert moved.shape == (2, len(BLOCKS) + 1)
     assert moved.isfinite().all()
     # the log says of each block that is not widened why
+    said = log_of(trained / "searchs/s")
     for name in ("dropout", "dropout2d_inside", "buffered", "scaled", "shuffled"):
-        assert f"{name} runs edge by edge, since its block " in out
-    assert "ends_in_relu runs edge" not in out
+        assert f"{name} runs edge by edge, since its block " in said
+    assert "scaled runs edge by edge, since its block reads its attribute scale" in said
+    assert "ends_in_relu runs edge" not in said
 
 
 def test_frozen_weights_stay_and_unused_ones_are_kept(trained, blocks):
-    folder, _ = trained
-    state = torch.load(folder / "augments/a/checkpoint.pt", weights_only=True)
-    flags = config.AugmentConfig(["--resume", "--name", "a"], state["flags"])
-    utils.seed_everything(flags.seed)
-    net = AugmentCNN(8, 1, flags.init_channels, 10, flags.layers, True,
-                     gt.load(folder / "g.json"))  # fmt: skip
+    state = checkpoint_of(trained / "augments/a")
+    flags, genotype = state["flags"], gt.load(trained / "g.json")
+    utils.seed_everything(flags["seed"])
+    net = AugmentCNN(8, 1, flags["init_channels"], 10, flags["layers"], True, genotype)
     start = net.state_dict()
     for name, parameter in net.named_parameters():
         same = torch.equal(start[name], state["model"][name])
@@ -235,43 +240,47 @@ def test_drop_path_drops_every_kind_of_block(blocks):
         "--n_nodes 3 --k 4 --init_channels 3",
         "--n_nodes 2 --k 3 --layers 4 --stem_multiplier 5",
         "--n_nodes 4 --k 1 --init_channels 1 --order 1",
-        "--layers 1", "--layers 2",
-        "--primitives skip_connect", "--primitives none,skip_connect,sep_conv_3x3",
-        "--primitives sep_conv_3x3,none,avg_pool_3x3", "--primitives max_pool_3x3,dil_conv_3x3",
+        "--layers 1",
+        "--layers 2",
+        "--layers 1 --order 1",
+        "--layers 2 --order 1",
+        "--primitives skip_connect",
+        "--primitives skip_connect,none,max_pool_3x3",
+        "--primitives none,skip_connect,sep_conv_3x3",
+        "--primitives sep_conv_3x3,none,avg_pool_3x3",
+        "--primitives max_pool_3x3,dil_conv_3x3",
+        "--primitives efficient",
     ],
-)  # fmt: skip
-def test_every_combination_runs_from_search_through_augment(here, words, capsys, monkeypatch):
-    monkeypatch.setattr(search.search_log, "draw", lambda *args: None)  # half of the time
-    small = ["--batch_size", "350", "--epochs", "1", "--seed", "1", "--name", "s"]
+)
+def test_every_combination_runs_from_search_through_augment(here, words):
     words = words.split()
-    search.main(["--layers", "3", "--init_channels", "2", "--n_nodes", "2", *small, *words])
-    out = capsys.readouterr().out
-    flags = json.loads(Path("searchs/s/config.json").read_text())["flags"]
+    search.main([*FAST_SEARCH, "--name", "s", *words])
+    state = checkpoint_of("searchs/s")
+    flags = state["flags"]
     record = json.loads(Path("searchs/s/genotype.json").read_text())
-    assert [record[key] for key in ("n_nodes", "k", "primitives", "dataset", "size")] == [
-        flags["n_nodes"], flags["k"], flags["primitives"], "digits", [8, 8],
-    ]  # fmt: skip
+    kept = {key: record[key] for key in ("n_nodes", "k", "primitives")}
+    assert kept == {key: flags[key] for key in kept}
+    assert (record["dataset"], record["size"]) == ("digits", [8, 8])
+    if "--primitives" in words:
+        assert flags["primitives"] == gt.PRESETS.get(words[1], words[1].split(","))
+    assert state["model"]["alpha_normal.0"].shape == (2, len(flags["primitives"]))
     genotype = gt.load("searchs/s")
     for gene in (genotype.normal, genotype.reduce):
         assert [len(edges) for edges in gene] == [
             min(flags["k"], node) for node in range(2, flags["n_nodes"] + 2)
         ]
         assert all(op in flags["primitives"] and op != "none" for op in gt.count_ops(gene))
-    assert ("the normal cell is not searched" in out) == (flags["layers"] < 3)
-    augment.main(["--genotype", "searchs/s", *FAST_AUGMENT, "--name", "a"])
-    state = torch.load("augments/a/checkpoint.pt", weights_only=True)
+    assert ("the normal cell is not searched" in log_of("searchs/s")) == (flags["layers"] < 3)
+    if flags["layers"] < 3:
+        # Adam saw nothing but the weight decay of the normal cell
+        seen = {i: s["exp_avg"].abs().max() for i, s in state["alpha_optim"]["state"].items()}
+        assert max(seen[0], seen[1]) < 1e-5 < min(seen[2], seen[3])
+
+    augment.main([*FAST_AUGMENT, "--genotype", "searchs/s", "--name", "a"])
+    state = checkpoint_of("augments/a")
     assert gt.from_str(state["genotype"]) == genotype
     assert state["model"]["stem.0.weight"].shape[0] == flags["stem_multiplier"] * 2
     assert state["model"]["linear.weight"].shape[1] == 8 * flags["n_nodes"]
-
-
-@pytest.mark.parametrize("layers", ["1", "2"])
-def test_one_or_two_layers_leave_the_normal_alphas_without_a_gradient(layers, here):
-    search.main([*FAST_SEARCH, "--layers", layers, "--epochs", "1", "--name", "s"])
-    state = torch.load("searchs/s/checkpoint.pt", weights_only=True)
-    # Adam saw nothing but the weight decay of the normal cell
-    numbers = {i: s["exp_avg"].abs().max() for i, s in state["alpha_optim"]["state"].items()}
-    assert max(numbers[0], numbers[1]) < 1e-5 < min(numbers[2], numbers[3])
 
 
 @pytest.mark.parametrize(
@@ -285,11 +294,5 @@ def test_one_or_two_layers_leave_the_normal_alphas_without_a_gradient(layers, he
         ("--primitives none", "at least one op besides 'none'"),
     ],
 )
-def test_what_makes_no_sense_is_refused_at_once(words, message, here, capsys):
-    with pytest.raises(SystemExit) as caught:
-        search.main(words.split())
-    assert caught.value.code == 2
-    text = capsys.readouterr().err
-    assert message in text
-    assert text.count("\n") == 1
-    assert list(here.iterdir()) == []
+def test_what_makes_no_sense_is_refused_at_once(words, message, here):
+    assert message in ends_in_one_line(search.main, words.split())

@@ -352,3 +352,27 @@ def test_help_goes_to_the_terminal_and_not_to_stderr():
     with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit):
         SearchConfig(["--help"])
     assert err.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--order 1 --eps 0.1", "--eps belongs to the second order"),
+        ("--order 1 --hessian none", "--hessian belongs to the second order"),
+        ("--order 1 --no-reuse_gradient", "--reuse_gradient belongs to the second order"),
+        ("--hessian none --eps 0.1", "--eps belongs to a difference; --hessian none takes none"),
+        ("--hessian exact --compile", "--hessian exact goes backward twice, which --compile"),
+        ("--hessian exact --checkpoint_cells", "backward twice, which --checkpoint_cells cannot"),
+        ("--hessian central", "invalid choice: 'central'"),
+        ("--eps 0", "'0' is not a number above 0"),
+    ],
+)
+def test_flags_of_alphas_gradient_that_do_nothing_are_refused(capsys, words, message):
+    with pytest.raises(SystemExit):
+        SearchConfig(words.split())
+    assert message in capsys.readouterr().err
+
+
+def test_the_papers_gradient_is_one_flag_each_away():
+    cfg = SearchConfig(["--eps", "0.01", "--no-reuse_gradient"])
+    assert (cfg.hessian, cfg.eps, cfg.reuse_gradient) == ("difference", 0.01, False)

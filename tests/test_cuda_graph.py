@@ -5,7 +5,7 @@ What a CUDA graph itself does is torch's business and needs a card: the last tes
 
 import pytest
 import torch
-from conftest import FAST_AUGMENT, FAST_SEARCH, equal, run_in
+from conftest import FAST_AUGMENT, FAST_SEARCH, checkpoint_of, equal
 
 import augment
 import search
@@ -61,35 +61,25 @@ def test_what_cannot_be_recorded_runs_and_says_why_once(monkeypatch):
     results = [graphed(torch.full((2,), float(i)))[0].tolist() for i in range(4)]
     assert results == [[i + 1.0] * 2 for i in range(4)]
     assert len(warnings) == 1
-    assert warnings[0].endswith("(operation not permitted when stream is capturing)")
+    assert warnings[0].endswith("(operation not permitted when stream is capturing more)")
 
 
-@pytest.mark.parametrize("script", ["search", "augment"])
-def test_a_run_is_the_same_with_graphs(script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("script", [search, augment])
+def test_a_run_is_the_same_with_graphs(script, here, monkeypatch):
     log = []
     monkeypatch.setattr(cuda_graph, "record", stand_in(log))
-    if script == "search":
-        main, root, words = search.main, "searchs", [*FAST_SEARCH, "--epochs", "2"]
-    else:
-        main, root, words = augment.main, "augments", [*FAST_AUGMENT, "--genotype", "DARTS_V2"]
-    run_in(tmp_path, main, [*words, "--name", "off"])
+    words = {search: FAST_SEARCH, augment: [*FAST_AUGMENT, "--genotype", "DARTS_V2"]}[script]
+    off = script.main([*words, "--epochs", "2"])
     assert not log
-    run_in(tmp_path, main, [*words, "--name", "on", "--cuda_graphs"])
-    epochs = 2 if script == "search" else 1
-    assert log.count("record") == epochs  # the learning rate is recorded with the step
-    assert log.count("replay") == epochs  # of two steps
-    states = [torch.load(tmp_path / root / run / "checkpoint.pt") for run in ("off", "on")]
-    assert equal(states[0]["model"], states[1]["model"])
+    on = script.main([*words, "--epochs", "2", "--cuda_graphs"])
+    assert log == ["record", "replay"] * 2  # two steps an epoch; its learning rate is recorded
+    assert equal(checkpoint_of(off)["model"], checkpoint_of(on)["model"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
-def test_a_search_step_on_a_card_is_the_same_with_graphs(tmp_path):
-    words = [*FAST_SEARCH, "--epochs", "1", "--batch_size", "32", "--no-tf32"]
-    for run, more in (("off", []), ("on", ["--cuda_graphs"])):
-        out = run_in(tmp_path, search.main, [*words, "--name", run, *more])
-        assert "cannot be recorded" not in out
-    a, b = (
-        torch.load(tmp_path / "searchs" / run / "checkpoint.pt")["model"] for run in ("off", "on")
-    )
-    for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=1e-2, atol=1e-3)
+def test_a_search_step_on_a_card_is_the_same_with_graphs(here, capsys):
+    words = [*FAST_SEARCH, "--no-tf32"]
+    off, on = (checkpoint_of(search.main([*words, *more])) for more in ([], ["--cuda_graphs"]))
+    assert "cannot be recorded" not in capsys.readouterr().out
+    for key, value in off["model"].items():
+        torch.testing.assert_close(value, on["model"][key], rtol=1e-2, atol=1e-3)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def test_both_checkpoints_score_what_their_training_logged(there, capsys):
                 f"{record['top1']:.2%})"
             )
     assert sorted(Path().rglob("*")) == tree  # nothing is written
+
+
+def test_the_last_line_of_a_training_is_a_command_that_runs(there, finished_augment):
+    _, out = finished_augment
+    command = out.strip().splitlines()[-1]
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "training logged top1" in done.stdout
 
 
 def test_the_score_does_not_depend_on_how_it_is_computed(there):
@@ -141,10 +150,13 @@ def test_apples_gpus_have_no_float64(there):
         ("augments/a/config.json", "augments/a/config.json is no checkpoint"),
         ("searchs/s", "searchs/s/checkpoint.pt is a supernet, whose weights belong to all ops"),
         ("searchs", "searchs/checkpoint.pt: No such file or directory"),
+        ("augments/a --batch_size 1", "argument --batch_size"),
+        ("augments/a --lr 9", "unrecognized arguments: --lr 9"),
+        ("", "the following arguments are required: RUN"),
     ],
 )
 def test_what_cannot_be_scored_ends_in_one_line(there, run, message):
-    assert f"evaluate.py: {message}" in ends_in_one_line(evaluate.main, [run])
+    assert f"evaluate.py: {message}" in ends_in_one_line(evaluate.main, run.split())
 
 
 def test_a_network_whose_blocks_were_changed_is_refused(there, monkeypatch):

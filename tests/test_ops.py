@@ -1,5 +1,6 @@
 """The candidate ops: sizes, gradients, BatchNorm flags, and blocks against torchvision's own."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -24,22 +25,23 @@ def params(module):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("C", [3, 4])
+SIZES = ((1, 1), (2, 2), (7, 7), (8, 8), (9, 6), (15, 15), (28, 28), (33, 32))
+
+
 @pytest.mark.parametrize("name", ops.OPS)
-def test_every_op_keeps_or_halves_the_map(name, C, stride, affine):
+def test_every_op_keeps_or_halves_the_map(name):
     torch.manual_seed(0)
-    op = ops.OPS[name](C, stride, affine)
-    for H, W in ((1, 1), (2, 2), (7, 7), (8, 8), (9, 6), (33, 32)):
-        x = torch.randn(2, C, H, W, requires_grad=True)
-        y = op(x)
-        assert y.shape == (2, C, -(-H // stride), -(-W // stride))
-        assert y.isfinite().all()
-        if name != "none":
-            (grad,) = torch.autograd.grad(y.square().sum(), x)
-            assert grad.isfinite().all()
-    assert all(norm.affine == affine for norm in norms(op))
+    for C, stride, affine in itertools.product((3, 4), (1, 2), (True, False)):
+        op = ops.OPS[name](C, stride, affine)
+        assert all(norm.affine == affine for norm in norms(op))
+        for H, W in SIZES:
+            x = torch.randn(2, C, H, W, requires_grad=True)
+            y = op(x)
+            assert y.shape == (2, C, -(-H // stride), -(-W // stride))
+            assert y.isfinite().all()
+            if name != "none":
+                (grad,) = torch.autograd.grad(y.square().sum(), x)
+                assert grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", [n for n in ops.OPS if params(ops.OPS[n](4, 2, True))])
@@ -48,13 +50,6 @@ def test_all_parameters_of_an_op_get_a_gradient(name):
     op = ops.OPS[name](4, 2, True)
     op(torch.randn(2, 4, 9, 9)).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in op.parameters())
-
-
-@pytest.mark.parametrize("size", range(7, 34))
-def test_all_ops_agree_on_the_size_of_a_reduction(size):
-    x = torch.randn(1, 2, size, size)
-    sizes = {ops.OPS[name](2, 2, False).eval()(x).shape for name in ops.OPS}
-    assert sizes == {(1, 2, (size + 1) // 2, (size + 1) // 2)}
 
 
 def test_none_gives_zeros_and_no_nan():
@@ -200,8 +195,7 @@ def test_mixed_op_is_the_weighted_sum():
 
 
 def test_the_lists_of_names_fit_together():
-    assert set(gt.known_ops()) <= set(ops.OPS)
-    assert set(gt.PRESETS["all"]) >= set(ops.OPS) - set(gt.PRIMITIVES)
+    assert set(gt.PRESETS["all"]) == set(ops.OPS)
     for names in (gt.PRIMITIVES, *gt.PRESETS.values()):
         assert ops.check_primitives(names) == names
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import lines
+from conftest import ends_in_one_line, lines
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from PIL import Image
@@ -15,7 +15,7 @@ from PIL import Image
 import genotypes as gt
 import plot_alphas
 from models import ops
-from records import alphas, palette, reader
+from records import alphas, files, palette, reader
 
 
 @pytest.fixture
@@ -39,22 +39,27 @@ def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
     history = reader.read_alphas(run)
     fig = plot_alphas.figure(history)
     normal, reduction, entropy = fig.axes
-    weights = [w for r in history for c in ("normal", "reduce") for n in r[c] for e in n for w in e]
-    low, high = min(weights), max(weights)
+    weights = [w for r in history for c in files.CELLS for n in r[c] for e in n for w in e]
     for axes, cell in ((normal, "normal"), (reduction, "reduce")):
-        assert f", {low:.3f} to {high:.3f}; framed: kept at epoch" in axes.get_title()
+        assert f", {min(weights):.3f} to {max(weights):.3f}; framed: kept" in axes.get_title()
+        frames = axes.collections[0].get_paths()
         _, _, drawn = [c for c in axes.collections if isinstance(c, LineCollection)]
         series = plot_alphas.curves(history, cell)
         wanted = [(edge, op) for edge in series for op in series[edge]]
         assert [to_hex(c) for c in drawn.get_colors()] == [palette.color(op) for _, op in wanted]
-        for ((node, j), op), segment in zip(wanted, drawn.get_segments(), strict=True):
-            levels = plot_alphas.HIGH * (
-                0.06 + 0.88 * (np.array(series[node, j][op]) - low) / (high - low)
-            )
-            assert segment[:, 1] + j == pytest.approx(levels)
-            assert segment[[0, -1], 0] == pytest.approx([node, node + plot_alphas.WIDE])
+        shown = {edge: frame.get_extents() for edge, frame in zip(series, frames, strict=True)}
+        levels = []  # of every weight, from 0 at the bottom of its panel to 1 at the top
+        for (edge, op), line in zip(wanted, drawn.get_segments(), strict=True):
+            panel = shown[edge]
+            assert line[[0, -1], 0] == pytest.approx([panel.x0, panel.x1])
+            height = (line[:, 1] - panel.y0) / panel.height
+            levels += zip(series[edge][op], height, strict=True)
+        x, y = np.array(levels).T
+        assert y == pytest.approx(np.polyval(np.polyfit(x, y, 1), x))  # one scale for all panels
+        assert 0 < y.min() < 0.5 < y.max() < 1
+        assert y[x.argmin()] < y[x.argmax()]
     curves = {line.get_label(): line for line in entropy.get_lines()}
-    for cell, name in plot_alphas.CELLS.items():
+    for cell, name in files.CELLS.items():
         assert list(curves[name].get_ydata()) == [r["entropy"][cell] for r in history]
     assert curves["undecided"].get_ydata()[0] == pytest.approx(math.log(8))
 
@@ -64,7 +69,7 @@ def test_kept_edges_are_framed(run):
     other = "normal=[[('a', 0), ('a', 1)], [('a', 1), ('a', 2)]], normal_concat=[2, 3]"
     history[0] |= {"genotype": f"Genotype({other}, {other.replace('normal', 'reduce')})"}
     for record, chosen in ((history[-1], None), (history[0], history[0])):
-        gene = gt.from_str(record["genotype"], ops=gt.AnyOp()).normal
+        gene = gt.from_str(record["genotype"]).normal
         frames = plot_alphas.figure(history, chosen=chosen).axes[0].collections[0]
         strong = [width > 1 for width in frames.get_linewidths()]
         kept = {(i, j) for i, edges in enumerate(gene) for _, j in edges}
@@ -93,6 +98,10 @@ def test_runner_up_and_margin_leave_none_out():
     assert (first["op"], first["second"]) == ("b", "a")
     assert first["margin"] == pytest.approx(0.1)
     assert (second["op"], second["second"], second["weight"]) == ("a", "b", 0.6)
+    assert (first["kept"], second["kept"]) == (True, True)
+    fewer = RECORD["genotype"].replace("[[('b', 0), ('a', 1)]]", "[[('a', 1)]]")
+    kept = [edge["kept"] for edge in alphas.edges({**RECORD, "genotype": fewer}, "normal")]
+    assert kept == [False, True]
     only = {**RECORD, "primitives": ["a", "none"], "normal": [[[0.2, 0.8], [0.9, 0.1]]]}
     assert alphas.edges(only, "normal")[0]["second"] is None
 
@@ -144,10 +153,7 @@ def test_after_a_resume_the_later_record_counts_and_a_broken_line_is_passed_over
 def test_a_folder_without_alphas_ends_in_one_line(here):
     (here / "r").mkdir()
     for path in ("r", "missing"):
-        with pytest.raises(SystemExit) as caught:
-            plot_alphas.main([path])
-        assert caught.value.code.startswith("plot_alphas.py: ")
-        assert "\n" not in caught.value.code
+        assert ends_in_one_line(plot_alphas.main, [path]).startswith("plot_alphas.py: ")
 
 
 # --- the palette --------------------------------------------------------------------------------

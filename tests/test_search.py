@@ -125,7 +125,7 @@ def test_what_the_log_says(finished_search):
     folder, out = finished_search
     log = (folder / "searchs" / "s" / "s.log").read_text()
     assert "digits: 718 images for w, 719 for alpha, batch 64, w_lr 0.025" in out
-    assert "second order" in out
+    assert "second order (central difference, eps 0.1, gradient of w reused)" in out
     assert log.count("mean entropy of alpha") == 4
     assert re.search(r"\d s per step, \d+ images per second", log)
     scores = [
@@ -407,7 +407,8 @@ def calls(monkeypatch):
 def test_every_flag_reaches_its_place(here, calls):
     words = (
         "--w_lr 0.03 --w_momentum 0.7 --w_weight_decay 0.002 --w_grad_clip 0.5 --alpha_lr 0.004 "
-        "--alpha_weight_decay 0.05 --val_portion 0.4 --cutout_length 3 --seed 11 --epochs 1"
+        "--alpha_weight_decay 0.05 --val_portion 0.4 --cutout_length 3 --seed 11 --epochs 1 "
+        "--hessian forward --eps 0.2 --no-reuse_gradient"
     )
     search.main([*FAST_SEARCH, *words.split()])
     ((weights, lr), kwargs), = calls["SGD"]  # fmt: skip
@@ -417,8 +418,8 @@ def test_every_flag_reaches_its_place(here, calls):
     ((alphas, lr), kwargs), = calls["Adam"]  # fmt: skip
     on_cards = {"fused": False, "capturable": False}
     assert (lr, kwargs) == (0.004, {"betas": (0.5, 0.999), "weight_decay": 0.05, **on_cards})
-    ((net, momentum, decay), _), = calls["Architect"]  # fmt: skip
-    assert (momentum, decay) == (0.7, 0.002)
+    ((net, *choices), _), = calls["Architect"]  # fmt: skip
+    assert choices == [0.7, 0.002, "forward", 0.2, False]
     assert list(map(id, weights)) == list(map(id, net.weights()))
     assert list(map(id, alphas)) == list(map(id, net.alphas()))
     # clipping touches w only
@@ -503,7 +504,8 @@ def test_a_small_share_for_alpha_does_not_shorten_the_pass(here):
     assert counts == {6}
 
 
-def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch):
+@pytest.mark.parametrize("reuse", [False, True])
+def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch, reuse):
     grads = []
     real = torch.optim.SGD.step
 
@@ -515,21 +517,27 @@ def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch):
 
     class Spy(search.Architect):
         def unrolled_backward(self, trn_X, trn_y, *args):
-            super().unrolled_backward(trn_X, trn_y, *args)
             self.batch = trn_X, trn_y
+            if reuse:  # at the alpha before its step
+                note()
+            return super().unrolled_backward(trn_X, trn_y, *args)
 
     spies = []
     adam = torch.optim.Adam.step
 
     def after_alpha(self, *args):
         result = adam(self, *args)
+        if not reuse:
+            note()
+        return result
+
+    def note():
         net, (X, y) = spies[0].net, spies[0].batch
         buffers = [b.clone() for b in net.buffers()]
         wanted.append(torch.autograd.grad(net.loss(X, y), net.weights(), materialize_grads=True,
                                           allow_unused=True))  # fmt: skip
         for b, value in zip(net.buffers(), buffers, strict=True):
             b.copy_(value)
-        return result
 
     def make(*args):
         spies.append(Spy(*args))
@@ -538,7 +546,8 @@ def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch):
     monkeypatch.setattr(search, "Architect", make)
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     monkeypatch.setattr(torch.optim.Adam, "step", after_alpha)
-    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", "--w_grad_clip", "1e9"])
+    words = ["--reuse_gradient" if reuse else "--no-reuse_gradient", "--w_grad_clip", "1e9"]
+    search.main([*FAST_SEARCH, "--epochs", "1", "--name", "s", *words])
     assert len(grads) == len(wanted) == 2
     for found, right in zip(grads, wanted, strict=True):
         for a, b in zip(found, right, strict=True):

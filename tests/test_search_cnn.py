@@ -106,12 +106,12 @@ def test_forward_of_the_per_edge_form_equals_the_slow_reference(monkeypatch, n_n
 
 
 @pytest.mark.parametrize("n_nodes", [2, 3, 4, 5])
-@pytest.mark.parametrize("size", [(1, 1), (7, 7), (8, 8), (15, 15), (30, 30), (32, 64)])
-def test_images_of_any_size_and_cells_of_any_number_of_nodes(n_nodes, size):
+def test_cells_of_any_number_of_nodes_and_tiny_images(n_nodes):
     net = supernet(n_nodes=n_nodes, C=2).train()
-    loss = net.loss(torch.randn(4, 3, *size), torch.randint(5, (4,)))
-    loss.backward()
-    assert loss.isfinite()
+    for size in ((1, 1), (8, 9)):  # tests/test_stems.py takes steps at more sizes
+        loss = net.loss(torch.randn(4, 3, *size), torch.randint(5, (4,)))
+        loss.backward()
+        assert loss.isfinite()
 
 
 def test_norms_in_the_cells_carry_no_scale():

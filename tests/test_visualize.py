@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import lines
+from conftest import ends_in_one_line, lines
 from PIL import Image, ImageColor
 
 import genotypes as gt
@@ -18,37 +18,39 @@ from records import palette
 GENE = [[("sep_conv_3x3", 0), ("skip_connect", 1)], [("max_pool_3x3", 1), ("dil_conv_5x5", 2)]]
 CELLS = gt.Genotype(GENE, [2, 3], GENE, [3])
 
-SOURCE = """\
-digraph {
-\tgraph [bgcolor=white dpi=100 fontcolor="#333333" fontname=Helvetica fontsize=20 nodesep=0.3 pad=0.15 rankdir=LR ranksep=0.3]
-\tnode [color="#333333" fontcolor="#333333" fontname=Helvetica fontsize=20 height=0.5 shape=box style="rounded,filled" width=0.6]
-\tedge [color="#333333"]
-\t"c_{k-2}" [fillcolor="#c9e8c4"]
-\t"c_{k-1}" [fillcolor="#c9e8c4"]
-\t0 [fillcolor="#bcd9f2"]
-\t1 [fillcolor="#bcd9f2"]
-\t"c_{k}" [fillcolor="#f3e2a5"]
-\t"0_0" [label=sep_conv_3x3 fontcolor="#d9485f" fontsize=18 height=0.4 shape=plain style=""]
-\t"c_{k-2}" -> "0_0":w [arrowhead=none color="#d9485f" penwidth=1.8]
-\t"0_0":e -> 0 [color="#d9485f" penwidth=1.8]
-\t"0_1" [label=skip_connect fontcolor="#228833" fontsize=18 height=0.4 shape=plain style=""]
-\t"c_{k-1}" -> "0_1":w [arrowhead=none color="#228833" penwidth=1.8]
-\t"0_1":e -> 0 [color="#228833" penwidth=1.8]
-\t"1_0" [label=max_pool_3x3 fontcolor="#33669d" fontsize=18 height=0.4 shape=plain style=""]
-\t"c_{k-1}" -> "1_0":w [arrowhead=none color="#33669d" penwidth=1.8]
-\t"1_0":e -> 1 [color="#33669d" penwidth=1.8]
-\t"1_1" [label=dil_conv_5x5 fontcolor="#642e7d" fontsize=18 height=0.4 shape=plain style=""]
-\t0 -> "1_1":w [arrowhead=none color="#642e7d" penwidth=1.8]
-\t"1_1":e -> 1 [color="#642e7d" penwidth=1.8]
-\t1 -> "c_{k}" [color="#8c8c8c" style=dashed]
-\tlabel=<<TABLE BORDER="0" CELLSPACING="0"><TR><TD><TABLE BORDER="0" CELLSPACING="6"><TR><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#228833"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">skip  </FONT></TD><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#33669d"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">pooling  </FONT></TD><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#d9485f"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">separable  </FONT></TD><TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="#9a5cb4"></TD><TD ALIGN="LEFT"><FONT POINT-SIZE="16">dilated  </FONT></TD></TR></TABLE></TD></TR></TABLE>> labelloc=b
-}
-"""  # noqa: E501
+
+def boxes_and_edges(source):
+    """What a person sees in Graphviz source: ({box: its fill}, {op's node: (op, its color)},
+    [(from, to, color, width or "dashed")]), the op of an edge left out of the way."""
+    boxes, ops, ways = {}, {}, []
+    for line in source.splitlines():
+        attributes = dict(re.findall(r'(\w+)="?([^" \]]+)', line.partition("[")[2]))
+        name, arrow, target = line.strip().partition("[")[0].strip().partition(" -> ")
+        name, target = (re.sub(r'"|:[we]$', "", word) for word in (name, target))
+        if arrow:
+            width = attributes.get("penwidth") or attributes["style"]
+            ways.append((name, target, attributes["color"], width))
+        elif "fillcolor" in attributes:
+            boxes[name] = attributes["fillcolor"]
+        elif "label" in attributes and name != "label":
+            ops[name] = attributes["label"], attributes["fontcolor"]
+    return boxes, ops, ways
 
 
-def test_the_source_of_a_drawing_line_by_line():
+def test_the_source_shows_boxes_ops_and_edges():
     # concat [3]: only the second computed node reaches the output
-    assert visualize.draw(GENE, [3]).source.splitlines() == SOURCE.splitlines()
+    boxes, ops, ways = boxes_and_edges(visualize.draw(GENE, [3]).source)
+    assert boxes == {
+        "c_{k-2}": palette.INPUT, "c_{k-1}": palette.INPUT,
+        "0": palette.NODE, "1": palette.NODE, "c_{k}": palette.OUTPUT,
+    }  # fmt: skip
+    shown = [("c_{k-2}", "0"), ("c_{k-1}", "0"), ("c_{k-1}", "1"), ("0", "1")]
+    wanted = [op for edges in GENE for op, _ in edges]
+    assert list(ops.values()) == [(op, palette.color(op)) for op in wanted]
+    for (start, end), (node, (op, color)) in zip(shown, ops.items(), strict=True):
+        assert ways[:2] == [(start, node, color, "1.8"), (node, end, color, "1.8")], op
+        del ways[:2]
+    assert ways == [("1", "c_{k}", palette.FAINT, "dashed")]
 
 
 def test_the_caption_stands_below_and_cannot_break_the_source():
@@ -70,13 +72,11 @@ def test_an_edge_is_the_wider_the_more_its_op_weighs():
     assert (widths[0], widths[-1]) == (1.4, 7.0)
     assert visualize.pen_width(0.05, 8) == visualize.pen_width(1 / 8, 8)  # below undecided
     assert visualize.pen_width(1.0, 1) == "7.00"  # a single op
-    source = visualize.draw(GENE, [3], strengths=[[0.2, 0.4], [0.9, 0.125]], n_ops=8).source
-    for i, (op, wanted) in enumerate([("0_0", 0.2), ("0_1", 0.4), ("1_0", 0.9), ("1_1", 0.125)]):
-        color = palette.color([edge for edges in GENE for edge in edges][i][0])
-        width = visualize.pen_width(wanted, 8)
-        found = re.findall(rf'-> "{op}":w \[arrowhead=none color="(.*?)" penwidth=(.*?)\]', source)
-        assert found == [(color, width)]
-        assert re.search(rf'"{op}":e -> . \[color="{color}" penwidth={width}\]', source)
+    strengths = [[0.2, 0.4], [0.9, 0.125]]
+    source = visualize.draw(GENE, [3], strengths=strengths, n_ops=8).source
+    *ways, _ = boxes_and_edges(source)[2]
+    wanted = [visualize.pen_width(w, 8) for weights in strengths for w in weights for _ in range(2)]
+    assert [width for *_, width in ways] == wanted  # each edge is drawn in two halves
 
 
 def test_a_picture_is_drawn(here):
@@ -117,7 +117,7 @@ def test_graphviz_pure_is_found_beside_python_without_any_path(here, monkeypatch
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the broken program is a shell script")
-def test_a_broken_dot_is_passed_over(here, monkeypatch, capsys):
+def test_a_broken_dot_is_passed_over(here, monkeypatch):
     (here / "dot").write_text("#!/bin/sh\necho broken >&2; exit 3\n")
     (here / "dot").chmod(0o755)
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
@@ -125,10 +125,7 @@ def test_a_broken_dot_is_passed_over(here, monkeypatch, capsys):
     visualize.plot(CELLS, "n", "r")
     assert os.path.getsize("n.png") > 1000
     monkeypatch.setattr(visualize, "find_renderers", lambda: [str(here / "dot")])
-    with pytest.raises(SystemExit) as caught:
-        visualize.main(["DARTS_V2"])
-    assert "dot failed" in caught.value.code
-    assert "\n" not in caught.value.code
+    assert "dot failed" in ends_in_one_line(visualize.main, ["DARTS_V2"], code=1)
 
 
 def test_without_a_renderer_the_source_is_kept(here, monkeypatch):
@@ -154,23 +151,13 @@ def test_the_command_takes_text_with_ops_of_ones_own_and_writes_svg(here):
     assert "my_block" in Path("normal.svg").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("words", [[], ["DARTS_V2", "--format", "gif"]])
-def test_words_that_make_no_command_end_in_the_usage(here, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        visualize.main(words)
-    assert caught.value.code == 2
-    assert "usage: visualize.py" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("word", ["NOPE", "Genotype(", "DARTS_V3", "no/such/file.json", "."])
-def test_what_is_no_genotype_ends_in_one_line(here, word, capsys):
-    with pytest.raises(SystemExit) as caught:
-        visualize.main([word, "--out", "out"])
-    assert caught.value.code == 2
-    text = capsys.readouterr().err
-    assert text.startswith("visualize.py: ")
-    assert text.count("\n") == 1
-    assert os.listdir(".") == []
+@pytest.mark.parametrize(
+    "words",
+    [[], ["DARTS_V2", "--format", "gif"], ["NOPE"], ["Genotype("], ["DARTS_V3"],
+     ["no/such/file.json"], ["."]],
+)  # fmt: skip
+def test_wrong_words_end_in_one_line(here, words):
+    assert ends_in_one_line(visualize.main, [*words, "--out", "out"]).startswith("visualize.py: ")
 
 
 def test_pdf_comes_out_without_graphviz_too(here):
@@ -202,36 +189,34 @@ def test_labels_do_not_touch_each_other(here):
 def test_a_run_folder_gives_caption_and_widths(finished_search, here):
     folder, _ = finished_search
     visualize.main([str(folder / "searchs" / "s"), "--out", "."])
-    about = json.loads((folder / "searchs" / "s" / "genotype.json").read_text())
+    best = json.loads((folder / "searchs" / "s" / "genotype.json").read_text())
     source = Path("normal.gv").read_text()
     assert (
-        f"normal cell of digits, epoch {about['epoch']}, supernet accuracy {about['top1']:.2%}<"
+        f"normal cell of digits, epoch {best['epoch']}, supernet accuracy {best['top1']:.2%}<"
     ) in source
-    record = lines(folder / "searchs" / "s" / "alphas.jsonl")[about["epoch"] - 1]
+    record = lines(folder / "searchs" / "s" / "alphas.jsonl")[best["epoch"] - 1]
     (first, j), second = gt.from_str(record["genotype"]).normal[0]
     weight = record["normal"][0][j][record["primitives"].index(first)]
     assert f"penwidth={visualize.pen_width(weight, 8)}" in source
     # the JSON file alone says as much; a file taken elsewhere has no alphas beside it
     shutil.copy(folder / "searchs" / "s" / "genotype.json", "g.json")
-    known = visualize.background("g.json", gt.load("g.json"))
+    known = visualize.known_about("g.json", gt.load("g.json"))
     assert known == {"caption": known["caption"]}
-    assert visualize.background("DARTS_V1", gt.DARTS_V1) == {"caption": "DARTS_V1"}
-    assert visualize.background(gt.to_str(gt.DARTS_V1), gt.DARTS_V1) == {}
+    assert visualize.known_about("DARTS_V1", gt.DARTS_V1) == {"caption": "DARTS_V1"}
+    assert visualize.known_about(gt.to_str(gt.DARTS_V1), gt.DARTS_V1) == {}
 
 
 def test_alphas_of_another_cell_give_no_widths(finished_search, here):
     run = finished_search[0] / "searchs" / "s"
     for name in ("alphas.jsonl", "genotype.json"):
         shutil.copy(run / name, name)
-    assert "strengths" in visualize.background(".", gt.load("."))
-    assert "strengths" not in visualize.background(".", gt.DARTS_V2)
+    assert "strengths" in visualize.known_about(".", gt.load("."))
+    assert "strengths" not in visualize.known_about(".", gt.DARTS_V2)
 
 
 def test_the_command_fails_with_a_hint_where_nothing_can_draw(here, monkeypatch):
     monkeypatch.setattr(visualize, "find_renderers", list)
-    with pytest.raises(SystemExit) as caught:
-        visualize.main(["DARTS_V2"])
-    assert "pip install graphviz-pure" in caught.value.code
+    assert "pip install graphviz-pure" in ends_in_one_line(visualize.main, ["DARTS_V2"], code=1)
 
 
 def test_each_cell_is_drawn_with_its_own_strengths(tmp_path):

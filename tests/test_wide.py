@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 
 import per_edge
 import pytest
@@ -46,7 +47,7 @@ def close(found, wanted, rtol=1e-9):
     torch.testing.assert_close(found, wanted, rtol=rtol, atol=1e-10)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", [n for n in ops.OPS if n != "none"])
 def test_every_op_gives_the_same_wide_and_edge_by_edge(name, stride, training):
@@ -227,9 +228,12 @@ def search_step(net, w_optim, data, xi):
     return gradient
 
 
-@pytest.mark.parametrize("xi", [0.0, 0.05])
-@pytest.mark.parametrize("n_nodes", [2, 3, 4, 5])
-@pytest.mark.parametrize("primitives", [gt.PRIMITIVES, gt.PRIMITIVES[:-1], gt.PRESETS["efficient"]])
+@pytest.mark.parametrize(
+    ("primitives", "n_nodes", "xi"),
+    [*itertools.product([gt.PRIMITIVES], [2, 3, 4, 5], [0.05]), (gt.PRIMITIVES, 3, 0.0),
+     (gt.PRIMITIVES[:-1], 3, 0.05), (gt.PRESETS["efficient"], 3, 0.05),
+     (gt.PRESETS["efficient"], 3, 0.0)],
+)  # fmt: skip
 def test_a_search_step_equals_that_of_the_per_edge_form(monkeypatch, primitives, n_nodes, xi):
     plain, fast = pair(monkeypatch, n_nodes=n_nodes, primitives=primitives, C=2)
     optims = sgd(plain), sgd(fast)
@@ -247,13 +251,13 @@ def test_a_search_step_equals_that_of_the_per_edge_form(monkeypatch, primitives,
         assert plain.genotype() == fast.genotype()
 
 
-def test_float32_stays_close_over_twenty_steps(monkeypatch):
+def test_float32_stays_close_over_ten_steps(monkeypatch):
     nets = pair(monkeypatch, torch.float32)
     for net in nets:
         w_optim = torch.optim.SGD(net.weights(), 0.0025, momentum=0.9, weight_decay=3e-4)
         alpha_optim = torch.optim.SGD(net.alphas(), 0.05)
-        for step in range(20):
-            search_step(net, w_optim, batches(torch.float32, 32, 16, seed=step), 0.0025)
+        for step in range(10):
+            search_step(net, w_optim, batches(torch.float32, 16, 8, seed=step), 0.0025)
             alpha_optim.step()
     plain, fast = nets[0].state_dict(), per_edge.net_tensors(nets[1], nets[0])
     for names in ([n for n in plain if "alpha_" in n], [n for n in plain if "weight" in n]):

@@ -59,11 +59,23 @@ def log_setup(run, data, net, memory):
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
         )
     warn_of_few_steps(run)
-    order = "second order" if cfg.order == 2 else "first order"
     start = (
         "search" if run.first_epoch == 1 else f"go on with epoch {run.first_epoch} of the search"
     )
-    log.info(f"{start}: {cfg.epochs} epochs of {run.n_steps} steps, {order}")
+    log.info(f"{start}: {cfg.epochs} epochs of {run.n_steps} steps, {describe_gradient(cfg)}")
+
+
+def describe_gradient(cfg):
+    """How alpha's gradient is computed."""
+    if cfg.order == 1:
+        return "first order"
+    how = {
+        "difference": f"central difference, eps {cfg.eps:g}",
+        "forward": f"one-sided difference, eps {cfg.eps:g}",
+        "exact": "exact product",
+        "none": "lookahead without the product",
+    }[cfg.hessian]
+    return f"second order ({how}{', gradient of w reused' if cfg.reuse_gradient else ''})"
 
 
 def record_setup(run, data):

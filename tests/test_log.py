@@ -1,0 +1,103 @@
+"""What a run says: the table, the log file, --quiet, two progress bars."""
+
+import contextlib
+import io
+
+import pytest
+import tqdm
+from conftest import log_of
+
+from console import log
+from console.log import Log
+
+TRAINED = {"loss": 1.58716, "top1": 0.4517, "seconds": 12.6}
+SCORED = {"loss": 0.03, "top1": 1.0, "seconds": 0.5}
+
+
+@pytest.fixture
+def open_log(here):
+    """open_log(...) -> a Log(...) that writes r.log, in the first of 30 epochs of two steps."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**words):
+            said = Log(**words)
+            said.open("r.log")
+            stack.callback(said.close)
+            said.open_bars(1, 30, 2)
+            return said
+
+        yield make
+
+
+def test_rows_line_up_below_a_header_that_comes_again(open_log, capsys):
+    said = open_log()
+    for epoch in range(1, 31):
+        said.row(epoch, TRAINED, SCORED, {"epoch": 1, "top1": 1.0}, skips=f"{epoch % 9}/8")
+    rows = capsys.readouterr().out.splitlines()
+    headers = [i for i, row in enumerate(rows) if "train loss" in row]
+    assert headers == [0, 21]
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows[0]) <= 84
+    assert " ".join(rows[0].split()) == "epoch train loss top1 val loss top1 best at skips sec left"
+    row = "1/30 1.5872 45.17% 0.0300 100.00% 100.00% 1* 1/8 13 00:00"
+    assert " ".join(rows[1].split()) == row
+    assert "1*" not in rows[2]
+
+
+def test_quiet_leaves_warnings_and_results_and_the_file_has_all(open_log, here, capsys):
+    said = open_log(quiet=True)
+    said.info("one")
+    said.detail("two")
+    said.warn("three")
+    said.result("four\nfive")
+    shown = capsys.readouterr()
+    assert shown.out == "WARNING: three\nfour\nfive\n"
+    assert shown.err == ""
+    assert log_of(here) == "one\ntwo\nWARNING: three\nfour\nfive\n"
+
+
+def test_details_are_in_the_file_alone(open_log, here, capsys):
+    open_log().detail("two")
+    assert capsys.readouterr().out == ""
+    assert log_of(here) == "two\n"
+
+
+def test_the_first_warning_of_a_kind_is_said_and_no_other(open_log, capsys):
+    said = open_log()
+    for text in ("one", "two"):
+        said.warn(text, kind="ink")
+        said.warn("always")
+    assert capsys.readouterr().out.count("WARNING: ") == 3
+
+
+def test_means_come_as_lines_every_print_freq_steps_without_a_terminal(open_log, here, capsys):
+    said = open_log(print_freq=4)
+    means = {"loss": 1.25, "top1": 0.5, "top5": 0.75}
+    for global_step in range(1, 13):
+        epoch, step = 1 + (global_step - 1) // 6, 1 + (global_step - 1) % 6
+        if said.due(global_step):
+            said.step(epoch, step, 6, means, 3)
+        said.advance(epoch)
+    assert log_of(here).splitlines() == [
+        f"epoch {epoch} step {step}/6  loss 1.2500  top1 50.00%  top3 75.00%"
+        for epoch, step in ((1, 1), (1, 4), (2, 2), (2, 6))
+    ]
+    assert capsys.readouterr().err == ""  # and no bar
+
+
+def test_two_bars_on_a_terminal(here, monkeypatch):
+    """The bar of the epoch begins anew with each, that of the run goes on."""
+    real, sink = tqdm.tqdm, io.StringIO()
+    monkeypatch.setattr(
+        log, "tqdm", lambda **words: real(**{**words, "disable": False, "file": sink})
+    )
+    said = Log()
+    said.open_bars(2, 3, 4)  # resumed: one of three epochs is done
+    steps, whole = said._bars
+    seen = []
+    for epoch in (2, 2, 2, 2, 3, 3, 3, 3):
+        said.advance(epoch)
+        seen.append((steps.desc, steps.n, whole.n))
+    said.close_bars()
+    assert seen == [(f"epoch {e}/3", n, 4 * (e - 1) + n) for e in (2, 3) for n in (1, 2, 3, 4)]
+    assert whole.total == 12
