@@ -110,7 +110,8 @@ def test_a_folder_is_another_data_set_by_its_path_and_moved_by_data_path_alone(h
         (["--dataset", "others"], "others", None),
         (["--dataset", "digits"], None, None),
     ):
-        cfg, _ = inherited("--genotype", "s", *words)
+        cfg, said = inherited("--genotype", "s", *words)
+        assert bool(said) == bool(size), words
         wanted = "./data/" if path is None else str(here / path)
         assert (cfg.dataset, cfg.data_path) == ("folder" if path else "digits", wanted), words
         assert cfg.input_size == size, words
