@@ -249,7 +249,7 @@ def add_alpha_group(parser):
                         "one-sided difference (a pass less), exact (several times the time and "
                         "memory) or none (w' alone: two passes less); docs/gradient.md compares "
                         "them")
-    g.add_argument("--eps", type=positive, default=0.1,
+    g.add_argument("--eps", type=positive, default=0.3,
                    help="of the difference: how far it moves w. The paper's 0.01 drowns the term "
                         "in the jumps of ReLU and max pooling (docs/gradient.md)")
     g.add_argument("--reuse_gradient", action=argparse.BooleanOptionalAction, default=True,
