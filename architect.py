@@ -54,7 +54,7 @@ class Architect:
     """
 
     def __init__(
-        self, net, w_momentum, w_weight_decay, hessian="difference", eps=0.1, reuse_gradient=False
+        self, net, w_momentum, w_weight_decay, hessian="difference", eps=0.3, reuse_gradient=False
     ):
         """
         w_momentum,      of the SGD that trains w

@@ -205,7 +205,7 @@ def add_alpha_group(parser):
          help="the second-order term of --order 2: central difference (the paper's), one-sided "
               "difference (a pass less), exact (several times the time and memory) or none (w' "
               "alone: two passes less); docs/gradient.md compares them")
-    flag(g, "--eps", type=positive, default=0.1,
+    flag(g, "--eps", type=positive, default=0.3,
          help="of the difference: how far it moves w. The paper's 0.01 drowns the term in the "
               "jumps of ReLU and max pooling (docs/gradient.md)")
     flag(g, "--reuse_gradient", action=argparse.BooleanOptionalAction, default=True,

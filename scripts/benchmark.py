@@ -45,9 +45,9 @@ XI = 0.025
 PAPER = {"hessian": "difference", "eps": 0.01, "reuse_gradient": False}
 GRADIENTS = {
     "the paper's": PAPER,
-    "central, gradient reused": {"hessian": "difference", "eps": 0.1, "reuse_gradient": True},
-    "one-sided": {"hessian": "forward", "eps": 0.1, "reuse_gradient": False},
-    "one-sided, gradient reused": {"hessian": "forward", "eps": 0.1, "reuse_gradient": True},
+    "central, gradient reused": {"hessian": "difference", "eps": 0.3, "reuse_gradient": True},
+    "one-sided": {"hessian": "forward", "eps": 0.3, "reuse_gradient": False},
+    "one-sided, gradient reused": {"hessian": "forward", "eps": 0.3, "reuse_gradient": True},
     "lookahead": {"hessian": "none", "reuse_gradient": False},
     "lookahead, gradient reused": {"hessian": "none", "reuse_gradient": True},
     "exact": {"hessian": "exact", "reuse_gradient": False},
