@@ -16,7 +16,6 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 import config
-import utils
 from data_sets import loaders, named, transforms
 from data_sets.options import DataOptions
 
@@ -43,7 +42,7 @@ def test_digits():
 def test_the_table_loads_no_torch_and_is_what_the_flag_knows():
     code = "import sys, data_sets.named, data_sets.options; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-    assert named.NAMES == (*named.DATA_SETS, "folder", "imagenet") == config.DATA_SETS
+    assert (*named.DATA_SETS, "folder", "imagenet") == named.NAMES
 
 
 @pytest.mark.parametrize("name", named.DATA_SETS)
@@ -286,39 +285,8 @@ def test_every_flag_of_the_data_group_reaches_the_options():
     assert (defaults.val_portion, defaults.cutout_length, defaults.cache_files) == (None, None, ())
     with pytest.raises(TypeError, match="missing"):
         DataOptions.from_config(object())
-    # and the training of the found cell takes them over, but for the subset
-    words = ["--genotype", "DARTS_V2", "--stem", "imagenet"]
-    training = config.AugmentConfig(words, taken=config.data_flags(cfg.flags()))
-    for flag in ("in_channels", "input_size", "test_portion", "bad_images", "augment", "hflip"):
-        assert getattr(training, flag) == getattr(cfg, flag), flag
-    assert (training.subset, training.stem) == (1, "imagenet")
 
 
-def test_flags_that_change_the_images_bind_a_run_that_goes_on(capsys):
-    saved = config.SearchConfig(["--name", "x", "--subset", "0.5", "--no-hflip"]).flags()
-    cfg = config.SearchConfig(["--name", "x", "--resume", "--cache_gb", "0"], saved)
-    assert (cfg.subset, cfg.hflip, cfg.cache_gb) == (0.5, False, 0)
-    for words, flag in (("--augment none", "augment"), ("--stem imagenet", "stem"),
-                        ("--input_size 9", "input_size"), ("--hflip", "hflip")):  # fmt: skip
-        with pytest.raises(SystemExit):
-            config.SearchConfig(["--name", "x", "--resume", *words.split()], saved)
-        assert f"--{flag} was" in capsys.readouterr().err
-
-
-def test_a_folder_is_named_by_its_path_and_may_move(here):
-    (here / "pets").mkdir()
-    (here / "digits").mkdir()  # a known name stays what it is
-    cfg = config.SearchConfig(["--dataset", "pets"])
-    assert (cfg.dataset, cfg.data_path) == ("folder", str(here / "pets"))  # from anywhere
-    assert config.SearchConfig(["--dataset", "digits"]).dataset == "digits"
-    (here / "moved").mkdir()
-    words = ["--name", "x", "--resume", "--dataset", "moved"]
-    assert config.SearchConfig(words, cfg.flags()).data_path == str(here / "moved")
-    with pytest.raises(SystemExit):
-        config.SearchConfig(["--dataset", "pets", "--data_path", "moved"])
+def test_a_run_without_a_name_is_called_after_its_images():
     assert loaders.default_run_name("folder", "a/my pets (2)/") == "my-pets-2"
     assert loaders.default_run_name("cifar10", "data") == "cifar10"
-
-
-def test_the_loss_without_flags_is_plain_cross_entropy():
-    assert utils.criterion() is torch.nn.functional.cross_entropy
