@@ -53,12 +53,8 @@ class Architect:
     weights(), as SearchCNNController.
     """
 
-    def __init__(
-        self, net, w_momentum, w_weight_decay, hessian="difference", eps=0.3, reuse_gradient=False
-    ):
+    def __init__(self, net, hessian="difference", eps=0.3, reuse_gradient=False):
         """
-        w_momentum,      of the SGD that trains w
-        w_weight_decay
         hessian          a key of HESSIANS
         eps              numerator of eps in Eq. 8 (the paper's: 0.01, a footnote of sec. 2.3)
         reuse_gradient   the step of w takes dL_train/dw of the virtual step, computed before
@@ -67,8 +63,6 @@ class Architect:
         if hessian not in HESSIANS:
             raise ValueError(f"hessian {hessian!r} is none of {', '.join(HESSIANS)}")
         self.net = net
-        self.w_momentum = w_momentum
-        self.w_weight_decay = w_weight_decay
         self.hessian = hessian
         self.eps = eps
         self.reuse_gradient = reuse_gradient
@@ -83,7 +77,7 @@ class Architect:
         trn_X, val_X  (N, C_in, H, W);  trn_y, val_y  (N,)
         xi            virtual learning rate; 0 gives first order, the gradient of L_val at w, with
                       one forward and backward pass
-        w_optim       the SGD of w, read for its momentum
+        w_optim       the SGD of w, whose step the virtual one repeats; w is never stepped here
 
         Weights, their gradients and all buffers (BatchNorm statistics) are afterwards what they
         were, bit for bit, also when an exception passes through. Returns None.
@@ -146,17 +140,21 @@ class Architect:
         in place. The caller restores w.
 
         SGD adds weight decay to the gradient, then momentum: w' = w - xi * (m * v + dw + wd * w),
-        v the momentum buffer. It passes over weights without gradient.
+        v the momentum buffer. It passes over weights without gradient. Momentum and weight decay
+        are those of `w_optim`; raises ValueError for more than these two.
         """
+        (group,) = w_optim.param_groups
+        if group["nesterov"] or group["dampening"] or group["maximize"]:
+            raise ValueError("the virtual step knows SGD with momentum and weight decay alone")
         steps = [(w, g) for w, g in zip(self.weights, dw, strict=True) if g is not None]
         weights = [w for w, _ in steps]
-        if self.w_weight_decay:
-            torch._foreach_mul_(weights, 1 - xi * self.w_weight_decay)
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - xi * group["weight_decay"])
         # before its first step SGD has no buffer, and its first step has no momentum; get,
         # since the state is a defaultdict and indexing would write into it
         velocity = [(w, w_optim.state.get(w, {}).get("momentum_buffer")) for w in weights]
         velocity = [(w, v) for w, v in velocity if v is not None]
-        for pairs, factor in ((velocity, self.w_momentum), (steps, 1)):
+        for pairs, factor in ((velocity, group["momentum"]), (steps, 1)):
             if pairs and factor:
                 torch._foreach_add_(*map(list, zip(*pairs, strict=True)), alpha=-xi * factor)
 

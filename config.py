@@ -116,9 +116,9 @@ def add_device_flags(g, quick_threads=None):
 def add_data_group(parser, cutout_default, cutout_help):
     g = parser.add_argument_group("data", "a data set by name, or a folder of your own images")
     flag(g, "--dataset", default="digits", inherit="images",
-         help=f"a data set by name ({', '.join(named.DATA_SETS)}; digits are bundled, others are "
-              "downloaded); a folder that holds train/CLASS/IMAGES, and val/ or test/ if you have "
-              "them; or imagenet, such a folder in --data_path at 224x224")
+         help=f"a data set by name ({', '.join(named.DATA_SETS)}; digits are bundled, most "
+              "others downloaded); a folder that holds train/CLASS/IMAGES, and val/ or test/ if "
+              "you have them; or imagenet, such a folder in --data_path at 224x224")
     flag(g, "--data_path", default="./data/", inherit="images", keep="free",
          help="folder of downloaded data sets; of the images for --dataset folder")
     flag(g, "--in_channels", type=int, choices=(1, 3), inherit="images",
@@ -206,11 +206,11 @@ def add_alpha_group(parser):
               "difference (a pass less), exact (several times the time and memory) or none (w' "
               "alone: two passes less); docs/gradient.md compares them")
     flag(g, "--eps", type=positive, default=0.3,
-         help="of the difference: how far it moves w. The paper's 0.01 drowns the term in the "
-              "jumps of ReLU and max pooling (docs/gradient.md)")
+         help="of --hessian difference and forward: by how much the weights are moved. The paper's "
+              "0.01 measures mostly noise (docs/gradient.md)")
     flag(g, "--reuse_gradient", action=argparse.BooleanOptionalAction, default=True,
-         help="the step of w takes the gradient that the virtual step of --order 2 has computed, "
-              "before alpha's step (the paper: computes it again, behind it)")
+         help="train the weights with the gradient that --order 2 has computed already; the paper "
+              "computes it again after alpha's step, which takes a pass more")
     flag(g, "--val_portion", type=fraction, default=0.5,
          help="portion of the training images that only alpha learns from")
 
@@ -353,7 +353,9 @@ class RunConfig(Config):
             if name in self._actions and self._actions[name].keep != "never"
         }
         self.inherit(kept)
-        for name, value in self.marked(kept, keep="fixed").items():
+        # a flag that the run did not know yet had its default
+        fixed = self.marked({name: self.default(name) for name in self._actions}, keep="fixed")
+        for name, value in {**fixed, **self.marked(kept, keep="fixed")}.items():
             if getattr(self, name) != value:
                 self.error(f"--{name} was {value} in that run and cannot change now")
         self.check()

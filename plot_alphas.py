@@ -187,7 +187,7 @@ def main(argv=None):
     with errors.usage_errors("plot_alphas.py"):
         print(plot_run(args.run, args.out))
         record = recommended(args.run, reader.read_alphas(args.run))
-        print(f"epoch {record['epoch']}, whose cell is the best by the held-out half:")
+        print(f"epoch {record['epoch']}, whose cell is the best by the alpha half:")
         print(table(record))
 
 

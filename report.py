@@ -84,7 +84,7 @@ def collect(run_path):
         "kind": "search" if is_search else "training",
         "dataset": metadata.get("dataset") or flags.get("dataset", "unknown data"),
         "size": size if reader.fits(size, [reader.is_count]) else None,
-        "val_name": "held-out" if is_search else summary.get("val_name", "test"),
+        "val_name": "alpha half" if is_search else summary.get("val_name", "test"),
         "epoch": last,
         "epochs": flags.get("epochs", last),
         "best": best and {"epoch": best[0], "top1": best[1]},

@@ -49,9 +49,7 @@ def main(argv=None):
         # optimizers (sec. 3.1.1 and App. A.1)
         optims = build_optimizers(cfg, net, device)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optims.w, cfg.epochs, cfg.w_lr_min)
-        architect = Architect(
-            net, cfg.w_momentum, cfg.w_weight_decay, cfg.hessian, cfg.eps, cfg.reuse_gradient
-        )
+        architect = Architect(net, cfg.hessian, cfg.eps, cfg.reuse_gradient)
         run.track(model=net, w_optim=optims.w, alpha_optim=optims.alpha, scheduler=scheduler)
 
     with errors.run_errors(cfg.PROG, run), run:

@@ -88,7 +88,7 @@ class Form:
 
     def choose(self, choices):
         """Compute alpha's gradient as `choices`, keywords of Architect, say."""
-        self.architect = Architect(self.net, 0.9, 3e-4, **choices)
+        self.architect = Architect(self.net, **choices)
 
     def alpha_step(self, xi):
         data = self.trn_X, self.trn_y, self.val_X, self.val_y

@@ -93,7 +93,7 @@ class Search:
         layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
         self.net.to(device, memory_format=layout)
         self.w_optim, self.alpha_optim = optimizers(self.net)
-        self.architect = Architect(self.net, MOMENTUM, DECAY)
+        self.architect = Architect(self.net)
         self.done = 0
 
     def pair(self, generator=None):
@@ -172,13 +172,13 @@ def gradients(net, w_optim, pair, xi, forms):
         # the one-sided difference wants another training pass than the rest
         start = "forward" if form.hessian == "forward" else "difference"
         if start not in shared:
-            architect = Architect(net, MOMENTUM, DECAY, start)
+            architect = Architect(net, start)
             first = architect.training_pass(trn_X, trn_y)
             shared[start] = first, *architect.lookahead(first, val_X, val_y, xi, w_optim)
         first, dalpha, dw = shared[start]
         found[form] = flat(dalpha)
         if form.hessian != "none":
-            architect = Architect(net, MOMENTUM, DECAY, form.hessian, form.eps)
+            architect = Architect(net, form.hessian, form.eps)
             term = architect.compute_hessian(dw, first, trn_X, trn_y)
             found[form] = found[form] - xi * flat(term)
     return found, shared["difference"][2]

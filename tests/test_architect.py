@@ -27,7 +27,7 @@ every_hessian = pytest.mark.parametrize("hessian", HESSIANS)
 
 
 def architect_of(net, **choices):
-    return Architect(net, MOMENTUM, DECAY, **choices)
+    return Architect(net, **choices)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def architect_of(net, **choices):
 def test_the_toy_problem_of_the_paper(hessian, xi, gradient):
     toy = Toy()
     sgd = torch.optim.SGD(toy.weights(), 0.1)
-    architect = Architect(toy, 0.0, 0.0, hessian=hessian)
+    architect = Architect(toy, hessian=hessian)
     architect.unrolled_backward("train", None, "val", None, xi, sgd)
     assert toy.alpha.grad.item() == pytest.approx(gradient, abs=1e-6)
     assert toy.w.item() == 2.0
@@ -45,7 +45,7 @@ def test_the_toy_problem_of_the_paper(hessian, xi, gradient):
 
 def test_alpha_of_the_toy_problem_converges_to_the_papers_optimum():
     toy = Toy()
-    architect = Architect(toy, 0.0, 0.0)
+    architect = Architect(toy)
     w_optim = torch.optim.SGD(toy.weights(), 0.05)
     alpha_optim = torch.optim.SGD(toy.alphas(), 0.05)
     for _ in range(500):
@@ -88,7 +88,7 @@ def test_second_order_takes_no_more_passes_than_it_needs(hessian, passes, reuse)
     net = supernet()
     calls = []
     net.net.register_forward_hook(lambda *_: calls.append(1))
-    sgd = torch.optim.SGD(net.weights(), XI)
+    sgd = trained_sgd(net, 0)
     architect_of(net, hessian=hessian, reuse_gradient=reuse).unrolled_backward(*batches(), XI, sgd)
     assert len(calls) == passes  # virtual step, validation, and those of the product
 
@@ -143,7 +143,7 @@ def test_everything_is_restored_when_a_pass_fails(hessian, failing_call, reuse):
 @pytest.mark.parametrize("reuse", [False, True])
 def test_batchnorm_moves_once_per_search_step(hessian, reuse):
     net, twin = supernet(torch.float32), supernet(torch.float32)
-    sgd = torch.optim.SGD(net.weights(), XI)
+    sgd = trained_sgd(net, 0)
     trn_X, trn_y, val_X, val_y = batches(torch.float32)
     architect = architect_of(net, hessian=hessian, reuse_gradient=reuse)
     passed = architect.unrolled_backward(trn_X, trn_y, val_X, val_y, XI, sgd)
@@ -174,7 +174,7 @@ def test_the_virtual_step_is_a_step_of_sgd():
 def test_alphas_that_the_loss_does_not_reach_get_zeros(n_layers, hessian):
     # one or two cells are all reduction cells: the normal cell's alphas are unused
     net = supernet(n_layers=n_layers)
-    sgd = torch.optim.SGD(net.weights(), XI)
+    sgd = trained_sgd(net, 0)
     for xi in (0.0, XI):
         architect_of(net, hessian=hessian).unrolled_backward(*batches(), xi, sgd)
         assert all(not a.grad.any() for a in net.alpha_normal)
@@ -187,7 +187,8 @@ def test_frozen_weights_take_no_virtual_step(hessian):
     frozen = net.net.stem[0].weight
     frozen.requires_grad_(False)
     before = frozen.clone()
-    sgd = torch.optim.SGD([w for w in net.weights() if w.requires_grad], XI)
+    moving = [w for w in net.weights() if w.requires_grad]
+    sgd = torch.optim.SGD(moving, XI, momentum=MOMENTUM, weight_decay=DECAY)
     architect = architect_of(net, hessian=hessian, eps=1e-6, reuse_gradient=True)
     wanted = exact(net, *batches(), XI, sgd, hessian=hessian != "none")
     architect.unrolled_backward(*batches(), XI, sgd)
@@ -201,7 +202,7 @@ def test_frozen_weights_take_no_virtual_step(hessian):
 def test_weights_that_the_loss_does_not_reach(hessian):
     net = supernet()
     net.net.unused = nn.Linear(2, 2).double()
-    sgd = torch.optim.SGD(net.weights(), XI, momentum=MOMENTUM, weight_decay=DECAY)
+    sgd = trained_sgd(net, 0)
     architect = architect_of(net, hessian=hessian, reuse_gradient=True)
     architect.unrolled_backward(*batches(), XI, sgd)
     assert net.net.unused.weight.grad is None  # which SGD passes over, as after backward()
@@ -211,7 +212,7 @@ def test_weights_that_the_loss_does_not_reach(hessian):
 def test_another_criterion_than_classification():
     torch.manual_seed(0)
     net = SearchCNNController(3, 4, 1, 3, nn.MSELoss(), n_nodes=2).double()
-    sgd = torch.optim.SGD(net.weights(), XI)
+    sgd = trained_sgd(net, 0)
     X = torch.randn(2, 4, 3, 8, 8, dtype=torch.float64)
     y = torch.randn(2, 4, 1, dtype=torch.float64)
     architect_of(net).unrolled_backward(X[0], y[0], X[1], y[1], XI, sgd)
@@ -228,11 +229,11 @@ def test_the_second_pass_sees_the_virtual_weights_in_bfloat16_too():
     seen = []
     nets[0].register_forward_hook(lambda net, args, logits: seen.append(logits.detach()))
     with cpu.autocast():
-        Architect(nets[0], 0.0, 0.0).unrolled_backward(
+        Architect(nets[0]).unrolled_backward(
             trn_X, trn_y, val_X, val_y, xi, optims[0]
         )  # fmt: skip
     with cpu.autocast():
-        twin = Architect(nets[1], 0.0, 0.0)
+        twin = Architect(nets[1])
         twin.virtual_step(twin.training_pass(trn_X, trn_y).dw, xi, optims[1])
     with cpu.autocast():
         wanted = nets[1](val_X)
@@ -286,7 +287,7 @@ def test_the_reused_gradient_lags_behind_by_alphas_step():
 def test_the_reused_gradient_under_autocast_is_that_of_backward():
     net, twin = supernet(torch.float32), supernet(torch.float32)
     trn_X, trn_y, val_X, val_y = batches(torch.float32)
-    sgd, cpu = torch.optim.SGD(net.weights(), XI), pick.Device(torch.device("cpu"), "bf16")
+    sgd, cpu = trained_sgd(net, 0), pick.Device(torch.device("cpu"), "bf16")
     with cpu.autocast():
         architect = architect_of(net, reuse_gradient=True)
         _, logits = architect.unrolled_backward(trn_X, trn_y, val_X, val_y, XI, sgd)
@@ -316,8 +317,8 @@ def test_reused_gradients_share_no_memory():
             return logits**2
 
     net = Sum()
-    sgd = torch.optim.SGD(net.weights(), XI)
-    architect = Architect(net, 0.0, 0.0, reuse_gradient=True)
+    sgd = trained_sgd(net, 0)
+    architect = Architect(net, reuse_gradient=True)
     architect.unrolled_backward(None, None, None, None, XI, sgd)
     assert torch.equal(net.a.grad, torch.full((3,), 12.0))
     net.a.grad.mul_(2)

@@ -186,7 +186,7 @@ def test_blocks_with_buffers_and_dropout_keep_the_promises_of_the_architect(bloc
     sgd = torch.optim.SGD(net.weights(), 0.1)
     X, y = torch.randn(2, 8, 1, 8, 8), torch.randint(10, (2, 8))
     before = {name: t.clone() for name, t in net.state_dict().items()}
-    Architect(net, 0.9, 3e-4).unrolled_backward(X[0], y[0], X[1], y[1], 0.1, sgd)
+    Architect(net).unrolled_backward(X[0], y[0], X[1], y[1], 0.1, sgd)
     for name, tensor in net.state_dict().items():
         assert torch.equal(before[name], tensor), name
     # of all blocks, every alpha gets a gradient

@@ -148,7 +148,7 @@ def test_apples_gpus_have_no_float64(there):
     [
         ("augments/none", "augments/none: No such file or directory"),
         ("augments/a/config.json", "augments/a/config.json is no checkpoint"),
-        ("searchs/s", "searchs/s/checkpoint.pt is a supernet, whose weights belong to all ops"),
+        ("searchs/s", "searchs/s/checkpoint.pt is the supernet of a search, not a trained network"),
         ("searchs", "searchs/checkpoint.pt: No such file or directory"),
         ("augments/a --batch_size 1", "argument --batch_size"),
         ("augments/a --lr 9", "unrecognized arguments: --lr 9"),

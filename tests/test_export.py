@@ -192,7 +192,7 @@ def test_dilated_convolutions_leave_as_plain_ones():
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("searchs/s", "searchs/s/checkpoint.pt is a supernet"),
+        ("searchs/s", "searchs/s/checkpoint.pt is the supernet of a search"),
         ("augments/none", "augments/none: No such file or directory"),
         ("augments", "augments/checkpoint.pt: No such file or directory"),
         ("augments/a/config.json", "augments/a/config.json is no checkpoint"),

@@ -40,7 +40,7 @@ def test_the_table(here, quality, capsys):
         assert max(single["exact"]["error"]) < 1e-3
         # an eps that reaches no kink is exact in float64, and drowns in rounding in float32
         assert max(double["difference 1e-07"]["term_error"]) < 1e-3
-        assert min(single["difference 1e-07"]["term_error"]) > 1
+        assert min(single["difference 1e-07"]["term_error"]) > 0.1
         assert set(moment["reuse"]) == {"0.0003", "0.003", "0.03"}
         # the further alpha moves, the more a gradient of before its step is off
         lag = [row["gradient of w"] for row in moment["reuse"].values()]

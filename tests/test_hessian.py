@@ -6,8 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from alpha_gradient import (
-    DECAY,
-    MOMENTUM,
     XI,
     batches,
     exact,
@@ -28,7 +26,7 @@ DIFFERENCES = ("difference", "forward")
 
 
 def architect_of(net, **choices):
-    return Architect(net, MOMENTUM, DECAY, **choices)
+    return Architect(net, **choices)
 
 
 def gradient(net, data, sgd, **choices):
@@ -152,7 +150,7 @@ def test_second_order_gradient_of_the_real_classes_away_from_kinks(per_edge):
     # ReLU, max pooling and all eight ops as they are, in a supernet so small (and with a seed so
     # chosen) that no kink lies within the paper's eps, 0.01
     net = supernet(seed=6, C=1, n_nodes=2)
-    sgd = torch.optim.SGD(net.weights(), XI, momentum=MOMENTUM, weight_decay=DECAY)
+    sgd = trained_sgd(net, 0)
     for _ in range(2):
         X, y, _, _ = batches(n=3, size=3, seed=13)
         sgd.zero_grad()
@@ -264,7 +262,7 @@ def test_random_numbers_are_noticed_before_a_graph_is_recorded(monkeypatch, drop
     for op, draws in (("dropped", True), ("sep_conv_3x3", False)):
         net = supernet(primitives=[op, "skip_connect"])
         architect = architect_of(net)
-        architect.unrolled_backward(*batches(), XI, torch.optim.SGD(net.weights(), XI))
+        architect.unrolled_backward(*batches(), XI, trained_sgd(net, 0))
         assert architect.draws == draws
         architect.weights = [SimpleNamespace(device=torch.device("cuda"))]
         if draws:

@@ -16,6 +16,7 @@ from data_helpers import keep_findings, make, options, write  # noqa: F401, a fi
 from PIL import Image
 
 import augment
+import evaluate
 import search
 import utils
 from data_sets import cache, image_files, image_folder, loaders, named, splits
@@ -480,7 +481,7 @@ def test_from_a_folder_to_a_score(tmp_path, run):
         for i in range(10):
             os.unlink(tmp_path / f"moved/{part}/cat/{i:02}.png")
         os.rmdir(tmp_path / f"moved/{part}/cat")
-    scores = run(augment.main, "--evaluate", "augments/my-pets/checkpoint.pt",
+    scores = run(evaluate.main, "augments/my-pets/checkpoint.pt",
                  "--data_path", "../moved")  # fmt: skip
     assert f"my pets val split: top1 {2 * state['top1'] - _right(state, tmp_path):.2%}" in scores
     assert "my pets test split: top1" in scores
@@ -591,9 +592,7 @@ def test_a_training_elsewhere_has_the_images_and_the_loss_of_its_search(tmp_path
     # scores have neither
     val = [r for r in lines("augments/rare/metrics.jsonl") if r["phase"] == "val"][0]
     assert math.isfinite(val["loss"])
-    assert f"loss {val['loss']:.4f}" in run(
-        augment.main, "--evaluate", "augments/rare/checkpoint.pt"
-    )
+    assert f"loss {val['loss']:.4f}" in run(evaluate.main, "augments/rare/checkpoint.pt")
 
 
 def test_two_folders_that_look_alike_are_not_taken_for_each_other(tmp_path):

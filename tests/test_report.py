@@ -44,7 +44,7 @@ def test_the_page_of_a_search_says_everything(search_run):
     config = json.loads((search_run / "config.json").read_text())
     assert "Architecture search on digits (8x8)" in text
     assert "epochs finished 2 of 2" in text
-    assert f"best held-out accuracy {100 * best['top1']:.2f} % epoch {best['epoch']}" in text
+    assert f"best alpha half accuracy {100 * best['top1']:.2f} % epoch {best['epoch']}" in text
     assert f"{network['params'] / 1e6:.3f} M" in text
     assert f"{network['madds'] / 1e6:.1f} M multiply-adds at 8x8" in text
     assert "images per second" in text

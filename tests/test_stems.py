@@ -86,7 +86,7 @@ def test_one_step_of_search_and_augment_at_any_size(size, stem):
     X, y = torch.randn(2, 3, H, W), torch.tensor([0, 1])
     net = SearchCNNController(3, 2, 2, 3, F.cross_entropy, 2, primitives=OPS, stem=stem)
     w_optim = torch.optim.SGD(net.weights(), 0.025, momentum=0.9)
-    Architect(net, 0.9, 3e-4).unrolled_backward(X, y, X, y, 0.1, w_optim)
+    Architect(net).unrolled_backward(X, y, X, y, 0.1, w_optim)
     assert all(alpha.grad.isfinite().all() for alpha in net.alphas())
     assert any(alpha.grad.abs().max() > 0 for alpha in net.alphas())
     net.loss(X, y).backward()

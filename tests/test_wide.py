@@ -220,7 +220,7 @@ def sgd(net):
 
 
 def search_step(net, w_optim, data, xi):
-    Architect(net, 0.9, 3e-4).unrolled_backward(*data, xi, w_optim)
+    Architect(net).unrolled_backward(*data, xi, w_optim)
     gradient = [a.grad.clone() for a in net.alphas()]
     w_optim.zero_grad()
     net.loss(data[0], data[1]).backward()
@@ -330,7 +330,7 @@ def test_bfloat16_runs_and_stays_near():
     sgd_ = sgd(net)
     with torch.autocast("cpu", torch.bfloat16):
         assert net.loss(val_X, val_y).item() == pytest.approx(wanted, rel=0.05)
-        Architect(net, 0.9, 3e-4).unrolled_backward(trn_X, trn_y, val_X, val_y, 0.05, sgd_)
+        Architect(net).unrolled_backward(trn_X, trn_y, val_X, val_y, 0.05, sgd_)
     assert all(a.grad.dtype == torch.float32 and a.grad.isfinite().all() for a in net.alphas())
 
 

@@ -29,7 +29,7 @@ PICTURES = {
     "alphas": plot_alphas.plot_run,
     "GIF": animate,
 }
-FEW_STEPS = 200  # fewer leave the supernet near chance; its statistics alone take as many
+FEW_STEPS = 500  # fewer leave alpha undecided and the supernet near chance
 
 
 # --- set-up -------------------------------------------------------------------------------------
@@ -70,12 +70,12 @@ def describe_gradient(cfg):
     if cfg.order == 1:
         return "first order"
     how = {
-        "difference": f"central difference, eps {cfg.eps:g}",
-        "forward": f"one-sided difference, eps {cfg.eps:g}",
-        "exact": "exact product",
-        "none": "lookahead without the product",
+        "difference": f"second order (central difference, eps {cfg.eps:g}",
+        "forward": f"second order (one-sided difference, eps {cfg.eps:g}",
+        "exact": "second order (exact",
+        "none": "lookahead (a virtual step, no second-order term",
     }[cfg.hessian]
-    return f"second order ({how}{', gradient of w reused' if cfg.reuse_gradient else ''})"
+    return f"{how}{', gradient of w reused' if cfg.reuse_gradient else ''})"
 
 
 def record_setup(run, data):
@@ -222,7 +222,7 @@ def log_genotypes(run, best):
     history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
     if best_epoch in history:
         run.log.info(
-            "its edges, strongest op and runner-up (* is kept):\n"
+            "its edges, strongest op besides none and runner-up (* is kept):\n"
             + plot_alphas.table(history[best_epoch])
         )
 

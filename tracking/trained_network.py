@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import genotypes as gt
+from console import errors
 from data_sets.named import DataSpec
 from models import augment_cnn
 from records import files
@@ -37,8 +38,8 @@ def read(path):
     state = checkpoint.load(path)
     if "optim" not in state:
         raise ValueError(
-            f"{path} is a supernet, whose weights belong to all ops of all edges; train its "
-            f"genotype first: augment.py --genotype {os.path.dirname(path)}"
+            f"{path} is the supernet of a search, not a trained network; train the cell it found: "
+            f"{errors.command('augment.py', '--genotype', os.path.dirname(path))}"
         )
     return state
 
