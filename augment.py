@@ -19,6 +19,7 @@ from console import errors
 from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
+from devices.step_guard import StepGuard
 from models import augment_cnn
 from models.ops import OPS
 from tracking import augment_log, checkpoint, inherit, trained_network
@@ -89,10 +90,12 @@ def train(loader, net, optim, criterion, epoch, run):
     """One pass over the training set. Returns the means of `utils.Meter.result`; the loss is that
     of the main classifier."""
     cfg, device = run.cfg, run.device
-    meter = utils.Meter(device)
+    guard = StepGuard(device, net, cfg.on_nan)
+    meter = utils.Meter(device, guard=guard)
     net.train()
 
     def train_step(X, y):  # never waits, so that a CUDA graph can hold it
+        guard.begin()
         optim.zero_grad()
         with device.autocast():
             logits, aux_logits = net(X)  # (N, n_classes) each
@@ -100,8 +103,8 @@ def train(loader, net, optim, criterion, epoch, run):
             if aux_logits is not None:
                 loss = loss + cfg.aux_weight * criterion(aux_logits, y)
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
-        optim.step()
+        norm = nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
+        guard.update(optim, loss, w=norm)
         return main_loss.detach(), logits.detach()
 
     if cfg.cuda_graphs:
@@ -112,7 +115,7 @@ def train(loader, net, optim, criterion, epoch, run):
         loss, logits = train_step(X, y)
         meter.add(loss, logits, y)
         run.step_done(epoch, step, meter)
-    return meter.result()
+    return run.trained(epoch, meter)
 
 
 def validate(loader, net, device):

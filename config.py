@@ -80,6 +80,12 @@ def add_run_group(parser, root):
          help="steps between lines (without a terminal) or updates of the bar's means")
 
 
+def add_step_flag(g):
+    flag(g, "--on_nan", choices=("stop", "skip"), default="stop", keep="free",
+         help="a loss or gradient that is NaN or infinite changes no weight, and then: stop ends "
+              "the run in one line, skip leaves the step out and counts it")
+
+
 def add_device_group(parser):
     g = parser.add_argument_group("device", "on what it runs")
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
@@ -190,6 +196,7 @@ def add_weight_group(parser):
     flag(g, "--w_weight_decay", type=non_negative, default=3e-4, help="L2 term of SGD")
     flag(g, "--w_grad_clip", type=positive, default=5.0,
          help="largest norm of the gradient of w; alpha is never clipped")
+    add_step_flag(g)
 
 
 def add_alpha_group(parser):
@@ -246,6 +253,7 @@ def add_train_group(parser):
     flag(g, "--momentum", type=probability, default=0.9, help="of SGD")
     flag(g, "--weight_decay", type=non_negative, default=3e-4, help="L2 term of SGD")
     flag(g, "--grad_clip", type=positive, default=5.0, help="largest norm of the gradient")
+    add_step_flag(g)
 
 
 def add_out_flag(g, what):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 import check_ops
 import genotypes as gt
@@ -21,6 +22,7 @@ from console import errors
 from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
+from devices.step_guard import StepGuard
 from models import stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
@@ -127,16 +129,18 @@ def train(data, net, architect, optims, epoch, run):
     Returns the means of `utils.Meter.result` over the training images.
     """
     cfg, device = run.cfg, run.device
-    meter = utils.Meter(device)  # sums stay on the device
+    guard = StepGuard(device, net, cfg.on_nan)
+    meter = utils.Meter(device, guard=guard)  # sums stay on the device
     w_lr = optims.w.param_groups[0]["lr"]  # this epoch's cosine value
     xi = w_lr if cfg.order == 2 else 0.0  # sec. 2.3: xi = 0 is first order
     net.train()
 
     def search_step(trn_X, trn_y, val_X, val_y):  # never waits, so that a CUDA graph can hold it
+        guard.begin()
         # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
         with device.autocast():
             passed = architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, optims.w)
-        optims.alpha.step()
+        guard.update(optims.alpha, alpha=get_total_norm([a.grad for a in net.alphas()]))
 
         # w: plain SGD, with the gradient of the virtual step or anew, where alpha is now
         if passed is None:
@@ -147,8 +151,8 @@ def train(data, net, architect, optims, epoch, run):
             loss.backward()  # adds to alpha.grad too; unrolled_backward writes it anew
         else:
             loss, logits = passed
-        nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
-        optims.w.step()
+        norm = nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
+        guard.update(optims.w, loss, w=norm)
         return loss.detach(), logits.detach()
 
     if cfg.cuda_graphs:
@@ -162,7 +166,7 @@ def train(data, net, architect, optims, epoch, run):
         loss, logits = search_step(trn_X, trn_y, val_X, val_y)
         meter.add(loss, logits, trn_y)
         run.step_done(epoch, step, meter)
-    return meter.result()
+    return run.trained(epoch, meter)
 
 
 def validate(loader, net, device):

@@ -50,7 +50,10 @@ def run_errors(prog, run=None):
             raise
         text = "out of GPU memory; lower --batch_size, --init_channels or --layers"
         end(prog, f"{text}. {one_line(error)}", 1, error)
-    except (FloatingPointError, OSError) as error:
+    except FloatingPointError as error:
+        text = one_line(error) if run is None else run.not_finite(error)
+        end(prog, text, 1, error)
+    except OSError as error:
         end(prog, one_line(error, 2000), 1, error)
 
 
