@@ -20,16 +20,18 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import augment_cnn
+from models import augment_cnn, memory
 from models.ops import OPS
 from tracking import augment_log, checkpoint, inherit, trained_network
+from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
 
 
 def main(argv=None):
     cfg = AugmentConfig(argv)
-    with errors.usage_errors(cfg.PROG):
+    budget = Budget(cfg)
+    with errors.usage_errors(cfg.PROG, budget.advice):
         state = checkpoint.to_resume(cfg)
         inherited = "" if state else inherit.inherit_flags(cfg)
         device = pick.prepare_device(cfg)
@@ -37,11 +39,14 @@ def main(argv=None):
         # a resumed run keeps its cell, whatever has become of the file it came from
         genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
         gt.require_known(genotype, OPS)
+        edges = functools.partial(memory.genotype_edges, genotype)
+        budget.check(device, edges)
         check_ops.quick(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
 
         # data: all of the training set
         data = run.load_data(loaders.augment_data)
+        budget.check(device, edges, data)
         criterion = utils.criterion(cfg, data.class_counts, device)
 
         # model
@@ -50,7 +55,7 @@ def main(argv=None):
         if cfg.init_from and not state:
             copied = trained_network.init_from(net, cfg.init_from)
         size = utils.network_size(net, data.spec, cfg)
-        memory = layout.place(net, net.cells, device, data, cfg)
+        kept_as = layout.place(net, net.cells, device, data, cfg)
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(
@@ -63,8 +68,8 @@ def main(argv=None):
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, cfg.epochs)
         run.track(model=net, optim=optim, scheduler=scheduler)
 
-    with errors.run_errors(cfg.PROG, run), run:
-        augment_log.log_setup(run, data, genotype, size, memory, (inherited, copied))
+    with errors.run_errors(cfg.PROG, run, budget.advice), run:
+        augment_log.log_setup(run, data, genotype, size, kept_as, (inherited, copied))
         augment_log.record_setup(run, data, genotype, size)
         pictures = Pictures(run, augment_log.PICTURES)
 

@@ -23,6 +23,9 @@ from console.parser import (
     portion,
     positive,
     probability,
+    processes,
+    threads,
+    whole,
 )
 from data_sets import named
 
@@ -74,7 +77,7 @@ def add_run_group(parser, root):
     switch(g, "--resume", keep="never",
            help="go on with --name after its last finished epoch; flags are remembered")
     switch(g, "--overwrite", keep="never", help="delete an earlier run of this name")
-    flag(g, "--seed", type=count_or_zero, default=2, help="of weights, split and batches")
+    flag(g, "--seed", type=whole(0, 2**32 - 1), default=2, help="of weights, split and batches")
     switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
     flag(g, "--print_freq", type=count, default=50, keep="free",
          help="steps between lines (without a terminal) or updates of the bar's means")
@@ -91,7 +94,7 @@ def add_device_group(parser):
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
     # each other make them crawl where another program wants a core
     add_device_flags(g, quick_threads=1)
-    flag(g, "--workers", type=count_or_zero, keep="free", help=WORKERS_HELP)
+    flag(g, "--workers", type=processes, keep="free", help=WORKERS_HELP)
     flag(g, "--amp", choices=("off", "bf16"), default="off",
          help="bf16: bfloat16 where it is tolerated; the finite difference of the search stays in "
               "float32")
@@ -114,7 +117,7 @@ def add_device_flags(g, quick_threads=None):
          help="auto: CUDA, else MPS, else CPU")
     flag(g, "--gpus", metavar="N", keep="free",
          help="CUDA card to use, counted from 0 (default: the first)")
-    flag(g, "--threads", type=count, quick=quick_threads, keep="free",
+    flag(g, "--threads", type=threads, quick=quick_threads, keep="free",
          help="CPU threads of torch (default: its own choice, all cores); on a shared machine "
               "fewer can be much faster")
 
@@ -169,9 +172,9 @@ def add_stem_flags(g):
 def add_search_net_group(parser):
     g = parser.add_argument_group("supernet")
     flag(g, "--init_channels", type=count, default=16, quick=8, help="channels of the first cells")
-    flag(g, "--layers", type=count, default=8, quick=4,
+    flag(g, "--layers", type=whole(1, 1000), default=8, quick=4,
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
-    flag(g, "--n_nodes", type=count, default=4, help="computed nodes of a cell")
+    flag(g, "--n_nodes", type=whole(1, 100), default=4, help="computed nodes of a cell")
     add_stem_flags(g)
     flag(g, "--k", type=count, default=2,
          help="edges that a node of the found cell keeps (all, where it has fewer)")
@@ -234,7 +237,7 @@ def add_augment_net_group(parser):
               "that run unless given here")
     flag(g, "--init_channels", type=count, default=36, quick=16, inherit="network",
          help="channels of the first cells")
-    flag(g, "--layers", type=count, default=20, quick=5, inherit="network",
+    flag(g, "--layers", type=whole(1, 1000), default=20, quick=5, inherit="network",
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     add_stem_flags(g)
     flag(g, "--aux_weight", type=non_negative, default=0.4, inherit="network",
@@ -454,7 +457,7 @@ class EvaluateConfig(Config):
         g = parser.add_argument_group("flags", "all others are those of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
-        flag(g, "--workers", type=count_or_zero, help=WORKERS_HELP)
+        flag(g, "--workers", type=processes, help=WORKERS_HELP)
         flag(g, "--cache_gb", type=non_negative, help=f"{CACHE_HELP} (default: as in training)")
         add_device_flags(g)
 

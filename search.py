@@ -23,30 +23,34 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import stems
+from models import memory, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 from tracking import checkpoint, search_log
+from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
 
 
 def main(argv=None):
     cfg = SearchConfig(argv)
-    with errors.usage_errors(cfg.PROG):
+    budget = Budget(cfg)
+    with errors.usage_errors(cfg.PROG, budget.advice):
         state = checkpoint.to_resume(cfg)
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
+        budget.check(device, memory.supernet_edges)
         check_ops.quick(cfg.primitives, cfg.init_channels)
         run = Run(cfg, device, loaders.default_run_name(cfg.dataset, cfg.data_path), state)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
         data = run.load_data(loaders.search_data)
+        budget.check(device, memory.supernet_edges, data)
 
         # model
         net = build_supernet(cfg, data, device)
-        memory = layout.place(net, net.cells, device, data, cfg)
+        kept_as = layout.place(net, net.cells, device, data, cfg)
 
         # optimizers (sec. 3.1.1 and App. A.1)
         optims = build_optimizers(cfg, net, device)
@@ -56,8 +60,8 @@ def main(argv=None):
         )
         run.track(model=net, w_optim=optims.w, alpha_optim=optims.alpha, scheduler=scheduler)
 
-    with errors.run_errors(cfg.PROG, run), run:
-        search_log.log_setup(run, data, net, memory)
+    with errors.run_errors(cfg.PROG, run, budget.advice), run:
+        search_log.log_setup(run, data, net, kept_as)
         search_log.record_setup(run, data)
         pictures = Pictures(run, search_log.PICTURES)
 

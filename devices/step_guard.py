@@ -48,7 +48,6 @@ class StepGuard:
         self.step += 1
         self.saved = {dtype: _flat(buffers) for dtype, buffers in self.buffers.items()}
 
-    @torch.no_grad()
     def update(self, optim, loss=None, **norm):
         """optim.step(), unless the loss or the norm of the gradient is not finite.
 
@@ -74,11 +73,13 @@ class StepGuard:
         if name == "w":
             self._restore_buffers(bad)
 
+    @torch.no_grad()
     def _count(self, what, bad):
         counts, first = self.counts[0, _ROWS[what]], self.counts[1, _ROWS[what]]
         first.copy_(torch.where(bad & (counts == 0), self.step, first))
         counts += bad
 
+    @torch.no_grad()
     def _restore_buffers(self, bad):
         for dtype, buffers in self.buffers.items():
             kept = torch.where(bad, self.saved[dtype], _flat(buffers))

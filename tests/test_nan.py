@@ -23,8 +23,7 @@ import architect
 import augment
 import search
 import utils
-from devices.step_guard import ALPHA, LOSS, W, NotFinite, StepGuard
-from tracking.run import Run
+from devices.step_guard import ALPHA, LOSS, NotFinite, StepGuard, W
 
 # two steps an epoch, two epochs; nothing is read between the steps
 TWO = ["--epochs", "2", "--print_freq", "1000", "--name", "x"]
@@ -168,7 +167,9 @@ def test_a_training_stops_or_leaves_out(here, spoil, fault):
         what = W
     text = ends_in_one_line(augment.main, AUGMENT, code=1)
     assert f"{what} is not finite (epoch 1, step 2 of 2; learning rate now --lr 0.025)" in text
-    assert text.endswith("lower --lr or --grad_clip 5.0 or leave such steps out with --on_nan skip")
+    assert text.endswith(
+        "lower --lr or --grad_clip 5.0, or leave such steps out with --on_nan skip"
+    )
     assert not list(here.glob("augments/x/*.pt"))
     augment.main([*AUGMENT, "--name", "y", "--on_nan", "skip"])
     records = [r for r in lines("augments/y/metrics.jsonl") if r["phase"] == "train"]

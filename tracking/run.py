@@ -121,13 +121,13 @@ class Run:
             if part in self.parts
         ]
         clip = "w_grad_clip" if "w_optim" in self.parts else "grad_clip"
-        lower = f"--{rates[0].split()[0][2:]} or --{clip} {getattr(self.cfg, clip)}"
-        if error.what == ALPHA:
-            lower = f"--alpha_lr, {lower}" + (" or raise --eps" if self.cfg.order == 2 else "")
-        text = f"{error} ({where}; learning rate now {', '.join(rates)}); lower {lower}"
+        lower = [rates[0].split()[0], f"--{clip} {getattr(self.cfg, clip)}"]
+        lower += ["--alpha_lr"] if error.what == ALPHA else []
+        text = f"{error} ({where}; learning rate now {', '.join(rates)}); lower "
+        text += ", ".join(lower[:-1]) + f" or {lower[-1]}"
         skip = ["--on_nan", "skip"] if error.step else []
         if not self.files.has_checkpoint():
-            return text + (" or leave such steps out with --on_nan skip" if skip else "")
+            return text + (", or leave such steps out with --on_nan skip" if skip else "")
         text += f"; the checkpoint of epoch {done} is kept"
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume", *skip)
         return text + (f", go on from there without such steps: {again}" if skip else "")

@@ -1,0 +1,137 @@
+"""How much memory a network needs to be trained, estimated before it is built.
+
+The weights of an op, and the maps that it keeps for the backward pass, are read off one copy of it
+on the meta device, which computes shapes alone. Stem and inputs of a cell are a formula. The
+supernet runs the ops of a node together and keeps less than they would one by one, so the estimate
+is right within a factor of two (tests/test_memory.py), and a run is refused only where half of it
+is too much.
+"""
+
+import functools
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+
+import genotypes as gt
+from models import ops, stems
+
+# bytes that Python and torch need for the modules of one op, a lower bound
+OBJECTS = 10_000
+FLOAT = 4  # bytes
+
+
+class Need(NamedTuple):
+    """Bytes."""
+
+    weights: float  # with gradients and momentum
+    maps: float  # of one image
+    objects: float  # in the memory of the host
+
+    def total(self, batch_size):
+        return self.weights + self.maps * batch_size
+
+
+def supernet_edges(cfg):
+    """{reduction: Counter of (op, stride)} of a cell of the supernet."""
+    n = cfg.n_nodes
+    names = [name for name in cfg.primitives if name != "none"]
+    from_inputs, from_nodes = 2 * n, n * (n - 1) // 2
+    return {
+        reduction: Counter({(op, 2 if reduction else 1): from_inputs for op in names})
+        + Counter({(op, 1): from_nodes for op in names})
+        for reduction in (False, True)
+    }
+
+
+def genotype_edges(genotype, cfg):
+    """The same of the cells of a genotype."""
+    genes = {False: genotype.normal, True: genotype.reduce}
+    return {
+        reduction: Counter(
+            (op, 2 if reduction and j < 2 else 1) for edges in gene for op, j in edges
+        )
+        for reduction, gene in genes.items()
+    }
+
+
+def estimate(cfg, edges, C_in, size):
+    """The `Need` of the network of a search (cfg.n_nodes) or training.
+
+    edges  {reduction: Counter of (op, stride)}
+    C_in, size  channels and (H, W) of the images
+    """
+    search = hasattr(cfg, "n_nodes")
+    C, width = cfg.init_channels, cfg.n_nodes if search else 4
+    weights, maps, (C_pp, C_p), (H, W) = _stem(cfg, C_in, size)
+    cells, outputs, objects = [], 0, 0
+    reductions = gt.reduction_layers(cfg.layers)
+    for i in range(cfg.layers):
+        if i in reductions:
+            C *= 2
+        weights += (C_pp + C_p) * C
+        kept = (C_pp + C_p + 2 * C) * H * W  # both inputs after ReLU, both after convolution
+        for (name, stride), n in edges[i in reductions].items():
+            weights += n * op_weights(name, C, stride, affine=not search)
+            kept += n * op_maps(name, stride, affine=not search) * C * H * W
+            objects += n * OBJECTS
+        cells.append(kept)
+        C_pp, C_p = C_p, width * C
+        if i in reductions:
+            H, W = -(-H // 2), -(-W // 2)
+        outputs += C_p * H * W
+    # checkpointed, a cell keeps its output alone until its turn comes
+    checkpointed = getattr(cfg, "checkpoint_cells", False)
+    maps += outputs + max(cells) if checkpointed else sum(cells)
+    copies = 4 if search and cfg.order == 2 else 3  # w, gradient, momentum; w' beside w
+    bytes_per_value = FLOAT / 2 if cfg.amp == "bf16" else FLOAT
+    return Need(copies * FLOAT * weights, bytes_per_value * maps, objects)
+
+
+def _stem(cfg, C_in, size):
+    """(weights, values of maps of one image, channels of the two inputs of the first cell, (H, W)
+    of the second)."""
+    H, W = size
+    C = cfg.init_channels
+    image = C_in * H * W
+    if stems.pick(cfg.stem, size) == "cifar":
+        C_out = cfg.stem_multiplier * C
+        return 9 * C_in * C_out, image + 2 * C_out * H * W, (C_out, C_out), (H, W)
+    weights = 9 * (C_in * C / 2 + C * C / 2 + C * C)
+    return weights, image + C * H * W / 2, (C, C), (-(-H // 8), -(-W // 8))
+
+
+@functools.cache
+def op_weights(name, C, stride, affine):
+    """Weights of an op; 0 of one that cannot be built on the meta device."""
+    op = _on_meta(lambda: ops.OPS[name](C, stride, affine=affine))
+    return 0 if op is None else sum(p.numel() for p in op.parameters())
+
+
+@functools.cache
+def op_maps(name, stride, affine):
+    """What an op keeps for the backward pass, in maps of its input; 0 if it cannot be tried."""
+    found = _on_meta(lambda: _kept(ops.OPS[name](16, stride, affine=affine)))
+    return 0 if found is None else found
+
+
+def _kept(op, shape=(2, 16, 8, 8)):
+    X = torch.empty(shape, requires_grad=True)
+    kept = []  # the tensors themselves: storages that are freed are used again
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda t: t):
+        op(X)
+    own = {_storage(t) for t in (X, *op.parameters(), *op.buffers())}
+    storages = {_storage(t): t.untyped_storage().nbytes() for t in kept}
+    return sum(n for s, n in storages.items() if s not in own) / FLOAT / X.numel()
+
+
+def _on_meta(call):
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return call()
+    except Exception:  # a block of a user that knows no such device: check_ops.py has its say later
+        return None
+
+
+def _storage(tensor):
+    return tensor.untyped_storage()._cdata
