@@ -75,6 +75,8 @@ def estimate(cfg, edges, C_in, size):
             weights += n * op_weights(name, C, stride, affine=not search)
             kept += n * op_maps(name, stride, affine=not search) * C * H * W
             objects += n * OBJECTS
+        if search:  # the input of the edges after ReLU, which all ops of an edge share
+            kept += cfg.n_nodes * (cfg.n_nodes + 3) // 2 * C * H * W
         cells.append(kept)
         C_pp, C_p = C_p, width * C
         if i in reductions:
@@ -110,19 +112,22 @@ def op_weights(name, C, stride, affine):
 
 @functools.cache
 def op_maps(name, stride, affine):
-    """What an op keeps for the backward pass, in maps of its input; 0 if it cannot be tried."""
-    found = _on_meta(lambda: _kept(ops.OPS[name](16, stride, affine=affine)))
+    """What an op keeps for the backward pass, in maps of its input; 0 if it cannot be tried. That
+    of the supernet (no affine) counts no ReLU of its input, which it shares with others."""
+    found = _on_meta(lambda: _kept(ops.OPS[name](16, stride, affine=affine), shares=not affine))
     return 0 if found is None else found
 
 
-def _kept(op, shape=(2, 16, 8, 8)):
+def _kept(op, shares, shape=(2, 16, 8, 8)):
     X = torch.empty(shape, requires_grad=True)
     kept = []  # the tensors themselves: storages that are freed are used again
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda t: t):
         op(X)
     own = {_storage(t) for t in (X, *op.parameters(), *op.buffers())}
-    storages = {_storage(t): t.untyped_storage().nbytes() for t in kept}
-    return sum(n for s, n in storages.items() if s not in own) / FLOAT / X.numel()
+    maps = {_storage(t): t for t in reversed(kept) if _storage(t) not in own}
+    total = sum(t.untyped_storage().nbytes() for t in maps.values()) / FLOAT / X.numel()
+    first = next(iter(reversed(maps.values())), None)
+    return total - (shares and first is not None and first.shape == X.shape)
 
 
 def _on_meta(call):
