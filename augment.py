@@ -41,6 +41,10 @@ def main(argv=None):
         gt.require_known(genotype, OPS)
         edges = functools.partial(memory.genotype_edges, genotype)
         budget.check(device, edges)
+        if cfg.deterministic:
+            check_ops.require_deterministic(
+                gt.ops_of(genotype), cfg.init_channels, device.torch_device, affine=True
+            )
         check_ops.quick(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
 

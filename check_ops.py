@@ -312,6 +312,25 @@ def quick(primitives, C, affines=(False, True)):
             )
 
 
+def require_deterministic(primitives, C, device, affine=False):
+    """Raise ValueError for the first block that has no deterministic form on `device`, a
+    torch.device, under torch's deterministic algorithms (pick.set_deterministic)."""
+    for name in primitives:
+        for stride in (1, 2) if name != "none" else ():
+            try:
+                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                    op = ops.OPS[name](C, stride, affine=affine).to(device)
+                    x = torch.randn(2, C, 8, 8, device=device, requires_grad=True)
+                    op(x * 1).square().sum().backward()
+            except RuntimeError as error:
+                if not errors.no_deterministic_form(error):
+                    raise
+                raise ValueError(
+                    f"the block {name} has no deterministic form on {device.type} "
+                    f"({str(error).split()[0]}); leave it out, or leave out --deterministic"
+                ) from error
+
+
 # --- the command --------------------------------------------------------------------------------
 
 

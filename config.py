@@ -106,6 +106,10 @@ def add_device_group(parser):
               "faster in a short trial")
     switch(g, "--cuda_graphs", keep="free",
            help="record a step as one CUDA graph per epoch; for small maps on fast cards")
+    switch(g, "--deterministic",
+           help="two runs are equal bit for bit on a machine, on CUDA too, where that costs time: "
+                "no trial of kernels or layouts; loader processes start anew with every epoch, so "
+                "that a resumed run is equal, too")
     switch(g, "--compile",
            help="torch.compile each cell; takes minutes at the start, and in a search gradients of "
                 "w are then computed in the passes for alpha alone, too")

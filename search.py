@@ -40,6 +40,8 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_edges)
+        if cfg.deterministic:
+            check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
         check_ops.quick(cfg.primitives, cfg.init_channels)
         run = Run(cfg, device, loaders.default_run_name(cfg.dataset, cfg.data_path), state)
         utils.seed_everything(cfg.seed)

@@ -65,6 +65,11 @@ def memory_errors(prog, advice=None):
         end(prog, out_of_memory(error, advice), 1, error)
 
 
+def no_deterministic_form(error):
+    """Whether an exception says that an op has none, under torch's deterministic algorithms."""
+    return isinstance(error, RuntimeError) and "deterministic implementation" in str(error)
+
+
 @contextmanager
 def usage_errors(prog, advice=None):
     """Around what the user can correct: wrong input ends as one line with exit code 2, a file that
@@ -89,6 +94,11 @@ def run_errors(prog, run=None, advice=None):
     except KeyboardInterrupt:
         print(file=sys.stderr)  # below the ^C of the terminal
         end(prog, f"interrupted{'' if run is None else run.how_to_go_on()}", 130, None)
+    except RuntimeError as error:
+        if not no_deterministic_form(error):
+            raise
+        op = str(error).split()[0]
+        end(prog, f"{op} has no deterministic form; leave --deterministic out", 1, error)
     except FloatingPointError as error:
         text = one_line(error) if run is None else run.not_finite(error)
         end(prog, text, 1, error)
