@@ -39,8 +39,8 @@ def main(argv=None):
         # a resumed run keeps its cell, whatever has become of the file it came from
         genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
         gt.require_known(genotype, OPS)
-        edges = functools.partial(memory.genotype_edges, genotype)
-        budget.check(device, edges)
+        cells = functools.partial(memory.genotype_cells, genotype)
+        budget.check(device, cells)
         if cfg.deterministic:
             check_ops.require_deterministic(
                 gt.ops_of(genotype), cfg.init_channels, device.torch_device, affine=True
@@ -50,7 +50,7 @@ def main(argv=None):
 
         # data: all of the training set
         data = run.load_data(loaders.augment_data)
-        budget.check(device, edges, data)
+        budget.check(device, cells, data)
         criterion = utils.criterion(cfg, data.class_counts, device)
 
         # model

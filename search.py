@@ -39,7 +39,7 @@ def main(argv=None):
         state = checkpoint.to_resume(cfg)
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
-        budget.check(device, memory.supernet_edges)
+        budget.check(device, memory.supernet_cells)
         if cfg.deterministic:
             check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
         check_ops.quick(cfg.primitives, cfg.init_channels)
@@ -48,7 +48,7 @@ def main(argv=None):
 
         # data: two halves of the training set; the test split stays closed
         data = run.load_data(loaders.search_data)
-        budget.check(device, memory.supernet_edges, data)
+        budget.check(device, memory.supernet_cells, data)
 
         # model
         net = build_supernet(cfg, data, device)

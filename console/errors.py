@@ -30,7 +30,7 @@ def command(script, *words):
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|could not create a (primitive|memory)|bad_alloc|out of memory"
     r"|ALLOC_FAILED|[Cc]an(not|'t) allocate|[Uu]nable to allocate|[Nn]ot enough memory"
-    r"|out of shared memory"
+    r"|shared memory"
 )
 
 
@@ -51,6 +51,8 @@ def out_of_memory(error, advice=None):
     if what.endswith("bytes"):
         what = f"when it asked for {int(found[1].split()[0]) / 2**20:,.1f} MiB"
     todo = advice() if advice else "close other programs, or lower --batch_size if there is one"
+    if "shared memory" in text:  # of loader processes
+        todo = "lower --workers; with 0 there are no loader processes, which need it"
     return f"out of {'GPU ' if 'CUDA' in text else ''}memory {what}; {todo}"
 
 

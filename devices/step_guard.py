@@ -41,6 +41,7 @@ class StepGuard:
         for buffer in net.buffers() if self.skip else ():
             self.buffers.setdefault(buffer.dtype, []).append(buffer)
         self.saved = {}
+        self.started = False
 
     @torch.no_grad()
     def begin(self):
@@ -64,8 +65,9 @@ class StepGuard:
             bad = bad | bad_loss
         self._count({"w": W, "alpha": ALPHA}[name], bad)
         if optim.defaults.get("fused"):
-            if self.skip:
+            if not self.started:
                 _start_momentum(optim)
+                self.started = name == "w"
             optim.found_inf = bad.float()
             optim.step()
         elif not bad:  # a CPU need not be waited for
@@ -106,16 +108,13 @@ class StepGuard:
         return w + alpha
 
     def describe(self):
-        """What was left out in words, or ""."""
+        """What was not finite in words, or ""."""
         counts, first = self.counts.tolist()
-        said = [
-            f"{counts[row]} updates by {what} (first in step {first[row]})"
+        return ", ".join(
+            f"{what} in {n} step{'s' * (n > 1)} (the first is {first[row]})"
             for what, row in _ROWS.items()
-            if what != LOSS and counts[row]
-        ]
-        if counts[0]:
-            said.append(f"the training loss was not finite {counts[0]} times")
-        return ", ".join(said)
+            if (n := counts[row])
+        )
 
 
 def _flat(tensors):

@@ -32,59 +32,67 @@ class Need(NamedTuple):
         return self.weights + self.maps * batch_size
 
 
-def supernet_edges(cfg):
-    """{reduction: Counter of (op, stride)} of a cell of the supernet."""
+class Cells(NamedTuple):
+    """What the two cells are made of: cells[reduction] is a Counter of (op, stride)."""
+
+    normal: Counter
+    reduce: Counter
+    widths: tuple  # nodes in the output, [reduction]
+
+
+def supernet_cells(cfg):
+    """The `Cells` of the supernet, by the flags of search.py."""
     n = cfg.n_nodes
     names = [name for name in cfg.primitives if name != "none"]
     from_inputs, from_nodes = 2 * n, n * (n - 1) // 2
-    return {
-        reduction: Counter({(op, 2 if reduction else 1): from_inputs for op in names})
+    normal, reduce = (
+        Counter({(op, stride): from_inputs for op in names})
         + Counter({(op, 1): from_nodes for op in names})
-        for reduction in (False, True)
-    }
+        for stride in (1, 2)
+    )
+    return Cells(normal, reduce, (n, n))
 
 
-def genotype_edges(genotype, cfg):
-    """The same of the cells of a genotype."""
-    genes = {False: genotype.normal, True: genotype.reduce}
-    return {
-        reduction: Counter(
-            (op, 2 if reduction and j < 2 else 1) for edges in gene for op, j in edges
-        )
-        for reduction, gene in genes.items()
-    }
+def genotype_cells(genotype, cfg):
+    """The `Cells` of a genotype; `cfg` has no say."""
+    normal, reduce = (
+        Counter((op, stride if j < 2 else 1) for edges in gene for op, j in edges)
+        for gene, stride in ((genotype.normal, 1), (genotype.reduce, 2))
+    )
+    widths = len(genotype.normal_concat), len(genotype.reduce_concat)
+    return Cells(normal, reduce, widths)
 
 
-def estimate(cfg, edges, C_in, size):
+def estimate(cfg, cells, C_in, size):
     """The `Need` of the network of a search (cfg.n_nodes) or training.
 
-    edges  {reduction: Counter of (op, stride)}
+    cells       a `Cells`
     C_in, size  channels and (H, W) of the images
     """
     search = hasattr(cfg, "n_nodes")
-    C, width = cfg.init_channels, cfg.n_nodes if search else 4
+    C = cfg.init_channels
     weights, maps, (C_pp, C_p), (H, W) = _stem(cfg, C_in, size)
-    cells, outputs, objects = [], 0, 0
-    reductions = gt.reduction_layers(cfg.layers)
+    kept_by, outputs, objects = [], 0, 0
     for i in range(cfg.layers):
-        if i in reductions:
+        reduction = i in gt.reduction_layers(cfg.layers)
+        if reduction:
             C *= 2
         weights += (C_pp + C_p) * C
         kept = (C_pp + C_p + 2 * C) * H * W  # both inputs after ReLU, both after convolution
-        for (name, stride), n in edges[i in reductions].items():
+        for (name, stride), n in cells[reduction].items():
             weights += n * op_weights(name, C, stride, affine=not search)
             kept += n * op_maps(name, stride, affine=not search) * C * H * W
             objects += n * OBJECTS
         if search:  # the input of the edges after ReLU, which all ops of an edge share
             kept += cfg.n_nodes * (cfg.n_nodes + 3) // 2 * C * H * W
-        cells.append(kept)
-        C_pp, C_p = C_p, width * C
-        if i in reductions:
+        kept_by.append(kept)
+        C_pp, C_p = C_p, cells.widths[reduction] * C
+        if reduction:
             H, W = -(-H // 2), -(-W // 2)
         outputs += C_p * H * W
     # checkpointed, a cell keeps its output alone until its turn comes
     checkpointed = getattr(cfg, "checkpoint_cells", False)
-    maps += outputs + max(cells) if checkpointed else sum(cells)
+    maps += outputs + max(kept_by) if checkpointed else sum(kept_by)
     copies = 4 if search and cfg.order == 2 else 3  # w, gradient, momentum; w' beside w
     bytes_per_value = FLOAT / 2 if cfg.amp == "bf16" else FLOAT
     return Need(copies * FLOAT * weights, bytes_per_value * maps, objects)

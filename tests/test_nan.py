@@ -106,7 +106,7 @@ def test_the_run_goes_on_from_there_without_such_steps(here, spoil):
     ends_in_one_line(search.main, SEARCH, code=1)
     search.main(["--name", "x", "--resume", "--on_nan", "skip"])
     assert checkpoint_of("searchs/x")["epoch"] == 2
-    warning = f"WARNING: epoch 2: left out 1 updates by {W} (first in step 1); --on_nan skip"
+    warning = f"WARNING: epoch 2: left out, since not finite: {W} in 1 step (the first is 1)"
     assert warning in log_of("searchs/x")
 
 
@@ -144,7 +144,8 @@ def test_a_step_that_is_left_out_changes_nothing(here, spoil, form):
     assert not all(map(torch.equal, states[-2], states[-1]))
     trained, _ = lines("searchs/x/metrics.jsonl")
     assert trained["left_out"] == 2
-    assert "left out 1 updates by the gradient of the weights" in log_of("searchs/x")
+    for what in (W, ALPHA):
+        assert f"{what} in 1 step (the first is 2)" in log_of("searchs/x")
 
 
 def test_a_search_without_faults_is_the_same_whatever_on_nan_says(here):
@@ -276,8 +277,8 @@ def test_the_first_fault_is_named():
     assert (caught.value.what, caught.value.step) == (ALPHA, 2)
     assert guard.counts.tolist() == [[1, 1, 1], [3, 3, 2]]
     assert guard.describe() == (
-        "1 updates by the gradient of the weights (first in step 3), 1 updates by the gradient of "
-        "alpha (first in step 2), the training loss was not finite 1 times"
+        "the training loss in 1 step (the first is 3), the gradient of the weights in 1 step (the "
+        "first is 3), the gradient of alpha in 1 step (the first is 2)"
     )
 
 

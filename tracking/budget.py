@@ -15,16 +15,16 @@ class Budget:
 
     def __init__(self, cfg):
         self.cfg = cfg
-        self.edges_of = self.device = None
+        self.cells_of = self.device = None
         self.C_in = self.size = self.batch_size = None
 
-    def check(self, device, edges_of, data=None):
+    def check(self, device, cells_of, data=None):
         """Raise ValueError for what cannot fit.
 
-        edges_of  cfg -> edges, as `supernet_edges`
+        cells_of  cfg -> memory.Cells, as `supernet_cells`
         data      a loaders.Data; None before the images are read: then what the flags say of them
         """
-        self.device, self.edges_of = device, edges_of
+        self.device, self.cells_of = device, cells_of
         if data is not None:
             self.C_in, self.size, self.batch_size = data.spec.C_in, data.spec.size, data.batch_size
         else:
@@ -51,7 +51,7 @@ class Budget:
         self.batch_size = cfg.batch_size if "batch_size" in cfg.said else 2
 
     def _need(self, cfg, size=None):
-        return estimate(cfg, self.edges_of(cfg), self.C_in, size or self.size)
+        return estimate(cfg, self.cells_of(cfg), self.C_in, size or self.size)
 
     def _values(self):
         """{flag: its value in this run}."""
@@ -84,7 +84,7 @@ class Budget:
 
     def advice(self):
         """What to lower when the memory has run out, in words."""
-        if self.edges_of is None:
+        if self.cells_of is None:
             return "close other programs"
         need = self._need(self.cfg)
         limit = memory.available(self.device)

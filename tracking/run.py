@@ -155,7 +155,7 @@ class Run:
         """The means of an epoch's training, `meter.result()`; says which steps were left out."""
         result = meter.result()
         if result.get("left_out"):
-            self.log.warn(f"epoch {epoch}: left out {meter.guard.describe()}; --on_nan skip")
+            self.log.warn(f"epoch {epoch}: left out, since not finite: {meter.guard.describe()}")
         return result
 
     def record_epoch(self, epoch, lr, train, val, genotype):
