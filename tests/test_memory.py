@@ -331,7 +331,7 @@ def test_memory_stays_flat_over_200_steps_and_3_epochs(here, monkeypatch):
         "1000",
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        search.main([*FAST_SEARCH, *TINIEST.split(), "--augment", "none", *words])
+        search.main([*FAST_SEARCH, *TINIEST.split(), *words.split()])
     (n1, bytes1, rss1), _, (n3, bytes3, rss3) = found
     assert n3 / n1 <= 1.01
     assert bytes3 / bytes1 <= 1.01
