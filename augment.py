@@ -19,16 +19,19 @@ from console import errors
 from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
-from models import augment_cnn
+from devices.step_guard import StepGuard
+from models import augment_cnn, memory
 from models.ops import OPS
 from tracking import augment_log, checkpoint, inherit, trained_network
+from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
 
 
 def main(argv=None):
     cfg = AugmentConfig(argv)
-    with errors.usage_errors(cfg.PROG):
+    budget = Budget(cfg)
+    with errors.usage_errors(cfg.PROG, budget.advice):
         state = checkpoint.to_resume(cfg)
         inherited = "" if state else inherit.inherit_flags(cfg)
         device = pick.prepare_device(cfg)
@@ -36,11 +39,18 @@ def main(argv=None):
         # a resumed run keeps its cell, whatever has become of the file it came from
         genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
         gt.require_known(genotype, OPS)
+        cells = functools.partial(memory.genotype_cells, genotype)
+        budget.check(device, cells)
+        if cfg.deterministic:
+            check_ops.require_deterministic(
+                gt.ops_of(genotype), cfg.init_channels, device.torch_device, affine=True
+            )
         check_ops.quick(gt.ops_of(genotype), cfg.init_channels, affines=(True,))
         utils.seed_everything(cfg.seed)
 
         # data: all of the training set
         data = run.load_data(loaders.augment_data)
+        budget.check(device, cells, data)
         criterion = utils.criterion(cfg, data.class_counts, device)
 
         # model
@@ -49,7 +59,7 @@ def main(argv=None):
         if cfg.init_from and not state:
             copied = trained_network.init_from(net, cfg.init_from)
         size = utils.network_size(net, data.spec, cfg)
-        memory = layout.place(net, net.cells, device, data, cfg)
+        kept_as = layout.place(net, net.cells, device, data, cfg)
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(
@@ -62,8 +72,8 @@ def main(argv=None):
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, cfg.epochs)
         run.track(model=net, optim=optim, scheduler=scheduler)
 
-    with errors.run_errors(cfg.PROG, run), run:
-        augment_log.log_setup(run, data, genotype, size, memory, (inherited, copied))
+    with errors.run_errors(cfg.PROG, run, budget.advice), run:
+        augment_log.log_setup(run, data, genotype, size, kept_as, (inherited, copied))
         augment_log.record_setup(run, data, genotype, size)
         pictures = Pictures(run, augment_log.PICTURES)
 
@@ -89,10 +99,12 @@ def train(loader, net, optim, criterion, epoch, run):
     """One pass over the training set. Returns the means of `utils.Meter.result`; the loss is that
     of the main classifier."""
     cfg, device = run.cfg, run.device
-    meter = utils.Meter(device)
+    guard = StepGuard(device, net, cfg.on_nan)
+    meter = utils.Meter(device, guard=guard)
     net.train()
 
     def train_step(X, y):  # never waits, so that a CUDA graph can hold it
+        guard.begin()
         optim.zero_grad()
         with device.autocast():
             logits, aux_logits = net(X)  # (N, n_classes) each
@@ -100,8 +112,8 @@ def train(loader, net, optim, criterion, epoch, run):
             if aux_logits is not None:
                 loss = loss + cfg.aux_weight * criterion(aux_logits, y)
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
-        optim.step()
+        norm = nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
+        guard.update(optim, loss, w=norm)
         return main_loss.detach(), logits.detach()
 
     if cfg.cuda_graphs:
@@ -112,7 +124,7 @@ def train(loader, net, optim, criterion, epoch, run):
         loss, logits = train_step(X, y)
         meter.add(loss, logits, y)
         run.step_done(epoch, step, meter)
-    return meter.result()
+    return run.trained(epoch, meter)
 
 
 def validate(loader, net, device):

@@ -34,6 +34,12 @@ class Fault(Exception):
     """What a block does wrong, in words that follow its name."""
 
 
+def blame(text, error):
+    """What to raise for the exception `error` of a block: a Fault, or the exception itself where
+    the block is not to blame, since memory has run out."""
+    return error if errors.is_out_of_memory(error) else Fault(text)
+
+
 # --- one block, one setting ---------------------------------------------------------------------
 
 
@@ -74,7 +80,7 @@ def build(name, C, stride, affine):
     try:
         made = [factory(C, stride, affine=affine) for _ in range(2)]
     except Exception as error:
-        raise Fault(f"cannot be built: {one_line(error)}") from error
+        raise blame(f"cannot be built: {one_line(error)}", error) from error
     for op in made:
         if not isinstance(op, nn.Module):
             raise Fault(f"gives a {type(op).__name__}, not an nn.Module")
@@ -155,7 +161,7 @@ def check_gradient(name, op, leaf, y, where):
         goal = (y * torch.randn(y.shape)).sum()
         grads = torch.autograd.grad(goal, [leaf, *trained.values()], allow_unused=True)
     except RuntimeError as error:
-        raise Fault(f"cannot be differentiated {where}: {one_line(error)}") from error
+        raise blame(f"cannot be differentiated {where}: {one_line(error)}", error) from error
     if grads[0] is None:
         raise lost
     for key, grad in zip(["its input", *trained], grads, strict=True):
@@ -206,7 +212,7 @@ def check_weights(name, op, x, C, stride, affine):
     try:
         twin.load_state_dict(op.state_dict())
     except Exception as error:
-        raise Fault(f"cannot be saved and loaded: {one_line(error)}") from error
+        raise blame(f"cannot be saved and loaded: {one_line(error)}", error) from error
     with torch.no_grad():
         if not close(twin.eval()(x), op.eval()(x)):
             raise Fault(
@@ -234,7 +240,7 @@ def call(op, x, where):
     try:
         return op(x)
     except Exception as error:
-        raise Fault(f"fails {where}: {one_line(error)}") from error
+        raise blame(f"fails {where}: {one_line(error)}", error) from error
 
 
 def close(a, b):
@@ -304,6 +310,25 @@ def quick(primitives, C, affines=(False, True)):
                 f"the block {name} ({setting_text(seen[0])}) {fault}. "
                 f"{errors.command('check_ops.py', name)} says more"
             )
+
+
+def require_deterministic(primitives, C, device, affine=False):
+    """Raise ValueError for the first block that has no deterministic form on `device`, a
+    torch.device, under torch's deterministic algorithms (pick.set_deterministic)."""
+    for name in primitives:
+        for stride in (1, 2) if name != "none" else ():
+            try:
+                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                    op = ops.OPS[name](C, stride, affine=affine).to(device)
+                    x = torch.randn(2, C, 8, 8, device=device, requires_grad=True)
+                    op(x * 1).square().sum().backward()
+            except RuntimeError as error:
+                if not errors.no_deterministic_form(error):
+                    raise
+                raise ValueError(
+                    f"the block {name} has no deterministic form on {device.type} "
+                    f"({str(error).split()[0]}); leave it out, or leave out --deterministic"
+                ) from error
 
 
 # --- the command --------------------------------------------------------------------------------

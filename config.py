@@ -23,6 +23,9 @@ from console.parser import (
     portion,
     positive,
     probability,
+    processes,
+    threads,
+    whole,
 )
 from data_sets import named
 
@@ -74,10 +77,16 @@ def add_run_group(parser, root):
     switch(g, "--resume", keep="never",
            help="go on with --name after its last finished epoch; flags are remembered")
     switch(g, "--overwrite", keep="never", help="delete an earlier run of this name")
-    flag(g, "--seed", type=count_or_zero, default=2, help="of weights, split and batches")
+    flag(g, "--seed", type=whole(0, 2**32 - 1), default=2, help="of weights, split and batches")
     switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
     flag(g, "--print_freq", type=count, default=50, keep="free",
          help="steps between lines (without a terminal) or updates of the bar's means")
+
+
+def add_step_flag(g):
+    flag(g, "--on_nan", choices=("stop", "skip"), default="stop", keep="free",
+         help="a loss or gradient that is NaN or infinite changes no weight, and then: stop ends "
+              "the run in one line, skip leaves the step out and counts it")
 
 
 def add_device_group(parser):
@@ -85,7 +94,7 @@ def add_device_group(parser):
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
     # each other make them crawl where another program wants a core
     add_device_flags(g, quick_threads=1)
-    flag(g, "--workers", type=count_or_zero, keep="free", help=WORKERS_HELP)
+    flag(g, "--workers", type=processes, keep="free", help=WORKERS_HELP)
     flag(g, "--amp", choices=("off", "bf16"), default="off",
          help="bf16: bfloat16 where it is tolerated; the finite difference of the search stays in "
               "float32")
@@ -97,6 +106,10 @@ def add_device_group(parser):
               "faster in a short trial")
     switch(g, "--cuda_graphs", keep="free",
            help="record a step as one CUDA graph per epoch; for small maps on fast cards")
+    switch(g, "--deterministic",
+           help="two runs are equal bit for bit on a machine, on CUDA too, where that costs time: "
+                "no trial of kernels or layouts; loader processes start anew with every epoch, so "
+                "that a resumed run is equal, too")
     switch(g, "--compile",
            help="torch.compile each cell; takes minutes at the start, and in a search gradients of "
                 "w are then computed in the passes for alpha alone, too")
@@ -108,7 +121,7 @@ def add_device_flags(g, quick_threads=None):
          help="auto: CUDA, else MPS, else CPU")
     flag(g, "--gpus", metavar="N", keep="free",
          help="CUDA card to use, counted from 0 (default: the first)")
-    flag(g, "--threads", type=count, quick=quick_threads, keep="free",
+    flag(g, "--threads", type=threads, quick=quick_threads, keep="free",
          help="CPU threads of torch (default: its own choice, all cores); on a shared machine "
               "fewer can be much faster")
 
@@ -163,9 +176,9 @@ def add_stem_flags(g):
 def add_search_net_group(parser):
     g = parser.add_argument_group("supernet")
     flag(g, "--init_channels", type=count, default=16, quick=8, help="channels of the first cells")
-    flag(g, "--layers", type=count, default=8, quick=4,
+    flag(g, "--layers", type=whole(1, 1000), default=8, quick=4,
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
-    flag(g, "--n_nodes", type=count, default=4, help="computed nodes of a cell")
+    flag(g, "--n_nodes", type=whole(1, 100), default=4, help="computed nodes of a cell")
     add_stem_flags(g)
     flag(g, "--k", type=count, default=2,
          help="edges that a node of the found cell keeps (all, where it has fewer)")
@@ -190,6 +203,7 @@ def add_weight_group(parser):
     flag(g, "--w_weight_decay", type=non_negative, default=3e-4, help="L2 term of SGD")
     flag(g, "--w_grad_clip", type=positive, default=5.0,
          help="largest norm of the gradient of w; alpha is never clipped")
+    add_step_flag(g)
 
 
 def add_alpha_group(parser):
@@ -227,7 +241,7 @@ def add_augment_net_group(parser):
               "that run unless given here")
     flag(g, "--init_channels", type=count, default=36, quick=16, inherit="network",
          help="channels of the first cells")
-    flag(g, "--layers", type=count, default=20, quick=5, inherit="network",
+    flag(g, "--layers", type=whole(1, 1000), default=20, quick=5, inherit="network",
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     add_stem_flags(g)
     flag(g, "--aux_weight", type=non_negative, default=0.4, inherit="network",
@@ -246,6 +260,7 @@ def add_train_group(parser):
     flag(g, "--momentum", type=probability, default=0.9, help="of SGD")
     flag(g, "--weight_decay", type=non_negative, default=3e-4, help="L2 term of SGD")
     flag(g, "--grad_clip", type=positive, default=5.0, help="largest norm of the gradient")
+    add_step_flag(g)
 
 
 def add_out_flag(g, what):
@@ -448,7 +463,7 @@ class EvaluateConfig(Config):
         g = parser.add_argument_group("flags", "all others are those of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
-        flag(g, "--workers", type=count_or_zero, help=WORKERS_HELP)
+        flag(g, "--workers", type=processes, help=WORKERS_HELP)
         flag(g, "--cache_gb", type=non_negative, help=f"{CACHE_HELP} (default: as in training)")
         add_device_flags(g)
 

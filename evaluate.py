@@ -23,12 +23,16 @@ def main(argv=None):
     paths = [cfg.run]
     if os.path.isdir(cfg.run):
         paths = [os.path.join(cfg.run, name) for name in (files.CHECKPOINT, files.BEST)]
-    with errors.usage_errors(cfg.PROG):
+
+    def advice():
+        return f"lower --batch_size {cfg.batch_size}"
+
+    with errors.usage_errors(cfg.PROG, advice):
         networks = [trained_network.load(path) for path in paths]
         device = pick.prepare_device(cfg)
         # both checkpoints of a run have seen the same images
         parts = loaders.scored_loaders(data_options(cfg, networks[0], device))
-    with errors.run_errors(cfg.PROG):
+    with errors.run_errors(cfg.PROG, advice=advice):
         return [score(trained, parts, device) for trained in networks]
 
 

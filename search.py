@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 import check_ops
 import genotypes as gt
@@ -21,30 +22,37 @@ from console import errors
 from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
-from models import stems
+from devices.step_guard import StepGuard
+from models import memory, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 from tracking import checkpoint, search_log
+from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
 
 
 def main(argv=None):
     cfg = SearchConfig(argv)
-    with errors.usage_errors(cfg.PROG):
+    budget = Budget(cfg)
+    with errors.usage_errors(cfg.PROG, budget.advice):
         state = checkpoint.to_resume(cfg)
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
+        budget.check(device, memory.supernet_cells)
+        if cfg.deterministic:
+            check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
         check_ops.quick(cfg.primitives, cfg.init_channels)
         run = Run(cfg, device, loaders.default_run_name(cfg.dataset, cfg.data_path), state)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
         data = run.load_data(loaders.search_data)
+        budget.check(device, memory.supernet_cells, data)
 
         # model
         net = build_supernet(cfg, data, device)
-        memory = layout.place(net, net.cells, device, data, cfg)
+        kept_as = layout.place(net, net.cells, device, data, cfg)
 
         # optimizers (sec. 3.1.1 and App. A.1)
         optims = build_optimizers(cfg, net, device)
@@ -52,8 +60,8 @@ def main(argv=None):
         architect = Architect(net, cfg.hessian, cfg.eps, cfg.reuse_gradient)
         run.track(model=net, w_optim=optims.w, alpha_optim=optims.alpha, scheduler=scheduler)
 
-    with errors.run_errors(cfg.PROG, run), run:
-        search_log.log_setup(run, data, net, memory)
+    with errors.run_errors(cfg.PROG, run, budget.advice), run:
+        search_log.log_setup(run, data, net, kept_as)
         search_log.record_setup(run, data)
         pictures = Pictures(run, search_log.PICTURES)
 
@@ -125,16 +133,18 @@ def train(data, net, architect, optims, epoch, run):
     Returns the means of `utils.Meter.result` over the training images.
     """
     cfg, device = run.cfg, run.device
-    meter = utils.Meter(device)  # sums stay on the device
+    guard = StepGuard(device, net, cfg.on_nan)
+    meter = utils.Meter(device, guard=guard)  # sums stay on the device
     w_lr = optims.w.param_groups[0]["lr"]  # this epoch's cosine value
     xi = w_lr if cfg.order == 2 else 0.0  # sec. 2.3: xi = 0 is first order
     net.train()
 
     def search_step(trn_X, trn_y, val_X, val_y):  # never waits, so that a CUDA graph can hold it
+        guard.begin()
         # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
         with device.autocast():
             passed = architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, optims.w)
-        optims.alpha.step()
+        guard.update(optims.alpha, alpha=get_total_norm([a.grad for a in net.alphas()]))
 
         # w: plain SGD, with the gradient of the virtual step or anew, where alpha is now
         if passed is None:
@@ -145,8 +155,8 @@ def train(data, net, architect, optims, epoch, run):
             loss.backward()  # adds to alpha.grad too; unrolled_backward writes it anew
         else:
             loss, logits = passed
-        nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
-        optims.w.step()
+        norm = nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
+        guard.update(optims.w, loss, w=norm)
         return loss.detach(), logits.detach()
 
     if cfg.cuda_graphs:
@@ -160,7 +170,7 @@ def train(data, net, architect, optims, epoch, run):
         loss, logits = search_step(trn_X, trn_y, val_X, val_y)
         meter.add(loss, logits, trn_y)
         run.step_done(epoch, step, meter)
-    return meter.result()
+    return run.trained(epoch, meter)
 
 
 def validate(loader, net, device):

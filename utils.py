@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from devices.step_guard import NotFinite
+
 
 def seed_everything(seed):
     """Seed Python, numpy and torch (all devices)."""
@@ -55,33 +57,52 @@ def hits(logits, y, topk=(1, 5)):
 
 class Meter:
     """Means of loss, top-1 and top-5 over all samples seen. The sums stay on the device, so adding
-    never waits for it; `means` does."""
+    never waits for it; `means` does.
 
-    def __init__(self, device):
-        self.sums = torch.zeros(3, device=device.torch_device)
+    what   what is measured, for the error: "validation loss"
+    guard  a StepGuard of the same steps, whose counts are read with the sums
+    """
+
+    def __init__(self, device, what="loss", guard=None):
+        # loss, top1, top5, images; batches whose loss was not finite, which are in no mean
+        self.sums = torch.zeros(5, device=device.torch_device)
+        self.what, self.guard = what, guard
         self.n = 0
         self.start = time.perf_counter()
 
     def add(self, loss, logits, y):
         """Add a batch: its mean loss, logits (N, n_classes) and y (N,)."""
-        self.sums += torch.stack([loss.detach() * len(y), *hits(logits.detach(), y)])
+        loss = loss.detach()
+        row = torch.stack([loss * len(y), *hits(logits.detach(), y), torch.full_like(loss, len(y))])
+        ok = torch.isfinite(loss)
+        self.sums[:4] += torch.where(ok, row, 0)
+        self.sums[4] += ~ok
         self.n += len(y)
 
     def means(self):
-        """{"loss", "top1", "top5"} as floats. Raises FloatingPointError for a loss that is not
-        finite."""
-        loss, top1, top5 = (self.sums / max(self.n, 1)).tolist()
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss}; lower the learning rate or clip harder and start again"
-            )
-        return {"loss": loss, "top1": top1, "top5": top5}
+        """{"loss", "top1", "top5"} as floats, NaN before the first image. Raises NotFinite, a
+        FloatingPointError, for what is not finite, unless the guard skips it."""
+        sums, counts = self.sums, ()
+        if self.guard is not None:  # one wait for both
+            sums = torch.cat([sums, self.guard.counts.flatten().to(sums.dtype)])
+        loss, top1, top5, n, bad, *counts = sums.tolist()
+        if counts:
+            half = len(counts) // 2
+            self.guard.check((counts[:half], [int(step) for step in counts[half:]]))
+        if bad and not (counts and self.guard.skip):
+            raise NotFinite(f"the {self.what}")
+        found = {"loss": loss, "top1": top1, "top5": top5}
+        return {name: value / n if n else np.nan for name, value in found.items()}
 
     def result(self):
-        """`means` with "seconds" since the meter was made and "images_per_second"."""
+        """`means` with "seconds" since the meter was made and "images_per_second"; with a guard
+        that skips also "left_out", how many updates were. Raises NotFinite if all of w were."""
         means = self.means()  # first: it waits for the device
         seconds = time.perf_counter() - self.start
-        return {**means, "seconds": seconds, "images_per_second": self.n / max(seconds, 1e-9)}
+        result = {**means, "seconds": seconds, "images_per_second": self.n / max(seconds, 1e-9)}
+        if self.guard is not None and self.guard.skip:
+            result["left_out"] = self.guard.left_out()
+        return result
 
 
 def evaluate(forward, loader, device):
@@ -89,7 +110,7 @@ def evaluate(forward, loader, device):
 
     forward  images (N, C_in, H, W) -> logits (N, n_classes). The caller sets the evaluation mode.
     """
-    meter = Meter(device)
+    meter = Meter(device, "validation loss")
     with torch.no_grad():
         for batch in loader:
             X, y = device.put(batch)

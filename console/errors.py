@@ -1,6 +1,8 @@
 """How a command ends, and the shell words of the next one."""
 
+import errno
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -24,12 +26,59 @@ def command(script, *words):
     return shlex.join(["python" if same else sys.executable, path, *words])
 
 
+# how torch, its libraries and the system say that memory has run out, in a RuntimeError
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|could not create a (primitive|memory)|bad_alloc|out of memory"
+    r"|ALLOC_FAILED|[Cc]an(not|'t) allocate|[Uu]nable to allocate|[Nn]ot enough memory"
+    r"|shared memory"
+)
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that memory has run out, of the host or of a GPU."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
+
+
+def out_of_memory(error, advice=None):
+    """Such an exception in one line: what was asked for, and `advice()`, what to do."""
+    text = str(error)
+    found = re.search(r"allocate (?:more than )?([\d.,]+ ?(?:bytes|B|[KMGTPE]i?B))", text)
+    what = f"when it asked for {found[1]}" if found else f"({one_line(error, 120)})"
+    if what.endswith("bytes"):
+        what = f"when it asked for {int(found[1].split()[0]) / 2**20:,.1f} MiB"
+    todo = advice() if advice else "close other programs, or lower --batch_size if there is one"
+    if "shared memory" in text:  # of loader processes
+        todo = "lower --workers; with 0 there are no loader processes, which need it"
+    return f"out of {'GPU ' if 'CUDA' in text else ''}memory {what}; {todo}"
+
+
 @contextmanager
-def usage_errors(prog):
-    """Around what the user can correct: wrong input ends as one line with exit code 2, a file that
-    cannot be read or written with 1."""
+def memory_errors(prog, advice=None):
+    """Memory that runs out ends as one line with exit code 1; `advice()` says what to do."""
     try:
         yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        end(prog, out_of_memory(error, advice), 1, error)
+
+
+def no_deterministic_form(error):
+    """Whether an exception says that an op has none, under torch's deterministic algorithms."""
+    return isinstance(error, RuntimeError) and "deterministic implementation" in str(error)
+
+
+@contextmanager
+def usage_errors(prog, advice=None):
+    """Around what the user can correct: wrong input ends as one line with exit code 2, a file that
+    cannot be read or written and memory that runs out (`memory_errors`) with 1."""
+    try:
+        with memory_errors(prog, advice):
+            yield
     except ValueError as error:
         end(prog, one_line(error, 2000), 2, error)
     except OSError as error:
@@ -37,20 +86,25 @@ def usage_errors(prog):
 
 
 @contextmanager
-def run_errors(prog, run=None):
-    """Around the work: a full disk or GPU, a diverged loss or Ctrl-C ends as one line, exit code 1
-    (130 for Ctrl-C). `run` is a tracking.run.Run, whose finished epochs are on disk by then."""
+def run_errors(prog, run=None, advice=None):
+    """Around the work: a full disk or memory, a diverged loss or Ctrl-C ends as one line, exit
+    code 1 (130 for Ctrl-C). `run` is a tracking.run.Run, whose finished epochs are on disk by then;
+    `advice` as in `memory_errors`."""
     try:
-        yield
+        with memory_errors(prog, advice):
+            yield
     except KeyboardInterrupt:
         print(file=sys.stderr)  # below the ^C of the terminal
         end(prog, f"interrupted{'' if run is None else run.how_to_go_on()}", 130, None)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+        if not no_deterministic_form(error):
             raise
-        text = "out of GPU memory; lower --batch_size, --init_channels or --layers"
-        end(prog, f"{text}. {one_line(error)}", 1, error)
-    except (FloatingPointError, OSError) as error:
+        op = str(error).split()[0]
+        end(prog, f"{op} has no deterministic form; leave --deterministic out", 1, error)
+    except FloatingPointError as error:
+        text = one_line(error) if run is None else run.not_finite(error)
+        end(prog, text, 1, error)
+    except OSError as error:
         end(prog, one_line(error, 2000), 1, error)
 
 

@@ -51,12 +51,18 @@ def number(text, kind, allowed, test):
     return value
 
 
+MOST = 2**31 - 1  # what every library takes for a whole number
+LARGEST = 1e30  # of a float32, with room for products
+
+
 def positive(text):
-    return number(text, float, "a number above 0", lambda x: x > 0)
+    allowed = f"a number above 0, {LARGEST:g} at most"
+    return number(text, float, allowed, lambda x: 0 < x <= LARGEST)
 
 
 def non_negative(text):
-    return number(text, float, "a number of 0 or more", lambda x: x >= 0)
+    allowed = f"a number of 0 or more, {LARGEST:g} at most"
+    return number(text, float, allowed, lambda x: 0 <= x <= LARGEST)
 
 
 def fraction(text):
@@ -71,17 +77,20 @@ def portion(text):
     return number(text, float, "a number above 0, 1 at most", lambda x: 0 < x <= 1)
 
 
-def count(text):
-    return number(text, int, "a whole number of 1 or more", lambda x: x >= 1)
+def whole(least, most=MOST):
+    """The type of whole numbers in a range."""
+    allowed = f"a whole number of {least} or more, {most} at most"
+
+    def parse(text):
+        return number(text, int, allowed, lambda x: least <= x <= most)
+
+    return parse
 
 
-def batch(text):
-    # BatchNorm needs a second value where a map is down to one pixel
-    return number(text, int, "a whole number of 2 or more", lambda x: x >= 2)
-
-
-def count_or_zero(text):
-    return number(text, int, "a whole number of 0 or more", lambda x: x >= 0)
+count, count_or_zero = whole(1), whole(0)
+batch = whole(2)  # BatchNorm needs a second value where a map is down to one pixel
+processes = whole(0, 1024)
+threads = whole(1, 1024)
 
 
 def folder_name(text):

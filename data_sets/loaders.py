@@ -234,7 +234,8 @@ def _how_to_load(dataset, options):
         workers = default_workers(getattr(splits.source(dataset), "in_memory", False))
     return {
         "num_workers": workers,
-        "persistent_workers": workers > 0,
+        # processes that live on keep random states that no checkpoint holds
+        "persistent_workers": workers > 0 and not options.deterministic,
         "pin_memory": options.pin_memory,
     }
 

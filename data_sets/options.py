@@ -27,6 +27,7 @@ class DataOptions(NamedTuple):
     workers: Any
     seed: int
     val_portion: Any = None  # a search has it
+    deterministic: bool = False
     known_spec: Any = None
     cache_files: tuple = ()
     may_shrink_batch: bool = False

@@ -31,12 +31,13 @@ def pick_layout(choice, net, shape, device):
     """The key of LAYOUTS for --layout auto|channels_last|contiguous.
 
     auto: on a CUDA card whichever is faster in a few passes of `net` over images of `shape`
-    (N, C_in, H, W) tried here, since cards, sizes and precisions differ; elsewhere
-    `default_layout`. `net`, on its device, and the random generators stay as they are.
+    (N, C_in, H, W) tried here, since cards, sizes and precisions differ; elsewhere, and with
+    --deterministic, `default_layout`. `net`, on its device, and the random generators stay as they
+    are.
     """
     if choice != "auto":
         return choice
-    if not device.is_cuda:
+    if not device.is_cuda or torch.are_deterministic_algorithms_enabled():
         return default_layout(device)
     return quickest_layout(net, torch.zeros(shape, device=device.torch_device), device)
 

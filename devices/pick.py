@@ -43,19 +43,30 @@ class Device(NamedTuple):
 
 def prepare_device(cfg):
     """The Device of --device, --gpus and --amp, set up: made current, CPU threads set, cuDNN free
-    to look for its fastest kernels, TF32 allowed or forbidden.
+    to look for its fastest kernels unless --deterministic, TF32 allowed or forbidden.
 
     Raises ValueError when the machine lacks what was asked for.
     """
     device = pick_device(cfg.device, cfg.gpus)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    deterministic = getattr(cfg, "deterministic", False)
+    set_deterministic(deterministic)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic  # it picks by time, so by chance
         torch.backends.cudnn.allow_tf32 = getattr(cfg, "tf32", True)
         torch.backends.cuda.matmul.allow_tf32 = getattr(cfg, "tf32", True)
     return Device(device, getattr(cfg, "amp", "off"))
+
+
+def set_deterministic(on):
+    """Only algorithms whose result is the same every time, or any; an op that has none raises
+    RuntimeError then."""
+    if on:  # cuBLAS reads it once, at its first use
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    if torch.are_deterministic_algorithms_enabled() != on:
+        torch.use_deterministic_algorithms(on)
 
 
 def pick_device(device="auto", gpus=None):

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from console.errors import is_out_of_memory
 from models import ops
 
 # Without weights, each channel for itself: the same on an edge-invariant and on a wide map.
@@ -98,7 +99,9 @@ def gives_the_same(blocks, widened, C):
             y = widened.norm.eval()(y) if widened.norm is not None else y
             y = expand(y, len(blocks)) if widened.edge_invariant else y
         return y.shape == wanted.shape and torch.allclose(y, wanted, rtol=1e-3, atol=1e-4)
-    except RuntimeError:  # shapes that do not fit each other
+    except RuntimeError as error:  # shapes that do not fit each other
+        if is_out_of_memory(error):
+            raise
         return False
     finally:
         for module, mode in zip(modules, modes, strict=True):

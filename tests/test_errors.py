@@ -52,10 +52,10 @@ def test_how_errors_end(capsys):
     assert (code, text) == (1, "search.py: full\n")
     code, text = ends(errors.run_errors("evaluate.py"), KeyboardInterrupt(), capsys)
     assert (code, text) == (130, "\nevaluate.py: interrupted\n")
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore")
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
     code, text = ends(errors.run_errors("search.py"), error, capsys)
     assert code == 1
-    assert "lower --batch_size, --init_channels or --layers. CUDA out of memory. Tried" in text
+    assert "search.py: out of GPU memory when it asked for 2 GiB; " in text
     assert text.count("\n") == 1
 
 

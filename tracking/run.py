@@ -8,10 +8,13 @@ from console import errors
 from console.log import Log
 from data_sets.named import DataSpec
 from data_sets.options import DataOptions
+from devices.step_guard import ALPHA
 from records import files
 from tracking import checkpoint
 from tracking.board import Board
 from tracking.run_folder import RunFolder, free_name
+
+RATES = {"w_optim": "w_lr", "optim": "lr", "alpha_optim": "alpha_lr"}  # flags of the optimizers
 
 
 class Run:
@@ -106,6 +109,29 @@ class Run:
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
         return f"; go on after the last finished epoch with\n{again}"
 
+    def not_finite(self, error):
+        """A NotFinite in one line: where it was seen, what to change, how to go on."""
+        done = 0 if self.last is None else self.last["epoch"]
+        where = f"epoch {min(done + 1, self.cfg.epochs)}"
+        if error.step:
+            where += f", step {error.step} of {self.n_steps}"
+        rates = [
+            f"--{name} {self.parts[part].param_groups[0]['lr']:.3g}"
+            for part, name in RATES.items()
+            if part in self.parts
+        ]
+        clip = "w_grad_clip" if "w_optim" in self.parts else "grad_clip"
+        lower = [rates[0].split()[0], f"--{clip} {getattr(self.cfg, clip)}"]
+        lower += ["--alpha_lr"] if error.what == ALPHA else []
+        text = f"{error} ({where}; learning rate now {', '.join(rates)}); lower "
+        text += ", ".join(lower[:-1]) + f" or {lower[-1]}"
+        skip = ["--on_nan", "skip"] if error.step else []
+        if not self.files.has_checkpoint():
+            return text + (", or leave such steps out with --on_nan skip" if skip else "")
+        text += f"; the checkpoint of epoch {done} is kept"
+        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume", *skip)
+        return text + (f", go on from there without such steps: {again}" if skip else "")
+
     # --- epochs ---------------------------------------------------------------------------------
 
     def epochs(self):
@@ -124,6 +150,13 @@ class Run:
             if global_step % self.cfg.print_freq == 0:
                 self.board.scalars("running", means, global_step)
         self.log.advance(epoch)
+
+    def trained(self, epoch, meter):
+        """The means of an epoch's training, `meter.result()`; says which steps were left out."""
+        result = meter.result()
+        if result.get("left_out"):
+            self.log.warn(f"epoch {epoch}: left out, since not finite: {meter.guard.describe()}")
+        return result
 
     def record_epoch(self, epoch, lr, train, val, genotype):
         """Both phases of an epoch to metrics.jsonl and TensorBoard, with its genotype as text.
