@@ -16,6 +16,7 @@ from console.parser import (
     batch,
     count,
     count_or_zero,
+    digit,
     folder_name,
     fraction,
     non_negative,
@@ -23,6 +24,9 @@ from console.parser import (
     portion,
     positive,
     probability,
+    processes,
+    seed,
+    threads,
 )
 from data_sets import named
 
@@ -74,7 +78,7 @@ def add_run_group(parser, root):
     switch(g, "--resume", keep="never",
            help="go on with --name after its last finished epoch; flags are remembered")
     switch(g, "--overwrite", keep="never", help="delete an earlier run of this name")
-    flag(g, "--seed", type=count_or_zero, default=2, help="of weights, split and batches")
+    flag(g, "--seed", type=seed, default=2, help="of weights, split and batches")
     switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
     flag(g, "--print_freq", type=count, default=50, keep="free",
          help="steps between lines (without a terminal) or updates of the bar's means")
@@ -85,7 +89,7 @@ def add_device_group(parser):
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
     # each other make them crawl where another program wants a core
     add_device_flags(g, quick_threads=1)
-    flag(g, "--workers", type=count_or_zero, keep="free", help=WORKERS_HELP)
+    flag(g, "--workers", type=processes, keep="free", help=WORKERS_HELP)
     flag(g, "--amp", choices=("off", "bf16"), default="off",
          help="bf16: bfloat16 where it is tolerated; the finite difference of the search stays in "
               "float32")
@@ -108,7 +112,7 @@ def add_device_flags(g, quick_threads=None):
          help="auto: CUDA, else MPS, else CPU")
     flag(g, "--gpus", metavar="N", keep="free",
          help="CUDA card to use, counted from 0 (default: the first)")
-    flag(g, "--threads", type=count, quick=quick_threads, keep="free",
+    flag(g, "--threads", type=threads, quick=quick_threads, keep="free",
          help="CPU threads of torch (default: its own choice, all cores); on a shared machine "
               "fewer can be much faster")
 
@@ -121,7 +125,7 @@ def add_data_group(parser, cutout_default, cutout_help):
               "them; or imagenet, such a folder in --data_path at 224x224")
     flag(g, "--data_path", default="./data/", inherit="images", keep="free",
          help="folder of downloaded data sets; of the images for --dataset folder")
-    flag(g, "--in_channels", type=int, choices=(1, 3), inherit="images",
+    flag(g, "--in_channels", type=digit, choices=(1, 3), inherit="images",
          help="1: grey, 3: colour (default: what the images are)")
     flag(g, "--input_size", type=count, nargs="+", metavar=("H", "W"), inherit="images",
          help="scale and cut images to H x W pixels; one number: a square (default: as they are; "
@@ -198,7 +202,7 @@ def add_alpha_group(parser):
     flag(g, "--alpha_lr", type=positive, default=3e-4, help="step size of Adam, constant")
     flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3,
          help="L2 term inside Adam (not decoupled)")
-    flag(g, "--order", type=int, choices=(1, 2), default=2,
+    flag(g, "--order", type=digit, choices=(1, 2), default=2,
          help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less than "
               "half the time and less memory")
     flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="difference",
@@ -446,7 +450,7 @@ class EvaluateConfig(Config):
         g = parser.add_argument_group("flags", "all others are those of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
-        flag(g, "--workers", type=count_or_zero, help=WORKERS_HELP)
+        flag(g, "--workers", type=processes, help=WORKERS_HELP)
         flag(g, "--cache_gb", type=non_negative, help=f"{CACHE_HELP} (default: as in training)")
         add_device_flags(g)
 
@@ -461,9 +465,10 @@ class PredictConfig(Config):
     )
 
     def add_groups(self, parser):
-        parser.add_argument(
+        paths = parser.add_argument(
             "paths", metavar="PATH", nargs="+", help="an image, or a folder of images"
         )
+        paths.any_name = True
         g = parser.add_argument_group("flags")
         flag(g, "--from", metavar="RUN", dest="run", required=True, help=RUN_HELP)
         add_out_flag(g, "file to write (default: the terminal)")
