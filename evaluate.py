@@ -55,7 +55,8 @@ def score(trained, parts, device):
         logged = "" if len(scores) > 1 else f" (training logged top1 {trained.top1:.2%})"
         print(
             f"{trained.path}, epoch {trained.epoch}, {visible(trained.spec.name)} {part} split: "
-            f"top1 {found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}{logged}"
+            f"top1 {found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}"
+            f"{logged}"
         )
     return next(iter(scores.values()))
 

@@ -47,7 +47,8 @@ def main(argv=None):
         rows = write_rows(cfg, files, net, trained.spec, device)
     if cfg.out:
         print(f"{cfg.out}: {len(rows)} images classified by {trained.path}")
-    if len(rows) < len(files) and lost(sys.stdout) is None:
+    nobody_reads = not cfg.out and lost(sys.stdout) is not None
+    if len(rows) < len(files) and not nobody_reads:
         text = f"{len(files) - len(rows)} of {len(files)} images cannot be read"
         errors.end(cfg.PROG, text, 1, None)
     return rows
