@@ -47,6 +47,8 @@ class Parser(argparse.ArgumentParser):
             message += f"; did you mean {known[near[0]]}?" if near else ""
         if "are required" in message:
             message += "; a name that begins with a dash goes behind --, as in -- -x"
+        if len(message) > 2 * LONGEST:  # a long word that is no flag
+            message = message[:LONGEST] + "..."
         complain(f"{self.prog}: {visible(message)} (--help lists all flags)")
         self.exit(2)
 
@@ -187,7 +189,7 @@ def to_folder_name(text):
     """The folder name that is most like `text`; "" where nothing is left of it."""
     text = re.sub(r"[^\w.+=-]+", "-", text).strip("-.+=")
     text = text.encode()[: LONGEST_NAME - 20].decode(errors="ignore").rstrip("-.+=")
-    return f"{text}-run" if _DEVICE.fullmatch(text) else text
+    return f"run-{text}" if _DEVICE.fullmatch(text) else text
 
 
 def out_file(text):
