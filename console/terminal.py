@@ -53,6 +53,9 @@ class Guarded:
     def __getattr__(self, name):
         return getattr(self._stream, name)
 
+    def isatty(self):
+        return self._stream is not None and self.lost is None and self._stream.isatty()
+
     def write(self, text):
         shown = visible(text, "\n\t") if self._escape else text
         self._attempt(lambda: self._write(shown))
@@ -127,16 +130,26 @@ def command(main):
     @functools.wraps(main)
     def guarded_main(argv=None):
         with guarded():
-            result = main(argv)
-            sys.stdout.flush()
-            error = lost(sys.stdout)
-            left = isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ESHUTDOWN)
-            if error is not None and not left and not sys.stdout.told:
-                complain(f"{prog}: standard output: {reason(error)}")
-                raise SystemExit(1)
+            try:
+                result = main(argv)
+            except SystemExit as end:
+                if not end.code:  # --help; else it has failed for a reason of its own
+                    _require_output(prog)
+                raise
+            _require_output(prog)
             return result
 
     return guarded_main
+
+
+def _require_output(prog):
+    """End in one line where the output of a command was lost, but for a reader that has left."""
+    sys.stdout.flush()
+    error = lost(sys.stdout)
+    left = isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ESHUTDOWN)
+    if error is not None and not left and not sys.stdout.told:
+        complain(f"{prog}: standard output: {reason(error)}")
+        raise SystemExit(1)
 
 
 def complain(text):

@@ -126,6 +126,7 @@ def test_a_process_without_standard_output_can_print(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)  # pythonw, or >&- in a shell
     with guarded():
         print("nobody hears it")
+        assert not sys.stdout.isatty()
         sys.stdout.flush()
     assert sys.stdout is None
 
@@ -152,6 +153,7 @@ def test_a_command_that_prints_says_what_was_lost_but_not_that_its_reader_left(
     for main, prog, words in (
         (evaluate.main, "evaluate.py", ["augments/a"]),
         (plot_train_val.main, "plot_train_val.py", ["augments/a"]),
+        (search.main, "search.py", ["--help"]),
     ):
         said = f"{prog}: standard output: {terminal.reason(error)}\n"
         wanted = (0, "") if left else (1, said)
