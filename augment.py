@@ -16,6 +16,7 @@ import genotypes as gt
 import utils
 from config import AugmentConfig
 from console import errors
+from console.terminal import command
 from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
@@ -28,6 +29,7 @@ from tracking.picture_schedule import Pictures
 from tracking.run import Run
 
 
+@command
 def main(argv=None):
     cfg = AugmentConfig(argv)
     budget = Budget(cfg)

@@ -19,7 +19,8 @@ from torch.nn.parameter import UninitializedParameter
 
 import utils
 from console import errors
-from console.parser import Parser, count
+from console.parser import Parser, channel_counts
+from console.terminal import command
 from devices import pick
 from models import ops
 from models.fan import Fan
@@ -358,11 +359,6 @@ def cost(name, C, stride, size, batch, device):
     return utils.count_params(op), madds, forward, backward, how
 
 
-def channel_counts(text):
-    """The type of --channels: "16,32" -> [16, 32]."""
-    return [count(word) for word in text.split(",")]
-
-
 def parse(argv):
     """The flags of the command, names and device checked."""
     parser = Parser(
@@ -383,6 +379,7 @@ def parse(argv):
     return args
 
 
+@command
 def main(argv=None):
     args = parse(argv)
     settings = [

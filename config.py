@@ -14,18 +14,21 @@ import genotypes as gt
 from console.parser import (
     Parser,
     batch,
+    cells,
     count,
     count_or_zero,
+    digit,
     folder_name,
     fraction,
+    nodes,
     non_negative,
     out_file,
     portion,
     positive,
     probability,
     processes,
+    seed,
     threads,
-    whole,
 )
 from data_sets import named
 
@@ -77,7 +80,7 @@ def add_run_group(parser, root):
     switch(g, "--resume", keep="never",
            help="go on with --name after its last finished epoch; flags are remembered")
     switch(g, "--overwrite", keep="never", help="delete an earlier run of this name")
-    flag(g, "--seed", type=whole(0, 2**32 - 1), default=2, help="of weights, split and batches")
+    flag(g, "--seed", type=seed, default=2, help="of weights, split and batches")
     switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
     flag(g, "--print_freq", type=count, default=50, keep="free",
          help="steps between lines (without a terminal) or updates of the bar's means")
@@ -134,7 +137,7 @@ def add_data_group(parser, cutout_default, cutout_help):
               "you have them; or imagenet, such a folder in --data_path at 224x224")
     flag(g, "--data_path", default="./data/", inherit="images", keep="free",
          help="folder of downloaded data sets; of the images for --dataset folder")
-    flag(g, "--in_channels", type=int, choices=(1, 3), inherit="images",
+    flag(g, "--in_channels", type=digit, choices=(1, 3), inherit="images",
          help="1: grey, 3: colour (default: what the images are)")
     flag(g, "--input_size", type=count, nargs="+", metavar=("H", "W"), inherit="images",
          help="scale and cut images to H x W pixels; one number: a square (default: as they are; "
@@ -176,9 +179,9 @@ def add_stem_flags(g):
 def add_search_net_group(parser):
     g = parser.add_argument_group("supernet")
     flag(g, "--init_channels", type=count, default=16, quick=8, help="channels of the first cells")
-    flag(g, "--layers", type=whole(1, 1000), default=8, quick=4,
+    flag(g, "--layers", type=cells, default=8, quick=4,
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
-    flag(g, "--n_nodes", type=whole(1, 100), default=4, help="computed nodes of a cell")
+    flag(g, "--n_nodes", type=nodes, default=4, help="computed nodes of a cell")
     add_stem_flags(g)
     flag(g, "--k", type=count, default=2,
          help="edges that a node of the found cell keeps (all, where it has fewer)")
@@ -212,7 +215,7 @@ def add_alpha_group(parser):
     flag(g, "--alpha_lr", type=positive, default=3e-4, help="step size of Adam, constant")
     flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3,
          help="L2 term inside Adam (not decoupled)")
-    flag(g, "--order", type=int, choices=(1, 2), default=2,
+    flag(g, "--order", type=digit, choices=(1, 2), default=2,
          help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less than "
               "half the time and less memory")
     flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="difference",
@@ -241,7 +244,7 @@ def add_augment_net_group(parser):
               "that run unless given here")
     flag(g, "--init_channels", type=count, default=36, quick=16, inherit="network",
          help="channels of the first cells")
-    flag(g, "--layers", type=whole(1, 1000), default=20, quick=5, inherit="network",
+    flag(g, "--layers", type=cells, default=20, quick=5, inherit="network",
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     add_stem_flags(g)
     flag(g, "--aux_weight", type=non_negative, default=0.4, inherit="network",
@@ -478,9 +481,10 @@ class PredictConfig(Config):
     )
 
     def add_groups(self, parser):
-        parser.add_argument(
+        paths = parser.add_argument(
             "paths", metavar="PATH", nargs="+", help="an image, or a folder of images"
         )
+        paths.any_name = True
         g = parser.add_argument_group("flags")
         flag(g, "--from", metavar="RUN", dest="run", required=True, help=RUN_HELP)
         add_out_flag(g, "file to write (default: the terminal)")

@@ -10,6 +10,7 @@ import os
 import utils
 from config import EvaluateConfig
 from console import errors
+from console.terminal import command, visible
 from data_sets import loaders
 from data_sets.options import DataOptions
 from devices import layout, pick
@@ -17,6 +18,7 @@ from records import files
 from tracking import trained_network
 
 
+@command
 def main(argv=None):
     """Returns the scores of each checkpoint, as `score` does."""
     cfg = EvaluateConfig(argv)
@@ -56,8 +58,9 @@ def score(trained, parts, device):
         found = scores[part] = utils.evaluate(lambda X: net(X)[0], loader, device)
         logged = "" if len(scores) > 1 else f" (training logged top1 {trained.top1:.2%})"
         print(
-            f"{trained.path}, epoch {trained.epoch}, {trained.spec.name} {part} split: top1 "
-            f"{found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}{logged}"
+            f"{trained.path}, epoch {trained.epoch}, {visible(trained.spec.name)} {part} split: "
+            f"top1 {found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}"
+            f"{logged}"
         )
     return next(iter(scores.values()))
 

@@ -21,12 +21,14 @@ from torch import nn
 import genotypes as gt
 from config import ExportConfig
 from console import errors
+from console.terminal import command
 from models import ops
 from records.files import atomic_write
 from tracking import trained_network
 from tracking.trained_network import DeployedNetwork
 
 
+@command
 def main(argv=None):
     """Returns the path of the file."""
     cfg = ExportConfig(argv)

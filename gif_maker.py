@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from console import errors
-from console.parser import Parser, number
+from console.parser import Parser, number, out_folder
+from console.terminal import command
 from records import palette, reader
 from records.files import CELLS, PLOTS, atomic_write
 
@@ -119,11 +120,14 @@ def frames_per_second(text):
     return number(text, float, "a number from 0.01 to 50", lambda x: 0.01 <= x <= 50)
 
 
+@command
 def main(argv=None):
     parser = Parser("gif_maker.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="searchs/NAME", help="run folder of a search")
     parser.add_argument("--fps", type=frames_per_second, default=3.0, help="epochs per second")
-    parser.add_argument("--out", help="folder to write to (default: the run folder)")
+    parser.add_argument(
+        "--out", type=out_folder, help="folder to write to (default: the run folder)"
+    )
     args = parser.parse_args(argv)
     with errors.usage_errors("gif_maker.py"):
         print("\n".join(make_gifs(args.run, args.out, args.fps)))

@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 import genotypes as gt
 from console import errors
-from console.parser import Parser
+from console.parser import Parser, out_file
+from console.terminal import command
 from records import alphas, palette, reader
 from records.figure import save
 from records.files import ALPHA_FIGURE, CELLS
@@ -179,10 +180,12 @@ def plot_run(run_path, out=None):
     return save(fig, os.path.join(run_path, ALPHA_FIGURE) if out is None else out, dpi=110)
 
 
+@command
 def main(argv=None):
     parser = Parser("plot_alphas.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="searchs/NAME", help="run folder of a search")
-    parser.add_argument("--out", help="picture to write (default: alphas.png in the folder)")
+    parser.add_argument("--out", type=out_file, metavar="FILE",
+                        help="picture to write (default: alphas.png in the folder)")  # fmt: skip
     args = parser.parse_args(argv)
     with errors.usage_errors("plot_alphas.py"):
         print(plot_run(args.run, args.out))

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from console import errors
-from console.parser import Parser
+from console.parser import Parser, out_file
+from console.terminal import command
 from records import palette
 from records.figure import save
 from records.files import ALPHAS, CURVES
@@ -114,10 +115,12 @@ def plot_runs(run_paths, out=None):
     return save(figure(runs, title), os.path.join(folder, CURVES) if out is None else out)
 
 
+@command
 def main(argv=None):
     parser = Parser("plot_train_val.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("runs", metavar="RUN", nargs="+", help="searchs/NAME or augments/NAME")
-    parser.add_argument("--out", help="picture to write, its ending names the format "
+    parser.add_argument("--out", type=out_file, metavar="FILE",
+                        help="picture to write, its ending names the format "
                         "(default: loss_accuracy.png, in the folder of a single run)")  # fmt: skip
     args = parser.parse_args(argv)
     with errors.usage_errors("plot_train_val.py"):

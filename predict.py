@@ -6,6 +6,8 @@
 Writes CSV: the file, its class, and the probability of each class. Images of any size and kind are
 brought to what the network was trained on. One that cannot be read costs a line on stderr and, at
 the end, exit code 1; the others are classified.
+
+Names are safe in a spreadsheet and on a terminal: see `cell`.
 """
 
 import csv
@@ -18,15 +20,22 @@ import torch.nn.functional as F
 
 from config import PredictConfig
 from console import errors
+from console.terminal import command, complain, lost, visible
 from data_sets import image_files
 from devices import layout, pick
 from records.files import atomic_write
 from tracking import trained_network
 from tracking.trained_network import DeployedNetwork
 
+# what begins a formula in Excel, LibreOffice or Google Sheets, also in the wide letters of Chinese
+# and Japanese; a tab or carriage return, which does too, has become an escape
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
+
+@command
 def main(argv=None):
-    """Returns the lines of the CSV as dicts."""
+    """Returns the lines of the CSV as dicts, {"file", "class", and every class}, with names as they
+    are. A class named as another key has an underscore behind it."""
     cfg = PredictConfig(argv)
     with errors.usage_errors(cfg.PROG):
         files = [file for path in cfg.paths for file in images_of(path)]
@@ -38,7 +47,8 @@ def main(argv=None):
         rows = write_rows(cfg, files, net, trained.spec, device)
     if cfg.out:
         print(f"{cfg.out}: {len(rows)} images classified by {trained.path}")
-    if len(rows) < len(files):
+    nobody_reads = not cfg.out and lost(sys.stdout) is not None
+    if len(rows) < len(files) and not nobody_reads:
         text = f"{len(files) - len(rows)} of {len(files)} images cannot be read"
         errors.end(cfg.PROG, text, 1, None)
     return rows
@@ -46,27 +56,48 @@ def main(argv=None):
 
 def write_rows(cfg, files, net, spec, device):
     """Classify the files, --batch_size at once, and write each as a line of CSV; returns the lines
-    as dicts."""
-    names, rows = ["file", "class", *spec.classes], []
+    as dicts. Ends early where nobody reads them any more (| head)."""
+    keys, rows = distinct(["file", "class", *spec.classes]), []
     with text_to(cfg.out) as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(names)
+        writer.writerow(distinct(map(cell, keys)))
         for start in range(0, len(files), cfg.batch_size):
             images = list(read_images(files[start : start + cfg.batch_size], spec))
             for row in classify(net, images, spec.classes, device):
-                writer.writerow(row)
-                rows.append(dict(zip(names, row, strict=True)))
+                writer.writerow(map(cell, row))
+                rows.append(dict(zip(keys, row, strict=True)))
+            stream.flush()
+            if lost(stream) is not None:
+                break
     return rows
+
+
+def distinct(names):
+    """`names`, with underscores behind each that is like one before it."""
+    found = {}
+    for name in names:
+        while name in found:
+            name += "_"
+        found[name] = None
+    return list(found)
+
+
+def cell(text):
+    """A name as a cell of CSV: control characters and line breaks become escapes (\\n), and what a
+    spreadsheet would take for a formula gets an apostrophe before it, which it takes for text."""
+    text = visible(text)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 @contextmanager
 def text_to(path):
-    """A stream to a file that appears when all is written; without a path, the terminal."""
+    """A stream to a file that appears when all is written, with a byte order mark, without which
+    Excel garbles its letters; without a path, the terminal."""
     if path is None:
         yield sys.stdout
         return
     with atomic_write(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
+        with open(temporary, "w", encoding="utf-8-sig", newline="") as stream:
             yield stream
 
 
@@ -74,11 +105,13 @@ def images_of(path):
     """The image files of a path: itself, or all below a folder, in order of their names."""
     if not os.path.isdir(path):
         if not os.path.exists(path):
-            raise ValueError(f"{path}: there is no such file or folder")
+            raise ValueError(f"{visible(path)}: there is no such file or folder")
+        if not os.path.isfile(path):
+            raise ValueError(f"{visible(path)} is a pipe or a device, no image file")
         return [path]
     found, _ = image_files.find(path)
     if not found:
-        raise ValueError(f"{path}: no image in this folder (PNG, JPEG, WebP, BMP, ...)")
+        raise ValueError(f"{visible(path)}: no image in this folder (PNG, JPEG, WebP, BMP, ...)")
     return [os.path.join(path, file) for file in found]
 
 
@@ -91,8 +124,8 @@ def read_images(files, spec):
                 image = image_files.read(file, spec.C_in, spec.size)
             yield file, image.float() / 255
         except Exception as error:  # Pillow raises many kinds
-            text = f"{file} cannot be read ({errors.one_line(error)})"
-            print(f"{PredictConfig.PROG}: {text}", file=sys.stderr)
+            text = f"{visible(file)} cannot be read ({errors.one_line(error)})"
+            complain(f"{PredictConfig.PROG}: {text}")
 
 
 def classify(net, images, classes, device):

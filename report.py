@@ -10,7 +10,6 @@ after every epoch.
 import base64
 import functools
 import os
-import sys
 import time
 
 import jinja2
@@ -23,6 +22,7 @@ import plot_train_val
 import visualize
 from console import errors
 from console.parser import Parser
+from console.terminal import command, complain
 from records import alphas, files, palette, reader
 from records.files import CELLS, drawing
 
@@ -213,9 +213,10 @@ def draw_all(run_path):
         try:
             maker(run_path)
         except (ValueError, OSError) as error:
-            print(f"report.py: {errors.one_line(error)}", file=sys.stderr)
+            complain(f"report.py: {errors.one_line(error)}")
 
 
+@command
 def main(argv=None):
     parser = Parser("report.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="RUN", help="searchs/NAME or augments/NAME")

@@ -19,6 +19,7 @@ import utils
 from architect import Architect
 from config import SearchConfig
 from console import errors
+from console.terminal import command
 from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
@@ -32,6 +33,7 @@ from tracking.picture_schedule import Pictures
 from tracking.run import Run
 
 
+@command
 def main(argv=None):
     cfg = SearchConfig(argv)
     budget = Budget(cfg)

@@ -19,7 +19,8 @@ import graphviz
 
 import genotypes as gt
 from console import errors
-from console.parser import Parser
+from console.parser import Parser, out_folder
+from console.terminal import command
 from records import alphas, palette, reader
 from records.files import CELLS, atomic_write, drawing, write_text
 
@@ -226,12 +227,14 @@ def known_about(source, genotype):
     return known
 
 
+@command
 def main(argv=None):
     parser = Parser("visualize.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("genotype", metavar="GENOTYPE",
                         help="a run folder (searchs/NAME), a JSON file, a published name "
                              f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...)")  # fmt: skip
-    parser.add_argument("--out", default=".", help="folder to write to (default: here)")
+    parser.add_argument("--out", type=out_folder, default=".",
+                        help="folder to write to (default: here)")  # fmt: skip
     parser.add_argument("--format", choices=FORMATS, default="png", help="of the pictures")
     args = parser.parse_args(argv)
     with errors.usage_errors("visualize.py"):

@@ -6,24 +6,39 @@ import re
 import shlex
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from console.terminal import complain, visible
+
+WINDOWS = os.name == "nt"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def one_line(error, limit=300):
     """An exception in one line: its message, or the name of its class where it has none."""
     text = " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
+    text = visible(text)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def command(script, *words):
-    """The shell command that runs a script of this repository with this Python from here."""
-    path = os.path.relpath(os.path.join(ROOT, script))
+    """The shell command that runs a script of this repository with this Python from here.
+
+    On Windows it is one for cmd.exe and PowerShell alike: forward slashes, double quotes.
+    """
+    path = os.path.join(ROOT, script)
+    with suppress(ValueError, OSError):  # another drive of Windows; the current folder is gone
+        path = os.path.relpath(path)
     # by folder, not by file: the pythons of two virtual environments may be links to one file
     found = os.path.dirname(os.path.abspath(shutil.which("python") or ""))
     same = found == os.path.dirname(os.path.abspath(sys.executable))
-    return shlex.join(["python" if same else sys.executable, path, *words])
+    words = ["python" if same else sys.executable, path, *words]
+    return " ".join(map(_windows_word if WINDOWS else shlex.quote, words))
+
+
+def _windows_word(word):
+    word = word.replace("\\", "/")
+    return word if re.fullmatch(r"[\w./:+=-]+", word) else f'"{word}"'
 
 
 # how torch, its libraries and the system say that memory has run out, in a RuntimeError
@@ -110,5 +125,5 @@ def run_errors(prog, run=None, advice=None):
 
 def end(prog, text, code, cause):
     """Print the last line of a command that failed and leave with exit code `code`."""
-    print(f"{prog}: {text}", file=sys.stderr)
+    complain(f"{prog}: {text}")
     raise SystemExit(code) from cause

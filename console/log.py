@@ -12,6 +12,8 @@ import time
 
 from tqdm import tqdm
 
+from console import terminal
+
 HEADER_EVERY = 20  # rows of the table between two headers
 RESULT = logging.WARNING + 1  # the level of what --quiet does not silence
 
@@ -41,8 +43,9 @@ class Log:
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
         to_file = logging.FileHandler(path, encoding="utf-8")
-        to_file.setFormatter(logging.Formatter("%(asctime)s | %(message)s", "%m/%d %H:%M:%S"))
+        to_file.setFormatter(_Formatter("%(asctime)s | %(message)s", "%m/%d %H:%M:%S"))
         to_terminal = _TerminalHandler(logging.WARNING if self.quiet else logging.INFO)
+        to_terminal.setFormatter(_Formatter())
         for handler in (to_file, to_terminal):
             self._logger.addHandler(handler)
 
@@ -54,11 +57,11 @@ class Log:
 
     def info(self, text):
         """Something to read, of one line or several. Silent with --quiet."""
-        self._logger.info(text)
+        self._say(logging.INFO, text)
 
     def result(self, text):
         """What came out: said even with --quiet."""
-        self._logger.log(RESULT, text)
+        self._say(RESULT, text)
 
     def detail(self, text):
         """Into the file alone."""
@@ -68,7 +71,25 @@ class Log:
         """A line nobody overlooks; with `kind`, only the first of its kind."""
         if kind is None or kind not in self._warned:
             self._warned.add(kind)
-            self._logger.warning(f"WARNING: {text}")
+            self._say(logging.WARNING, f"WARNING: {text}")
+
+    def _say(self, level, text):
+        self._logger.log(level, text)
+        self._look_after_terminal()
+
+    def _look_after_terminal(self):
+        """Say once, in the file, that the terminal or what else takes the output is gone; lines
+        take the place of its bars."""
+        for stream, name in ((sys.stdout, "standard output"), (sys.stderr, "standard error")):
+            error = terminal.lost(stream)
+            if error is not None and not stream.told:
+                stream.told = True
+                self.detail(
+                    f"WARNING: {name} is gone ({terminal.reason(error)}): the run goes on, and "
+                    f"this file has all that it says"
+                )
+                for bar in self._bars:
+                    bar.disable = True
 
     # --- the table ------------------------------------------------------------------------------
 
@@ -148,12 +169,20 @@ class Log:
                 f"epoch {epoch} step {step}/{n_steps}  loss {means['loss']:.4f}  "
                 f"top1 {means['top1']:.2%}  top{top_k} {means['top5']:.2%}"
             )
+        self._look_after_terminal()
         self._shown = time.perf_counter()
         self._bars[0].set_postfix_str(f"loss {means['loss']:.3f} top1 {means['top1']:.1%}")
 
 
 def _columns(texts, widths):
     return " ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
+
+
+class _Formatter(logging.Formatter):
+    """Shows control characters that stand in a message, all but its line breaks."""
+
+    def format(self, record):
+        return terminal.visible(super().format(record), keep="\n")
 
 
 class _TerminalHandler(logging.Handler):

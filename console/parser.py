@@ -5,16 +5,39 @@ Each type says in its error what is allowed.
 
 import argparse
 import difflib
-import math
 import os
 import re
 
+from console.terminal import complain, visible
+
+LONGEST, LONGEST_GENOTYPE = 1000, 100_000  # characters of a value
+
 
 class Parser(argparse.ArgumentParser):
-    """Says what was wrong in one line, without the page of usage before it."""
+    """Says what was wrong in one line, without the page of usage before it.
+
+    No value may be empty, hold bytes that are no UTF-8 or control characters (but those of an
+    action with the attribute `any_name`), or be "--" behind "=", for which argparse would hand over
+    a list.
+    """
 
     def __init__(self, prog, **words):
         super().__init__(prog, allow_abbrev=False, formatter_class=HelpFormatter, **words)
+
+    def _get_values(self, action, arg_strings):
+        for text in arg_strings:
+            fault = _fault(action, text)
+            if text == "--" and action.option_strings:
+                fault = "is no value"
+            if fault:
+                raise argparse.ArgumentError(action, f"{shown(text)} {fault}")
+        return super()._get_values(action, arg_strings)
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(map(str, action.choices))
+            message = f"invalid choice: {shown(value)} (choose from {known})"
+            raise argparse.ArgumentError(action, message)
 
     def error(self, message):
         if message.startswith("unrecognized arguments: --"):
@@ -22,7 +45,34 @@ class Parser(argparse.ArgumentParser):
             known = {f.replace("-", "_"): f for a in self._actions for f in a.option_strings}
             near = difflib.get_close_matches(word, known, 1)
             message += f"; did you mean {known[near[0]]}?" if near else ""
-        self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
+        if "are required" in message:
+            message += "; a name that begins with a dash goes behind --, as in -- -x"
+        if len(message) > 2 * LONGEST:  # a long word that is no flag
+            message = message[:LONGEST] + "..."
+        complain(f"{self.prog}: {visible(message)} (--help lists all flags)")
+        self.exit(2)
+
+
+def _fault(action, text):
+    """What makes a text no value of any flag; None where nothing does."""
+    longest = LONGEST_GENOTYPE if action.dest == "genotype" else LONGEST
+    if not text:
+        return "is empty"
+    if len(text) > longest:
+        return f"is too long; {longest:,} characters at most are read"
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        return "holds bytes that are no UTF-8"
+    if visible(text) != text and not getattr(action, "any_name", False):
+        return "holds control characters"
+    return None
+
+
+def shown(value, limit=80):
+    """A value in quotes for a message, not more than about `limit` characters of it."""
+    text = repr(value)
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}... ({len(str(value)):,} characters)"
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -39,30 +89,27 @@ class HelpFormatter(argparse.HelpFormatter):
 
 # --- types of flags -----------------------------------------------------------------------------
 
+MOST = 10**9  # of whatever is counted; what a machine can bear is less
+LARGE = 1e30  # of other numbers, so that no product of two overflows
+
 
 def number(text, kind, allowed, test):
     """Parse one number or raise the error that argparse prints."""
     try:
         value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and test(value)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+    except ValueError:  # no number, or a whole one of thousands of digits
+        value = None
+    if value is None or not -LARGE <= value <= LARGE or not test(value):  # NaN fails as well
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not {allowed}")
     return value
 
 
-MOST = 2**31 - 1  # what every library takes for a whole number
-LARGEST = 1e30  # of a float32, with room for products
-
-
 def positive(text):
-    allowed = f"a number above 0, {LARGEST:g} at most"
-    return number(text, float, allowed, lambda x: 0 < x <= LARGEST)
+    return number(text, float, "a number above 0, from 1e-30 to 1e30", lambda x: x >= 1e-30)
 
 
 def non_negative(text):
-    allowed = f"a number of 0 or more, {LARGEST:g} at most"
-    return number(text, float, allowed, lambda x: 0 <= x <= LARGEST)
+    return number(text, float, "a number of 0 or more, 1e30 at most", lambda x: x >= 0)
 
 
 def fraction(text):
@@ -77,37 +124,103 @@ def portion(text):
     return number(text, float, "a number above 0, 1 at most", lambda x: 0 < x <= 1)
 
 
-def whole(least, most=MOST):
-    """The type of whole numbers in a range."""
-    allowed = f"a whole number of {least} or more, {most} at most"
-
-    def parse(text):
-        return number(text, int, allowed, lambda x: least <= x <= most)
-
-    return parse
+def whole(text, low, high):
+    return number(
+        text, int, f"a whole number of {low} or more, {high:,} at most", lambda x: low <= x <= high
+    )
 
 
-count, count_or_zero = whole(1), whole(0)
-batch = whole(2)  # BatchNorm needs a second value where a map is down to one pixel
-processes = whole(0, 1024)
-threads = whole(1, 1024)
+def count(text):
+    return whole(text, 1, MOST)
+
+
+def batch(text):
+    return whole(text, 2, MOST)  # BatchNorm needs a second value where a map is down to one pixel
+
+
+def count_or_zero(text):
+    return whole(text, 0, MOST)
+
+
+def seed(text):
+    return whole(text, 0, 2**32 - 1)  # as numpy takes it
+
+
+def cells(text):
+    return whole(text, 1, 1000)
+
+
+def nodes(text):
+    return whole(text, 1, 100)
+
+
+def threads(text):
+    return whole(text, 1, 1024)
+
+
+def processes(text):
+    return whole(text, 0, 1024)
+
+
+def channel_counts(text):
+    """ "16,32" -> [16, 32]."""
+    return [whole(word, 1, 10_000) for word in text.split(",")]
+
+
+def digit(text):
+    """One digit as a number, for flags with `choices`; anything else stays as it is and is none."""
+    return int(text) if re.fullmatch("[0-9]", text) else text
+
+
+# names that Windows keeps for devices, whatever stands behind a dot
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+LONGEST_NAME = 200  # bytes; a file system takes 255, and the names of files are made of it
 
 
 def folder_name(text):
-    """A run's name: one folder, no path."""
+    """A run's name: one folder, no path, one that every system takes."""
     if not re.fullmatch(r"\w[\w.+=-]*", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no folder name; use letters, digits and . _ + = -, "
-            "with a letter or digit first"
-        )
-    return text
+        fault = "is no folder name"
+    elif len(text.encode()) > LONGEST_NAME:
+        fault = f"has {len(text.encode())} bytes, {LONGEST_NAME} at most are taken"
+    elif _DEVICE.fullmatch(text) or text.endswith("."):
+        fault = "is a name that Windows does not take"
+    else:
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{shown(text)} {fault}; use letters, digits and . _ + = -, with a letter or digit first "
+        f"and no dot at the end"
+    )
+
+
+def to_folder_name(text):
+    """The folder name that is most like `text`; "" where nothing is left of it."""
+    text = re.sub(r"[^\w.+=-]+", "-", text).strip("-.+=")
+    text = text.encode()[: LONGEST_NAME - 20].decode(errors="ignore").rstrip("-.+=")
+    return f"run-{text}" if _DEVICE.fullmatch(text) else text
 
 
 def out_file(text):
     """A file to write, in a folder that exists."""
-    if not text or os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no file; name one")
-    folder = os.path.dirname(text) or "."
-    if not os.path.isdir(folder):
-        raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {folder}")
+    if os.path.isdir(text) or not os.path.basename(text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no file; name one")
+    folder, name = os.path.split(text)
+    if folder and not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: there is no folder {folder}")
+    if len(os.fsencode(name)) > 240:  # 255, less what a temporary name has more
+        raise argparse.ArgumentTypeError(f"{shown(text)} is too long a name; 240 bytes at most")
+    return text
+
+
+def out_folder(text):
+    """A folder to write to, which is made where it is missing."""
+    there = os.path.abspath(text)
+    while not os.path.lexists(there) and there != os.path.dirname(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: {shown(there)} is no folder")
+    if len(os.path.abspath(text)) > 3000 or any(
+        len(os.fsencode(name)) > 255 for name in text.replace(os.sep, "/").split("/")
+    ):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is too long; 255 bytes a name at most")
     return text

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from console.terminal import visible
 from data_sets import cache, image_files, splits
 from data_sets.named import DataSpec
 
@@ -28,7 +29,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def folder_name(path):
     """What an image folder and its runs are called."""
-    return os.path.basename(os.path.abspath(path))
+    return visible(os.path.basename(os.path.abspath(path)))
 
 
 # --- which files there are ----------------------------------------------------------------------

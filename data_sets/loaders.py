@@ -7,12 +7,12 @@ found out and chosen goes to the log "darts.data".
 """
 
 import logging
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Subset
 
+from console.parser import to_folder_name
 from data_sets import image_folder, named, splits
 from data_sets.cache import CacheBudget
 from data_sets.loader_speed import TimedLoader
@@ -128,8 +128,7 @@ def default_run_name(dataset, data_path):
     """What a run on this data set is called if it has no --name: a folder name."""
     if dataset not in named.FOLDERS:
         return dataset
-    name = re.sub(r"[^\w.+=-]+", "-", image_folder.folder_name(data_path))
-    return name.strip("-.+=") or dataset
+    return to_folder_name(image_folder.folder_name(data_path)) or dataset
 
 
 # --- parts --------------------------------------------------------------------------------------

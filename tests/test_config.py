@@ -333,7 +333,7 @@ def test_out_is_a_file_in_a_folder_that_exists(here):
     for out in ("a.csv", "there/a.csv", str(here / "there" / "b")):
         assert ExportConfig(["x", "--out", out]).out == out
     for out, why in (
-        ("", "'' is no file; name one"),
+        ("", "'' is empty"),
         ("there", "'there' is no file; name one"),
         ("there/", "'there/' is no file; name one"),
         ("nothere/a.csv", "'nothere/a.csv': there is no folder nothere"),

@@ -90,7 +90,7 @@ def test_into_a_file_from_the_best_epoch(there, pictures, tmp_path, capsys):
     out = tmp_path / "p.csv"
     words = [str(pictures / "0.png"), "--from", "augments/a/best.pt", "--out", str(out)]
     returned = predict.main(words)
-    assert rows_of(out.read_text()) == returned
+    assert rows_of(out.read_text(encoding="utf-8-sig")) == returned
     assert len(returned) == 1
     assert capsys.readouterr().out == f"{out}: 1 images classified by augments/a/best.pt\n"
     assert os.listdir(tmp_path) == ["p.csv"]
@@ -137,7 +137,7 @@ def test_a_broken_image_costs_one_line_and_the_others_go_on(there, pictures, tmp
             predict.main([*paths, *FROM, *words])
         assert caught.value.code == 1
         said = capsys.readouterr()
-        rows = rows_of(out.read_text() if words else said.out)
+        rows = rows_of(out.read_text(encoding="utf-8-sig") if words else said.out)
         assert [os.path.basename(row["file"]) for row in rows] == ["a.png", "e.png"]
         *lines, last = said.err.splitlines()
         pattern = r"predict\.py: .*/([\w.]+) cannot be read \(.+\)"

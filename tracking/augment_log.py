@@ -8,6 +8,7 @@ import plot_train_val
 import utils
 import visualize
 from console import errors
+from console.terminal import visible
 from models import stems
 from records import files
 from tracking import common_log
@@ -24,7 +25,7 @@ def log_setup(run, data, genotype, size, memory, findings):
     log.info(
         f"{spec.name}: {len(data.train.dataset)} training images, {len(data.val.dataset)} "
         f"{data.val_name} images, {spec.describe()}, batch {data.batch_size}, lr {cfg.lr}, cutout "
-        f"{data.cutout_length}; classes {', '.join(spec.classes)}"
+        f"{data.cutout_length}; classes {', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
     log.info(f"genotype: {genotype}")

@@ -1,5 +1,6 @@
 """What a search and a training say and record alike."""
 
+from console.terminal import visible
 from data_sets import loader_speed
 from records import files
 
@@ -15,7 +16,7 @@ def log_balance(run, data):
     """How unequal the classes are, where that matters."""
     counts = data.class_counts
     if run.cfg.class_weights != "none" or max(counts) > 3 * min(counts):
-        run.log.info(data.describe_balance(run.cfg.class_weights))
+        run.log.info(visible(data.describe_balance(run.cfg.class_weights)))
 
 
 def warn_of_learning_rate(run, data, name):
@@ -42,4 +43,4 @@ def record_held_out(run, data):
     """The list of images that are held out of the training part of a folder."""
     if data.held_out_files:
         path = run.files.file(files.HELD_OUT)
-        files.write_text(path, "".join(f"{name}\n" for name in data.held_out_files))
+        files.write_text(path, "".join(f"{visible(name)}\n" for name in data.held_out_files))

@@ -3,6 +3,7 @@
 import os
 
 import genotypes as gt
+from console.parser import to_folder_name
 from data_sets import loaders
 from tracking import trained_network
 
@@ -45,5 +46,7 @@ def default_run_name(cfg):
     dataset = loaders.default_run_name(cfg.dataset, cfg.data_path)
     if os.path.isdir(cfg.genotype):
         name = os.path.basename(os.path.abspath(cfg.genotype))
-        return f"{name}-on-{dataset}" if cfg.is_other_data(flags_of_search(cfg.genotype)) else name
+        if cfg.is_other_data(flags_of_search(cfg.genotype)):
+            name = f"{name}-on-{dataset}"
+        return to_folder_name(name) or dataset
     return cfg.genotype if cfg.genotype in gt.PUBLISHED else dataset

@@ -6,6 +6,7 @@ import os
 
 from console import errors
 from console.log import Log
+from console.terminal import visible
 from data_sets.named import DataSpec
 from data_sets.options import DataOptions
 from devices.step_guard import ALPHA
@@ -72,7 +73,7 @@ class Run:
             data = load(options)
         finally:
             logger.removeHandler(memory)
-        self.findings = [record.getMessage() for record in memory.buffer]
+        self.findings = [visible(record.getMessage()) for record in memory.buffer]
         self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
         return data
 

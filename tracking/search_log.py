@@ -12,6 +12,7 @@ import utils
 import visualize
 from config import AugmentConfig
 from console import errors
+from console.terminal import visible
 from models import augment_cnn, stems
 from records import files, reader
 from tracking import common_log
@@ -42,7 +43,7 @@ def log_setup(run, data, net, memory):
     log.info(
         f"{spec.name}: {len(data.train.dataset)} images for w, {len(data.alpha.dataset)} for "
         f"alpha, batch {data.batch_size}, w_lr {cfg.w_lr}; {spec.describe()}, "
-        f"{len(spec.classes)} classes: {', '.join(spec.classes)}"
+        f"{len(spec.classes)} classes: {', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
     log.info(
