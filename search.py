@@ -24,19 +24,20 @@ from devices.cuda_graph import Graphed
 from models import stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
-from tracking import checkpoint, search_log
+from tracking import resume, run_folder, search_log
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
 
 
 def main(argv=None):
     cfg = SearchConfig(argv)
-    with errors.usage_errors(cfg.PROG):
-        state = checkpoint.to_resume(cfg)
+    with errors.usage_errors(cfg.PROG), run_folder.set_up(cfg) as folder:
+        state = resume.to_resume(cfg, folder)
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         check_ops.quick(cfg.primitives, cfg.init_channels)
-        run = Run(cfg, device, loaders.default_run_name(cfg.dataset, cfg.data_path), state)
+        name = loaders.default_run_name(cfg.dataset, cfg.data_path)
+        run = Run(cfg, device, name, folder, state)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
@@ -68,10 +69,10 @@ def main(argv=None):
 
             genotype = net.genotype()
             is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
-            search_log.record_genotypes(run, data.spec, genotype, is_best)
             record = search_log.record_alphas(run, net, genotype)
-            search_log.log_epoch(run, trained, val, record)
             run.save(data.spec, is_best)
+            search_log.record_genotypes(run, data.spec)
+            search_log.log_epoch(run, trained, val, record)
             # after saving: a drawing that fails costs no epoch
             pictures.after_epoch(
                 trained["seconds"] + val["seconds"],

@@ -1,5 +1,6 @@
 """How a command ends, and the shell words of the next one."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -50,8 +51,21 @@ def run_errors(prog, run=None):
             raise
         text = "out of GPU memory; lower --batch_size, --init_channels or --layers"
         end(prog, f"{text}. {one_line(error)}", 1, error)
-    except (FloatingPointError, OSError) as error:
+    except FloatingPointError as error:
         end(prog, one_line(error, 2000), 1, error)
+    except OSError as error:
+        go_on = "" if run is None else f"; the run has stopped{run.how_to_go_on()}"
+        end(prog, one_line(f"{_describe(error)}{go_on}", 2000), 1, error)
+
+
+def _describe(error):
+    """An OSError: the file, what is wrong with it, what to do."""
+    if error.errno is None or error.filename is None:
+        return str(error)
+    text = f"{error.filename} cannot be written or read ({error.strerror})"
+    if errno.errorcode.get(error.errno) in ("ENOSPC", "EDQUOT", "EFBIG", "EIO"):
+        text += "; free some room on that disk"
+    return text
 
 
 def end(prog, text, code, cause):

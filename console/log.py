@@ -5,6 +5,7 @@ epoch go into the file alone. The bars go to standard error, and only where that
 file there are lines instead, and none is torn.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -40,7 +41,7 @@ class Log:
         self._logger = logging.getLogger(f"darts.run.{os.path.abspath(path)}")
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
-        to_file = logging.FileHandler(path, encoding="utf-8")
+        to_file = _FileHandler(path, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s | %(message)s", "%m/%d %H:%M:%S"))
         to_terminal = _TerminalHandler(logging.WARNING if self.quiet else logging.INFO)
         for handler in (to_file, to_terminal):
@@ -49,7 +50,8 @@ class Log:
     def close(self):
         self.close_bars()
         for handler in list(self._logger.handlers):
-            handler.close()
+            with contextlib.suppress(OSError):  # a full disk, which has been told of
+                handler.close()
             self._logger.removeHandler(handler)
 
     def info(self, text):
@@ -154,6 +156,16 @@ class Log:
 
 def _columns(texts, widths):
     return " ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
+
+
+class _FileHandler(logging.FileHandler):
+    """To the log file; a full disk ends the run, as it does for all other files."""
+
+    def handleError(self, record):  # noqa: N802, its name in logging
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, os.path.relpath(self.baseFilename))
+        super().handleError(record)
 
 
 class _TerminalHandler(logging.Handler):

@@ -20,6 +20,7 @@ from config import SearchConfig
 from devices.pick import Device
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
+from tracking.run_folder import RunFolder
 
 torch.set_num_threads(1)  # these networks are too small to share out
 
@@ -104,7 +105,9 @@ def open_run(here):
     with contextlib.ExitStack() as stack:
 
         def make(words=(), Config=SearchConfig):
-            run = stack.enter_context(Run(Config(list(words)), CPU, "digits"))
+            cfg = Config(list(words))
+            folder = RunFolder(cfg.ROOT, cfg.name)
+            run = stack.enter_context(Run(cfg, CPU, "digits", folder))
             run.n_steps, run.top_k = 1, 5
             run.log.open_bars(1, run.cfg.epochs, run.n_steps)
             return run
