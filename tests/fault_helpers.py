@@ -2,29 +2,14 @@
 
 import builtins
 import contextlib
+import io
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_SEARCH, checkpoint_of, equal, lines
-
-import check_ops
-from tracking import search_log
-
-# three epochs of two steps, of which the set-up takes most; see `quick_setup`
-SMALL_SEARCH = [
-    *TINY_SEARCH, "--subset", "0.1", "--epochs", "3", "--batch_size", "32", "--quick",
-    "--primitives", "skip_connect,max_pool_3x3",
-]  # fmt: skip
-
-
-@pytest.fixture
-def quick_setup(monkeypatch):
-    """Searches check no op, and count no final network."""
-    monkeypatch.setattr(check_ops, "quick", lambda *args, **kwargs: None)
-    monkeypatch.setattr(search_log, "size_of_final_network", lambda *args: None)
+from conftest import checkpoint_of, equal, lines
 
 
 @contextlib.contextmanager
@@ -60,28 +45,41 @@ def every_write(act):
         yield
 
 
-def in_a_fork(function):
-    """function() in a process of its own, which says nothing; returns its exit code."""
+def in_a_fork(function, kill_at):
+    """function() in a process of its own, which ends at once, without another word, at the n-th
+    operation on files: in the middle of a write, before anything else. Returns its exit code."""
     process = os.fork()
     if process == 0:
-        code = 1
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            function()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        finally:
-            os._exit(code)
+        os._exit(_quietly(function, kill_at))
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def _quietly(function, kill_at):
+    n = 0
+
+    def act(what, path):
+        nonlocal n
+        n += 1
+        if n == kill_at:
+            if what in ("open", "save"):
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.write(descriptor, b'{"phase": "tra')
+            os._exit(77)
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with every_write(act):
+            try:
+                function()
+            except BaseException:
+                return 1
+    return 0
+
+
 def copy_of(run, to):
-    """A copy of a run folder, under the name that it shall have."""
+    """A copy of a run folder, under the name that it shall have; returns its path."""
     shutil.rmtree(to, ignore_errors=True)
-    return shutil.copytree(run, to)
+    shutil.copytree(run, to)
+    return to
 
 
 def same_result(run, other):

@@ -12,7 +12,7 @@ import torch
 import genotypes as gt
 from console.errors import one_line
 from records import files
-from records.reader import fits, is_count, is_number, is_object, is_text
+from records.reader import fits, is_count, is_number, is_object, is_text, is_weight
 
 
 class Damaged(ValueError):
@@ -51,14 +51,12 @@ def set_rng_state(state, path="the checkpoint"):
 # --- what a checkpoint holds --------------------------------------------------------------------
 
 
-def _is_score(value):
-    return is_number(value) and -1 <= value <= 1
-
-
 def _is_genotype(value):
+    if not is_text(value):
+        return False
     try:
         gt.from_str(value)
-    except (TypeError, ValueError):
+    except ValueError:
         return False
     return True
 
@@ -73,11 +71,11 @@ def _is_images(value):
     )
 
 
-_PROGRESS = {"epoch": is_count, "top1": _is_score, "genotype": _is_genotype}
+_PROGRESS = {"epoch": is_count, "top1": is_weight, "genotype": _is_genotype}
 _DATA = {
     "name": is_text,
     "C_in": is_count,
-    "size": [is_count],
+    "size": lambda size: fits(size, [is_count]) and len(size) == 2,
     "classes": [is_text],
     "mean": [is_number],
     "std": [is_number],

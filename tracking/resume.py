@@ -44,6 +44,7 @@ def _newest(folder):
         except ValueError as error:
             faults.append(str(error))
             continue
+        folder.source = name
         if faults:
             text = f"going on from {name}, after epoch {state['epoch']}"
             folder.findings.append(f"{'; '.join(faults)}; {text}")
@@ -57,6 +58,8 @@ def restore_files(folder, state, flags, device_name):
     killed run has left. What cannot be mended is added to folder.findings."""
     last = state["epoch"]
     files.remove_temporary(folder.path, files.OWN)
+    if folder.source != files.CHECKPOINT:  # or the damaged one would become the one before
+        checkpoint.save(state, folder.file(files.CHECKPOINT))
     folder.keep_epochs(last)
     names = [files.METRICS, files.ALPHAS] if folder.root == files.SEARCHES else [files.METRICS]
     for name in names:

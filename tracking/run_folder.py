@@ -103,6 +103,7 @@ class RunFolder:
 
     name      None until a name is taken
     earlier   where --overwrite has moved the run that had the name before; None: nowhere
+    source    which of its checkpoints a run goes on from
     findings  what was found out while it was taken or restored, to warn of
     """
 
@@ -111,6 +112,7 @@ class RunFolder:
         self._set_name(name)
         self.earlier = None
         self.findings = []
+        self.source = None
         self._lock = None
         self._is_new = False
 
