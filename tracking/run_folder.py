@@ -54,6 +54,9 @@ def versions():
     }
 
 
+ROOT_SECONDS = 60  # to wait for others who take, move or give back a folder at this moment
+
+
 # --- locks --------------------------------------------------------------------------------------
 
 
@@ -76,7 +79,7 @@ def _names_of(root):
     """Folders in `root` are taken, moved and given back by one process at a time."""
     os.makedirs(root, exist_ok=True)
     try:
-        lock = _lock(root, 60)
+        lock = _lock(root, ROOT_SECONDS)
     except filelock.Timeout:
         text = f"{root} is locked by another process; try again when that is over"
         raise ValueError(text) from None
