@@ -62,7 +62,9 @@ def _describe(error):
     """An OSError: the file, what is wrong with it, what to do."""
     if error.errno is None or error.filename is None:
         return str(error)
-    text = f"{error.filename} cannot be written or read ({error.strerror})"
+    path = os.path.relpath(error.filename)
+    path = error.filename if path.startswith("..") else path
+    text = f"{path} cannot be written or read ({error.strerror})"
     if errno.errorcode.get(error.errno) in ("ENOSPC", "EDQUOT", "EFBIG", "EIO"):
         text += "; free some room on that disk"
     return text

@@ -30,7 +30,11 @@ class EventFile:
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{unique}"
         self._records = RecordWriter(os.path.join(folder, name))
         self._flushed = time.perf_counter()
-        self.add(file_version="brain.Event:2")
+        try:
+            self.add(file_version="brain.Event:2")
+        except BaseException:
+            self._records.close()
+            raise
 
     def add(self, step=0, **content):
         """One event, as the fields of its protocol buffer."""
