@@ -23,7 +23,7 @@ from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
 from models import augment_cnn, memory
 from models.ops import OPS
-from tracking import augment_log, checkpoint, inherit, trained_network
+from tracking import augment_log, inherit, resume, run_folder, trained_network
 from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
@@ -33,11 +33,11 @@ from tracking.run import Run
 def main(argv=None):
     cfg = AugmentConfig(argv)
     budget = Budget(cfg)
-    with errors.usage_errors(cfg.PROG, budget.advice):
-        state = checkpoint.to_resume(cfg)
+    with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
+        state = resume.to_resume(cfg, folder)
         inherited = "" if state else inherit.inherit_flags(cfg)
         device = pick.prepare_device(cfg)
-        run = Run(cfg, device, inherit.default_run_name(cfg), state)
+        run = Run(cfg, device, inherit.default_run_name(cfg), folder, state)
         # a resumed run keeps its cell, whatever has become of the file it came from
         genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
         gt.require_known(genotype, OPS)

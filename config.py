@@ -79,7 +79,11 @@ def add_run_group(parser, root):
                 "--init_channels, --batch_size, --epochs and --threads unless given")
     switch(g, "--resume", keep="never",
            help="go on with --name after its last finished epoch; flags are remembered")
-    switch(g, "--overwrite", keep="never", help="delete an earlier run of this name")
+    switch(g, "--overwrite", keep="never",
+           help="replace an earlier run of this name; it is removed after the first epoch")
+    switch(g, "--new_split", keep="never",
+           help="--resume although the images have changed: they are divided anew, and images that "
+                "were held out may be trained on")
     flag(g, "--seed", type=seed, default=2, help="of weights, split and batches")
     switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
     flag(g, "--print_freq", type=count, default=50, keep="free",
@@ -392,6 +396,8 @@ class RunConfig(Config):
             self.error(f"--resume needs --name, the folder in {self.ROOT} to go on with")
         if self.resume and self.overwrite:
             self.error("--resume keeps the earlier run and --overwrite deletes it; choose one")
+        if self.new_split and not self.resume:
+            self.error("--new_split belongs to --resume; a new run divides its images anyway")
 
 
 class SearchConfig(RunConfig):

@@ -27,7 +27,7 @@ from devices.step_guard import StepGuard
 from models import memory, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
-from tracking import checkpoint, search_log
+from tracking import resume, run_folder, search_log
 from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
@@ -37,15 +37,16 @@ from tracking.run import Run
 def main(argv=None):
     cfg = SearchConfig(argv)
     budget = Budget(cfg)
-    with errors.usage_errors(cfg.PROG, budget.advice):
-        state = checkpoint.to_resume(cfg)
+    with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
+        state = resume.to_resume(cfg, folder)
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_cells)
         if cfg.deterministic:
             check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
         check_ops.quick(cfg.primitives, cfg.init_channels)
-        run = Run(cfg, device, loaders.default_run_name(cfg.dataset, cfg.data_path), state)
+        name = loaders.default_run_name(cfg.dataset, cfg.data_path)
+        run = Run(cfg, device, name, folder, state)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
@@ -76,10 +77,10 @@ def main(argv=None):
 
             genotype = net.genotype()
             is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
-            search_log.record_genotypes(run, data.spec, genotype, is_best)
             record = search_log.record_alphas(run, net, genotype)
-            search_log.log_epoch(run, trained, val, record)
             run.save(data.spec, is_best)
+            search_log.record_genotypes(run, data.spec)
+            search_log.log_epoch(run, trained, val, record)
             # after saving: a drawing that fails costs no epoch
             pictures.after_epoch(
                 trained["seconds"] + val["seconds"],

@@ -117,10 +117,22 @@ def run_errors(prog, run=None, advice=None):
         op = str(error).split()[0]
         end(prog, f"{op} has no deterministic form; leave --deterministic out", 1, error)
     except FloatingPointError as error:
-        text = one_line(error) if run is None else run.not_finite(error)
-        end(prog, text, 1, error)
+        end(prog, one_line(error) if run is None else run.not_finite(error), 1, error)
     except OSError as error:
-        end(prog, one_line(error, 2000), 1, error)
+        go_on = "" if run is None else f"; the run has stopped{run.how_to_go_on()}"
+        end(prog, one_line(f"{_describe(error)}{go_on}", 2000), 1, error)
+
+
+def _describe(error):
+    """An OSError: the file, what is wrong with it, what to do."""
+    if error.errno is None or error.filename is None:
+        return str(error)
+    path = os.path.relpath(error.filename)
+    path = error.filename if path.startswith("..") else path
+    text = f"{path} cannot be written or read ({error.strerror})"
+    if errno.errorcode.get(error.errno) in ("ENOSPC", "EDQUOT", "EFBIG", "EIO"):
+        text += "; free some room on that disk"
+    return text
 
 
 def end(prog, text, code, cause):

@@ -5,6 +5,7 @@ epoch go into the file alone. The bars go to standard error, and only where that
 file there are lines instead, and none is torn.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -42,7 +43,7 @@ class Log:
         self._logger = logging.getLogger(f"darts.run.{os.path.abspath(path)}")
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
-        to_file = logging.FileHandler(path, encoding="utf-8")
+        to_file = _FileHandler(path, encoding="utf-8")
         to_file.setFormatter(_Formatter("%(asctime)s | %(message)s", "%m/%d %H:%M:%S"))
         to_terminal = _TerminalHandler(logging.WARNING if self.quiet else logging.INFO)
         to_terminal.setFormatter(_Formatter())
@@ -52,7 +53,8 @@ class Log:
     def close(self):
         self.close_bars()
         for handler in list(self._logger.handlers):
-            handler.close()
+            with contextlib.suppress(OSError):  # a full disk, which has been told of
+                handler.close()
             self._logger.removeHandler(handler)
 
     def info(self, text):
@@ -183,6 +185,16 @@ class _Formatter(logging.Formatter):
 
     def format(self, record):
         return terminal.visible(super().format(record), keep="\n")
+
+
+class _FileHandler(logging.FileHandler):
+    """To the log file; a full disk ends the run, as it does for all other files."""
+
+    def handleError(self, record):  # noqa: N802, its name in logging
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, os.path.relpath(self.baseFilename))
+        super().handleError(record)
 
 
 class _TerminalHandler(logging.Handler):

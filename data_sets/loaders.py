@@ -43,6 +43,7 @@ class Data(NamedTuple):
     cutout_length: int
     batch_size: int  # of training; it may be smaller than --batch_size
     held_out_files: tuple  # image files held out of the training part, by name
+    images: dict  # which images were read: {part: splits.fingerprint}
 
     def describe_balance(self, class_weights):
         """The rarest and the most frequent class, and what is done about it."""
@@ -80,6 +81,7 @@ def search_data(options):
         cutout_length=cutout_length,
         batch_size=batch_size,
         held_out_files=part.held_out_files,
+        images={"train": splits.fingerprint(part.dataset, part.spec.classes)},
     )
 
 
@@ -93,6 +95,7 @@ def augment_data(options):
     known = options._replace(known_spec=part.spec, batch_size=batch_size)
     scored = scored_loaders(known, budget)
     val_name = next(iter(scored))
+    read = {"train": part.dataset} | {name: loader.dataset for name, loader in scored.items()}
     return Data(
         part.spec,
         train=_training_loader(part.dataset, augmented, batch_size, options),
@@ -104,6 +107,9 @@ def augment_data(options):
         cutout_length=cutout_length,
         batch_size=batch_size,
         held_out_files=part.held_out_files,
+        images={
+            name: splits.fingerprint(dataset, part.spec.classes) for name, dataset in read.items()
+        },
     )
 
 

@@ -1,5 +1,7 @@
 """Which images of a data set go where: drawn class by class."""
 
+import hashlib
+import os
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -54,6 +56,37 @@ def targets_of(dataset):
     if isinstance(dataset, Transformed):
         return targets_of(dataset.dataset)
     return np.asarray(dataset.targets, dtype=int)
+
+
+def fingerprint(dataset, classes):
+    """Which images these are: {"classes": {class: how many}, "files": a hash of the names and sizes
+    of their files}. The hash is empty where there are no files, as for data sets by name."""
+    counts = np.bincount(targets_of(dataset), minlength=len(classes)).tolist()
+    read, digest = source(dataset), ""
+    if hasattr(read, "files"):
+        sizes = (os.path.getsize(os.path.join(read.root, file)) for file in read.files)
+        known = "".join(f"{file} {n}\n" for file, n in zip(read.files, sizes, strict=True))
+        digest = hashlib.sha256(known.encode()).hexdigest()[:24]
+    return {"classes": dict(zip(classes, counts, strict=True)), "files": digest}
+
+
+def differences(before, now):
+    """What differs between two {part: `fingerprint`}, in words, one for each part."""
+    found = []
+    for part in sorted(before.keys() | now.keys()):
+        old, new = (images.get(part, {"classes": {}, "files": ""}) for images in (before, now))
+        if old == new:
+            continue
+        counts = [images["classes"] for images in (old, new)]
+        n, m = (sum(count.values()) for count in counts)
+        changed = [
+            f"{name} {a} -> {b}"
+            for name in counts[0] | counts[1]
+            if (a := counts[0].get(name, 0)) != (b := counts[1].get(name, 0))
+        ]
+        how = ", ".join(changed) or "as many of each class, but other files"
+        found.append(f"{part} had {n} images and has {m} ({how})")
+    return found
 
 
 def by_class(targets):

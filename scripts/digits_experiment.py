@@ -47,9 +47,9 @@ def run(main, root, name, words):
     except FileNotFoundError:
         record = {}
     if record.get("words") != words:
-        start = time.time()
+        start = time.perf_counter()
         main([*words, "--name", name, "--overwrite"])
-        minutes = round((time.time() - start) / 60, 1)
+        minutes = round((time.perf_counter() - start) / 60, 1)
         record = {"words": words, "minutes": minutes, **accuracies(folder)}
         with open(note, "w", encoding="utf-8") as stream:
             json.dump(record, stream)

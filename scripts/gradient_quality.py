@@ -35,6 +35,7 @@ from torchvision.datasets import ImageFolder
 
 from architect import Architect
 from models.search_cnn import SearchCNNController
+from records import files
 
 MOMENTUM, DECAY, W_LR, CLIP = 0.9, 3e-4, 0.025, 5.0
 # moments of a search, in parts of its steps
@@ -372,7 +373,7 @@ def main(argv=None):
             if moment not in run["moments"]:
                 xi = search.advance(max(1, int(MOMENTS[moment] * args.steps)), args.steps)
                 run["moments"][moment] = measure(search, xi, args)
-                write(record, args.out)
+                files.write_json(args.out, record)
             print(f"  {moment}: step {run['moments'][moment]['step']} of {args.steps}")
             show(run["moments"][moment])
         if args.costs and "costs" not in run:
@@ -381,14 +382,8 @@ def main(argv=None):
             run["costs"] = benchmark.gradient_costs(
                 device, (shape, batch), args.repeats, C=C, n_layers=n_layers
             )
-            write(record, args.out)
+            files.write_json(args.out, record)
     print(f"written: {args.out}")
-
-
-def write(record, path):
-    with open(f"{path}.tmp", "w", encoding="utf-8") as stream:
-        json.dump(record, stream)
-    os.replace(f"{path}.tmp", path)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,26 @@ A run in a test draws nothing, which is half of its time, unless the test carrie
 """
 
 import contextlib
+import copy
 import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 import augment
+import check_ops
 import search
 from config import SearchConfig
 from devices.pick import Device
+from tracking import search_log
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
+from tracking.run_folder import RunFolder
 
 torch.set_num_threads(1)  # these networks are too small to share out
 
@@ -34,6 +39,13 @@ SHORT_SEARCH = [*TINY_SEARCH, *_TENTH, "--batch_size", "32"]  # all ops
 FAST_OPS = ["skip_connect", "max_pool_3x3", "sep_conv_3x3", "none"]
 FAST_SEARCH = [*SHORT_SEARCH, "--primitives", ",".join(FAST_OPS)]
 FAST_AUGMENT = [*TINY_AUGMENT, *_TENTH, "--batch_size", "64"]
+
+
+# three epochs, of which the second is the best if they are those of `stand_in_epochs`
+SMALL_SEARCH = [
+    *TINY_SEARCH, "--subset", "0.1", "--epochs", "3", "--batch_size", "32", "--quiet",
+    "--primitives", "skip_connect,max_pool_3x3",
+]  # fmt: skip
 
 
 def pytest_configure(config):
@@ -97,6 +109,71 @@ def finished_augment(finished_search):
     return folder, run_in(folder, augment.main, words)
 
 
+@contextlib.contextmanager
+def stand_in_epochs():
+    """Searches train by random gradients and score by chance, which moves all that a checkpoint
+    holds and takes no time. They check no op, build one supernet, count no final network, and do
+    not wait for the disk: all must be of the same flags."""
+    build, built = search.build_supernet, []
+
+    def build_once(*args):
+        if not built:
+            net = build(*args)
+            built.extend([net, copy.deepcopy(net.state_dict()), torch.get_rng_state()])
+        net, state, rng_state = built
+        net.load_state_dict(state)
+        torch.set_rng_state(rng_state)
+        return net
+
+    def scores():
+        loss, top1 = torch.rand(2).tolist()
+        return {"loss": loss, "top1": top1, "top5": 1.0, "seconds": 1.0, "images_per_second": 64.0}
+
+    def train(data, net, architect, optims, epoch, run):
+        for parameter in net.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optims.w.step()
+        optims.alpha.step()
+        return scores()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check_ops, "quick", lambda *args, **kwargs: None)
+        patch.setattr(search_log, "size_of_final_network", lambda *args: None)
+        patch.setattr(search, "build_supernet", build_once)
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(search, "train", train)
+        patch.setattr(search, "validate", lambda *args: scores())
+        yield
+
+
+@pytest.fixture
+def quick_epochs():
+    with stand_in_epochs():
+        yield
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """(searchs/s of SMALL_SEARCH in some folder, which nothing disturbed; a copy of the same run in
+    its second epoch)."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    in_second = str(folder / "in-second")
+    with stand_in_epochs(), without_pictures():
+        validate, epochs = search.validate, []
+
+        def copy_in_second(*args):
+            epochs.append(1)
+            if len(epochs) == 2:
+                shutil.copytree("searchs/s", in_second)
+            return validate(*args)
+
+        search.validate = copy_in_second
+        run_in(folder, search.main, [*SMALL_SEARCH, "--name", "s"])
+    run = str(folder / "searchs" / "s")
+    assert scores(run).index(max(scores(run))) == 1
+    return run, in_second
+
+
 @pytest.fixture
 def open_run(here):
     """open_run(words, Config) -> a tracking.run.Run of this command line, open, with its bars; it
@@ -104,7 +181,9 @@ def open_run(here):
     with contextlib.ExitStack() as stack:
 
         def make(words=(), Config=SearchConfig):
-            run = stack.enter_context(Run(Config(list(words)), CPU, "digits"))
+            cfg = Config(list(words))
+            folder = RunFolder(cfg.ROOT, cfg.name)
+            run = stack.enter_context(Run(cfg, CPU, "digits", folder))
             run.n_steps, run.top_k = 1, 5
             run.log.open_bars(1, run.cfg.epochs, run.n_steps)
             return run

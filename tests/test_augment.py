@@ -38,7 +38,7 @@ def test_the_run_folder(finished_augment):
     run = folder / "augments" / "a"
     assert sorted(os.listdir(run)) == [
         "a.log", "best.pt", "checkpoint.pt", "config.json", "genotype.json", "loss_accuracy.png",
-        "metrics.jsonl", "plots", "report.html", "summary.json", "tb",
+        "metrics.jsonl", "plots", "previous.pt", "report.html", "summary.json", "tb",
     ]  # fmt: skip
     assert sorted(os.listdir(run / "plots")) == [
         "normal.gv", "normal.png", "reduce.gv", "reduce.png",

@@ -12,6 +12,7 @@ from config import SearchConfig
 from console import errors
 from devices.pick import Device
 from tracking.run import Run
+from tracking.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -60,17 +61,17 @@ def test_how_errors_end(capsys):
 
 
 def test_an_interrupted_run_says_how_it_goes_on(here, capsys):
-    run = Run(SearchConfig(["--name", "x"]), Device(torch.device("cpu")), "digits")
+    cfg = SearchConfig(["--name", "x"])
+    folder = RunFolder(cfg.ROOT, cfg.name)
+    run = Run(cfg, Device(torch.device("cpu")), "digits", folder)
     code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
     assert code == 130
     assert text == (
         "\nsearch.py: interrupted before an epoch was finished; start again, with --overwrite to "
         "keep the name\n"
     )
-    assert os.listdir(here) == []  # a Run creates nothing before it is entered
-    path = Path(run.files.file("checkpoint.pt"))
-    path.parent.mkdir(parents=True)
-    path.touch()
+    assert os.listdir("searchs/x") == [".lock"]  # a Run takes its folder, and no more
+    Path(run.files.file("checkpoint.pt")).touch()
     code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
     assert code == 130
     again = errors.command("search.py", "--name", "x", "--resume")

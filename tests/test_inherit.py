@@ -44,9 +44,10 @@ def write_training(path, *words):
     """What a training with these words leaves for another."""
     path.parent.mkdir(parents=True)
     cfg = AugmentConfig(["--genotype", "PDARTS", *words])
-    cell = gt.to_str(gt.DARTS_V1)
-    state = {"model": {}, "optim": {}, "flags": cfg.flags(), "genotype": cell}
-    checkpoint.save(state, str(path))
+    progress = {"epoch": 1, "top1": 0.5, "genotype": gt.to_str(gt.DARTS_V1)}
+    state = {"model": {}, "optim": {}, "scheduler": {}, "rng": {}, "images": {}}
+    state |= {"flags": cfg.flags(), "data": named.spec("digits").to_dict(), "best": progress}
+    checkpoint.save({**state, **progress}, str(path))
 
 
 def inherited(*words):

@@ -1,13 +1,25 @@
 """Checkpoints: what they hold, and how they are written and read."""
 
+import errno
+import math
 import os
 import random
+import zipfile
 
 import numpy as np
 import torch
 
+import genotypes as gt
 from console.errors import one_line
 from records import files
+from records.reader import fits, is_count, is_number, is_object, is_text, is_weight
+
+
+class Damaged(ValueError):
+    """A file that is cut, changed, or no checkpoint of ours."""
+
+
+# --- the random generators ----------------------------------------------------------------------
 
 
 def rng_state():
@@ -23,59 +35,152 @@ def rng_state():
     return state
 
 
-def set_rng_state(state):
-    """Put every generator back to where `rng_state` saw it."""
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def set_rng_state(state, path="the checkpoint"):
+    """Put every generator back to where `rng_state` saw it. Raises Damaged for what is no state."""
+    try:
+        random.setstate(state["python"])
+        np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
+    except Exception as error:  # each generator has its own
+        text = f"{path} is damaged: its random generators ({one_line(error, 100)})"
+        raise Damaged(text) from None
 
 
-def save(state, path):
-    """Write `state` to `path` in one piece: a reader finds the old file or the new one."""
-    with files.atomic_write(path) as temporary:
-        torch.save(state, temporary)
+# --- what a checkpoint holds --------------------------------------------------------------------
+
+
+def _is_genotype(value):
+    if not is_text(value):
+        return False
+    try:
+        gt.from_str(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_counts(value):
+    return is_object(value) and all(is_text(k) and is_number(n) for k, n in value.items())
+
+
+def _is_images(value):
+    return is_object(value) and all(
+        fits(part, {"classes": _is_counts, "files": is_text}) for part in value.values()
+    )
+
+
+_PROGRESS = {"epoch": is_count, "top1": is_weight, "genotype": _is_genotype}
+_DATA = {
+    "name": is_text,
+    "C_in": is_count,
+    "size": lambda size: fits(size, [is_count]) and len(size) == 2,
+    "classes": [is_text],
+    "mean": [is_number],
+    "std": [is_number],
+}
+_COMMON = {
+    "model": is_object,
+    "scheduler": is_object,
+    "rng": is_object,
+    "flags": is_object,
+    "data": _DATA,
+    "images": _is_images,
+    "best": _PROGRESS,
+    **_PROGRESS,
+}
+# the rest, by the program that writes it
+KINDS = {
+    "search.py": {"w_optim": is_object, "alpha_optim": is_object},
+    "augment.py": {"optim": is_object},
+}
+
+
+def kind_of(state):
+    """The program that wrote a checkpoint; None for what is none of ours."""
+    kinds = (kind for kind, keys in KINDS.items() if is_object(state) and keys.keys() <= set(state))
+    return next(kinds, None)
+
+
+def _check(state, path):
+    """Raise Damaged where something is missing, or is of another type than we write."""
+    kind = kind_of(state)
+    if kind is None:
+        raise Damaged(f"{path} is no checkpoint of search.py or augment.py")
+    whole = f"{path} is no whole checkpoint of {kind}"
+    for key, wanted in {**_COMMON, **KINDS[kind]}.items():
+        if key not in state:
+            raise Damaged(f"{whole}: {key} is missing")
+        if not fits(state[key], wanted):
+            raise Damaged(f"{whole}: {key} is not what it should be")
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def save(state, path, previous=None):
+    """Write `state` to `path` in one piece: a reader finds the old file or the new one. The old one
+    becomes `previous`. Raises OSError where there is no room."""
+    with files.atomic_write(path, previous) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch makes of a write that fails
+            raise OSError(errno.EIO, f"torch cannot write it ({one_line(error, 120)})") from error
 
 
 def load(path):
-    """Read a checkpoint onto the CPU. Raises ValueError if the file is not one of ours."""
+    """Read a checkpoint onto the CPU. Raises Damaged for a file that is cut, changed or not one of
+    ours, and ValueError where there is none."""
     try:
+        _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        if os.path.isfile(path) and error.errno is None:  # not the disk, but what was read
+            raise Damaged(f"{path} is damaged or no checkpoint") from None
         raise ValueError(f"{path}: {error.strerror or one_line(error)}") from None
-    except Exception as error:  # whatever torch says of a broken file
-        reason = one_line(error, 100).split(". ")[0]
-        raise ValueError(f"{path} is no checkpoint ({reason})") from None
-    if not isinstance(state, dict) or "model" not in state or "flags" not in state:
-        raise ValueError(f"{path} is no checkpoint of search.py or augment.py")
+    except Damaged:
+        raise
+    except Exception:  # torch's own words advise to trust the file, and to run what is in it
+        raise Damaged(f"{path} is damaged or no checkpoint") from None
+    _check(state, path)
     return state
 
 
+def _check_sums(path):
+    """The checksums in the file, which torch writes and does not compare."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise Damaged(f"{path} is damaged: a checksum is wrong")
+
+
 def load_state(part, state, path):
-    """Give `part` the state_dict read from `path`. Raises ValueError if it does not fit."""
+    """Give `part` the state_dict read from `path`. Raises Damaged for values of other types than
+    `part` has, ValueError where it does not fit."""
+    if not _is_like(state, part.state_dict()):
+        what = type(part).__name__
+        raise Damaged(f"{path} is no whole checkpoint: a value of {what} is not what it should be")
     try:
         part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} does not fit the network any more; was a block changed? "
             f"({one_line(error, 200)})"
         ) from None
 
 
-def to_resume(cfg):
-    """The checkpoint that --resume goes on from, whose flags `cfg` then has; None without --resume.
-
-    Raises ValueError where there is none.
-    """
-    if not cfg.resume:
-        return None
-    folder = os.path.join(cfg.ROOT, cfg.name)
-    path = os.path.join(folder, files.CHECKPOINT)
-    if not os.path.isdir(folder):
-        raise ValueError(f"no run to go on with: {folder} does not exist")
-    if not os.path.exists(path):
-        raise ValueError(f"nothing to resume in {folder}: no epoch was finished; use --overwrite")
-    state = load(path)
-    cfg.resume_from(state["flags"])
-    return state
+def _is_like(saved, own):
+    """Whether values that both have are of the same types."""
+    if isinstance(own, torch.Tensor):
+        return isinstance(saved, torch.Tensor)
+    if isinstance(own, dict):
+        return isinstance(saved, dict) and all(
+            _is_like(saved[key], value) for key, value in own.items() if key in saved
+        )
+    if isinstance(own, (list, tuple)):
+        return isinstance(saved, (list, tuple)) and all(map(_is_like, saved, own))
+    if isinstance(own, bool) or own is None or isinstance(own, str):
+        return isinstance(saved, type(own))
+    if isinstance(own, (int, float)):
+        return isinstance(saved, (int, float)) and math.isfinite(saved)
+    return True

@@ -1,5 +1,6 @@
 """A run: its folder, its log, its TensorBoard events and its state, put together."""
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -7,19 +8,19 @@ import os
 from console import errors
 from console.log import Log
 from console.terminal import visible
+from data_sets import splits
 from data_sets.named import DataSpec
 from data_sets.options import DataOptions
 from devices.step_guard import ALPHA
 from records import files
-from tracking import checkpoint
+from tracking import checkpoint, resume
 from tracking.board import Board
-from tracking.run_folder import RunFolder, free_name
 
 RATES = {"w_optim": "w_lr", "optim": "lr", "alpha_optim": "alpha_lr"}  # flags of the optimizers
 
 
 class Run:
-    """One call of search.py or augment.py. A context manager: nothing is created before it is
+    """One call of search.py or augment.py. A context manager: nothing is written before it is
     entered.
 
     files        the folder (tracking.run_folder.RunFolder)
@@ -28,29 +29,30 @@ class Run:
     best, last   {"epoch", "top1", "genotype"} of the best and of the last finished epoch
     """
 
-    def __init__(self, cfg, device, default_name, state=None):
+    def __init__(self, cfg, device, default_name, folder, state=None):
         """
         cfg           a config.SearchConfig or AugmentConfig; gets a name here if it has none
         device        a devices.pick.Device
         default_name  what a run without --name is called, numbered where that is taken
-        state         the checkpoint to go on from (checkpoint.to_resume)
+        folder        the RunFolder, taken here unless the run goes on (run_folder.set_up)
+        state         the checkpoint to go on from (resume.to_resume)
 
         Raises ValueError when the folder exists, without --resume or --overwrite.
         """
-        cfg.name = cfg.name or free_name(cfg.ROOT, default_name)
-        self.cfg, self.device, self.state = cfg, device, state
-        self.files = RunFolder(cfg.ROOT, cfg.name)
+        self.cfg, self.device, self.state, self.files = cfg, device, state, folder
         self.log = Log(cfg.quiet, cfg.print_freq)
         self.board = Board()
         self.parts = {}  # what has a state_dict, by name
         self.findings = []  # what was found out about the data, for the log
+        self.images = {}  # which images were read: {part: splits.fingerprint}
         self.n_steps = self.top_k = 0
         self.best, self.last = {"epoch": 0, "top1": -1.0}, None
         if state is not None:
             self.best = state["best"]
             self.last = {key: state[key] for key in ("epoch", "top1", "genotype")}
         else:
-            self.files.check_free(cfg.overwrite)
+            folder.take(default_name, cfg.overwrite)
+            cfg.name = folder.name
 
     @property
     def first_epoch(self):
@@ -75,7 +77,26 @@ class Run:
             logger.removeHandler(memory)
         self.findings = [visible(record.getMessage()) for record in memory.buffer]
         self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
+        self._check_images(data.images)
         return data
+
+    def _check_images(self, images):
+        """Raise ValueError where a run goes on with other images, unless that was said."""
+        self.images = images
+        before = images if self.state is None else self.state["images"]
+        differences = splits.differences(before, images)
+        if not differences:
+            return
+        text = f"these are not the images that the run began with: {'; '.join(differences)}"
+        if not self.cfg.new_split:
+            raise ValueError(
+                f"{text}; put them back, start a new run, or go on with --new_split, which divides "
+                f"them anew: images that were held out may be trained on"
+            )
+        self.files.findings.append(
+            f"{text}; they are divided anew (--new_split), so images that were held out may be "
+            f"trained on, and scores before and after do not compare"
+        )
 
     def track(self, **parts):
         """Save `parts` with every epoch; resuming, put them and the random generators back."""
@@ -84,29 +105,49 @@ class Run:
             path = self.files.file(files.CHECKPOINT)
             for name, part in parts.items():
                 checkpoint.load_state(part, self.state[name], path)
-            checkpoint.set_rng_state(self.state["rng"])
+            checkpoint.set_rng_state(self.state["rng"], path)
 
     def __enter__(self):
-        if self.state is None:
-            self.files.create(self.cfg.flags(), self.device.name)
-        else:
-            self.files.keep_epochs(self.state["epoch"])
-        self.log.open(self.files.file(f"{self.files.name}.log"))
+        flags, device_name = self.cfg.flags(), self.device.name
+        try:
+            if self.state is None:
+                self.files.write_config(flags, device_name)
+            else:
+                resume.restore_files(self.files, self.state, flags, device_name)
+            self.log.open(self.files.file(f"{self.files.name}.log"))
+        except BaseException:
+            self.files.give_back()
+            raise
         first_step = (self.first_epoch - 1) * self.n_steps
-        self.board.open(self.files.file(files.TENSORBOARD), self.cfg.flags(), first_step)
+        self.board.open(self.files.file(files.TENSORBOARD), flags, first_step, warn=self.log.warn)
+        for finding in self.files.findings:
+            self.log.warn(finding)
+        if self.files.earlier is not None:
+            self.log.info(
+                f"the earlier run of this name is in {self.files.earlier} until the first epoch is "
+                f"finished"
+            )
         return self
 
     def __exit__(self, kind, error, traceback):
-        if error is not None:
-            self.log.close_bars()
-            self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
-        self.board.close()
-        self.log.close()
+        try:
+            if error is not None:
+                self.log.close_bars()
+                with contextlib.suppress(OSError):  # the disk is full, perhaps
+                    self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
+        finally:
+            self.board.close()
+            self.files.release()
+            self.log.close()
 
     def how_to_go_on(self):
         """What to do after the run was interrupted, behind a verb."""
         if not self.files.has_checkpoint():
-            return " before an epoch was finished; start again, with --overwrite to keep the name"
+            kept = ""
+            if self.files.earlier is not None:
+                kept = f"; the earlier run of this name is in {self.files.earlier}"
+            text = " before an epoch was finished; start again, with --overwrite to keep the name"
+            return text + kept
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
         return f"; go on after the last finished epoch with\n{again}"
 
@@ -176,5 +217,6 @@ class Run:
     def save(self, spec, is_best):
         """Write the checkpoint of the last epoch; `spec` is the DataSpec of the images."""
         states = {name: part.state_dict() for name, part in self.parts.items()}
-        rest = {"flags": self.cfg.flags(), "data": spec.to_dict(), "best": self.best, **self.last}
-        self.files.save({**states, "rng": checkpoint.rng_state(), **rest}, is_best)
+        about = {"flags": self.cfg.flags(), "data": spec.to_dict(), "images": self.images}
+        about |= {"best": self.best, **self.last}
+        self.files.save({**states, "rng": checkpoint.rng_state(), **about}, is_best)

@@ -6,12 +6,15 @@
     alphas.jsonl     search: softmax(alpha) and the genotype after each epoch
     genotype.json    search: of the best epoch, and genotype-last.json;  augment: its cell
     summary.json     the size of the final network, the time for pictures, the next command
-    checkpoint.pt    the last epoch, with all that resuming needs;  best.pt
+    checkpoint.pt    the last epoch, with all that resuming needs;  previous.pt  the one before
+    best.pt          the checkpoint of the best epoch
     plots/           the drawings: of each epoch of a search, of the cell of a training
     report.html      everything above to look at (report.py)
     tb/              TensorBoard events
+    .lock            while the run goes on: its process holds it
 
-Files that matter are written to a temporary name and then renamed.
+Files that matter are written to a temporary name and then renamed. checkpoint.pt is the one that
+is believed: best.pt, genotype.json and config.json are written anew from it by --resume.
 """
 
 import json
@@ -20,7 +23,9 @@ import platform
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager, suppress
 
+import filelock
 import numpy
 import torch
 import torchvision
@@ -28,14 +33,7 @@ import torchvision
 from records import files, reader
 from tracking import checkpoint
 
-
-def free_name(root, name):
-    """`name`, or name-2, name-3, ...: the first that is no folder in `root` yet."""
-    free, n = name, 1
-    while os.path.exists(os.path.join(root, free)):
-        n += 1
-        free = f"{name}-{n}"
-    return free
+EARLIER = "before-overwrite"  # NAME.before-overwrite: the run that --overwrite replaces
 
 
 def versions():
@@ -56,12 +54,74 @@ def versions():
     }
 
 
-class RunFolder:
-    """Writes the files of one run."""
+ROOT_SECONDS = 60  # to wait for others who take, move or give back a folder at this moment
 
-    def __init__(self, root, name):
+
+# --- locks --------------------------------------------------------------------------------------
+
+
+def _lock(folder, seconds):
+    """A lock on a folder, held until `_unlock` or the end of this process. Raises
+    filelock.Timeout where another process holds it for longer than `seconds`."""
+    lock = filelock.FileLock(os.path.join(folder, files.LOCK))
+    lock.acquire(timeout=seconds, poll_interval=0.01)
+    return lock
+
+
+def _unlock(lock):
+    with suppress(OSError):  # Windows: somebody waits for it
+        os.remove(lock.lock_file)  # while it is held; who waits for it then makes a new file
+    lock.release()
+
+
+@contextmanager
+def _names_of(root):
+    """Folders in `root` are taken, moved and given back by one process at a time."""
+    os.makedirs(root, exist_ok=True)
+    try:
+        lock = _lock(root, ROOT_SECONDS)
+    except filelock.Timeout:
+        text = f"{root} is locked by another process; try again when that is over"
+        raise ValueError(text) from None
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
+@contextmanager
+def set_up(cfg):
+    """The RunFolder of a run that is being set up. Where that fails, everything is put back as it
+    was."""
+    folder = RunFolder(cfg.ROOT, cfg.name)
+    try:
+        yield folder
+    except BaseException:
+        folder.give_back()
+        raise
+
+
+class RunFolder:
+    """Takes or holds the folder of one run, and writes its files.
+
+    name      None until a name is taken
+    earlier   where --overwrite has moved the run that had the name before; None: nowhere
+    source    which of its checkpoints a run goes on from
+    findings  what was found out while it was taken or restored, to warn of
+    """
+
+    def __init__(self, root, name=None):
+        self.root = root
+        self._set_name(name)
+        self.earlier = None
+        self.findings = []
+        self.source = None
+        self._lock = None
+        self._is_new = False
+
+    def _set_name(self, name):
         self.name = name
-        self.path = os.path.join(root, name)
+        self.path = os.path.join(self.root, name or "")
         self.plot_path = self.file(files.PLOTS)
 
     def file(self, name):
@@ -70,37 +130,104 @@ class RunFolder:
 
     def has_checkpoint(self):
         """Whether an epoch has been finished."""
-        return os.path.exists(self.file(files.CHECKPOINT))
+        names = (files.CHECKPOINT, files.PREVIOUS)
+        return any(os.path.exists(self.file(name)) for name in names)
 
-    def check_free(self, overwrite):
-        """Raise ValueError where the folder exists and may not be overwritten."""
-        if not os.path.exists(self.path):
-            return
+    # --- taking it ------------------------------------------------------------------------------
+
+    def take(self, default_name, overwrite):
+        """Make the folder, in one step, and hold it; without a name `default_name`, numbered where
+        that is taken. Raises ValueError where the folder exists and may not be overwritten."""
+        if self.name is not None and os.path.exists(self.path):
+            self._check_may_overwrite(overwrite)
+        with _names_of(self.root):
+            if self.name is None:
+                self._set_name(_make_free(self.root, default_name))
+            else:
+                if os.path.exists(self.path):
+                    self._check_may_overwrite(overwrite)
+                    self._move_earlier()
+                os.mkdir(self.path)
+            self._is_new = True
+            self._lock = _lock(self.path, 0)
+
+    def _check_may_overwrite(self, overwrite):
         if not overwrite:
             go_on = ", go on with --resume," if self.has_checkpoint() else ""
             raise ValueError(
                 f"{self.path} exists; choose another --name{go_on} or replace it with --overwrite"
             )
-        if not os.path.isfile(self.file(files.CONFIG)):
+        if not os.path.isfile(self.file(files.CONFIG)) and not self._is_barely_made():
             raise ValueError(f"{self.path} is no run folder (no {files.CONFIG}); not overwritten")
 
-    def create(self, flags, device_name):
-        """Make the folder anew, with its config.json."""
-        if os.path.exists(self.path):
-            shutil.rmtree(self.path)
-        os.makedirs(self.path)
+    def _is_barely_made(self):
+        """Whether a run was killed before it wrote its first file."""
+        names = [files.TEMPORARY.sub(r"\1", name) for name in os.listdir(self.path)]
+        return set(names) <= {files.LOCK, files.CONFIG}
+
+    def _move_earlier(self):
+        self.hold()  # nobody else does
+        self.release()  # Windows moves no folder with an open file
+        self.earlier = os.path.join(self.root, _free_name(self.root, f"{self.name}.{EARLIER}"))
+        files.replace(self.path, self.earlier)
+
+    def hold(self):
+        """Hold a folder that is there. Raises ValueError where a run holds it."""
+        try:
+            self._lock = _lock(self.path, 0)
+        except filelock.Timeout:
+            raise ValueError(
+                f"{self.path} belongs to a run that is going on; wait for its end, stop it, or "
+                f"choose another --name"
+            ) from None
+
+    def resume(self):
+        """Hold the folder of a run that goes on."""
+        with _names_of(self.root):
+            self.hold()
+
+    def release(self):
+        """Let others have the folder."""
+        if self._lock is not None:
+            _unlock(self._lock)
+            self._lock = None
+
+    def give_back(self):
+        """Release the folder; one that is new is removed, and the earlier one gets its name back.
+        Where nothing was taken nothing is done."""
+        if not self._is_new:
+            self.release()
+            return
+        with _names_of(self.root):
+            self.release()
+            shutil.rmtree(self.path, ignore_errors=True)
+            if self.earlier is not None:
+                files.replace(self.earlier, self.path)
+        with suppress(OSError):
+            os.rmdir(self.root)  # if nothing else is in it
+
+    def drop_earlier(self):
+        """Remove the run that --overwrite replaces, now that this one has something to show."""
+        if self.earlier is not None:
+            shutil.rmtree(self.earlier, ignore_errors=True)
+            self.earlier = None
+
+    # --- its files ------------------------------------------------------------------------------
+
+    def write_config(self, flags, device_name):
+        """config.json; of a run that goes on, all but the flags is kept if it can be read."""
+        kept = reader.read_config(self.path)
         record = {
             "flags": flags,
-            "versions": versions(),
-            "device": device_name,
-            "start_time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "versions": kept["versions"] or versions(),
+            "device": kept.get("device", device_name),
+            "start_time": kept.get("start_time", time.strftime("%Y-%m-%d %H:%M:%S")),
         }
         files.write_json(self.file(files.CONFIG), record)
 
     def append(self, name, record):
         """One JSON object as one line at the end of a .jsonl file."""
-        with open(self.file(name), "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        files.append_line(self.file(name), json.dumps(record))
 
     def update_summary(self, **values):
         """Put values into summary.json, beside those that stand there."""
@@ -108,18 +235,48 @@ class RunFolder:
         files.write_json(path, {**reader.read_object(path), **values})
 
     def keep_epochs(self, last):
-        """Drop records of epochs after `last`, which a resumed run will write again."""
+        """Drop records of epochs after `last`, which a resumed run will write again, and whatever
+        is no record."""
         for name in (files.METRICS, files.ALPHAS):
             path = self.file(name)
             if os.path.exists(path):
-                kept = [r for r in reader.read_lines(path) if r.get("epoch", last + 1) <= last]
+                wanted = {"epoch": lambda epoch: reader.is_count(epoch) and epoch <= last}
+                kept = [r for r in reader.read_lines(path) if reader.fits(r, wanted)]
                 if kept:
                     files.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
                 else:
                     os.remove(path)
 
+    def missing_epochs(self, name, last):
+        """The epochs up to `last` that a .jsonl file has no record of."""
+        epochs = {r.get("epoch") for r in reader.read_lines(self.file(name))}
+        return sorted(set(range(1, last + 1)) - epochs)
+
     def save(self, state, is_best):
-        """Write checkpoint.pt and, for the best epoch so far, best.pt."""
-        checkpoint.save(state, self.file(files.CHECKPOINT))
+        """Write checkpoint.pt, keeping the one before, and, for the best epoch so far, best.pt."""
+        path = self.file(files.CHECKPOINT)
+        checkpoint.save(state, path, previous=self.file(files.PREVIOUS))
         if is_best:
             checkpoint.save(state, self.file(files.BEST))
+        self.drop_earlier()
+
+
+def _make_free(root, name):
+    """Make the folder `name`, or name-2, name-3, ...: the first that is not there. One step tells
+    whether it is and makes it."""
+    free, n = name, 1
+    while True:
+        try:
+            os.mkdir(os.path.join(root, free))
+            return free
+        except FileExistsError:
+            n += 1
+            free = f"{name}-{n}"
+
+
+def _free_name(root, name):
+    free, n = name, 1
+    while os.path.exists(os.path.join(root, free)):
+        n += 1
+        free = f"{name}-{n}"
+    return free

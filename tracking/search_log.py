@@ -82,6 +82,8 @@ def describe_gradient(cfg):
 def record_setup(run, data):
     """The held-out images, and the command that trains what is found."""
     common_log.record_held_out(run, data)
+    if run.last is not None:  # the run goes on: in line with its checkpoint
+        record_genotypes(run, data.spec)
     run.files.update_summary(next=augment_command(run))
 
 
@@ -98,23 +100,23 @@ def warn_of_few_steps(run):
 # --- an epoch -----------------------------------------------------------------------------------
 
 
-def record_genotypes(run, spec, genotype, is_best):
-    """genotype-last.json after every epoch, genotype.json after the best so far."""
+def record_genotypes(run, spec):
+    """genotype-last.json of the last epoch and genotype.json of the best so far. Behind the
+    checkpoint, so that they are never ahead of it."""
     cfg = run.cfg
-    text = gt.to_json(
-        genotype,
-        epoch=run.last["epoch"],
-        top1=run.last["top1"],
-        dataset=spec.name,
-        size=list(spec.size),
-        primitives=cfg.primitives,
-        n_nodes=cfg.n_nodes,
-        k=cfg.k,
-        flags=flags_to_inherit(cfg),
-    )
-    files.write_text(run.files.file(files.GENOTYPE_LAST), text + "\n")
-    if is_best:
-        files.write_text(run.files.file(files.GENOTYPE), text + "\n")
+    for name, found in ((files.GENOTYPE_LAST, run.last), (files.GENOTYPE, run.best)):
+        text = gt.to_json(
+            gt.from_str(found["genotype"]),
+            epoch=found["epoch"],
+            top1=found["top1"],
+            dataset=spec.name,
+            size=list(spec.size),
+            primitives=cfg.primitives,
+            n_nodes=cfg.n_nodes,
+            k=cfg.k,
+            flags=flags_to_inherit(cfg),
+        )
+        files.write_text(run.files.file(name), text + "\n")
 
 
 def flags_to_inherit(cfg):
@@ -220,7 +222,10 @@ def log_genotypes(run, best):
         f"supernet top1 {run.best['top1']:.2%} on the alpha half; recommended): {best}"
     )
     run.log.info("the best genotype in words:\n" + gt.describe(best, run.cfg.layers))
-    history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
+    try:
+        history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
+    except ValueError:  # the file was damaged or deleted; the result does not depend on it
+        history = {}
     if best_epoch in history:
         run.log.info(
             "its edges, strongest op besides none and runner-up (* is kept):\n"

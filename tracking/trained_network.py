@@ -35,13 +35,27 @@ def checkpoint_path(run):
 
 def read(path):
     """A checkpoint of augment.py as a dict. Raises ValueError for anything else."""
-    state = checkpoint.load(path)
-    if "optim" not in state:
+    try:
+        state = checkpoint.load(path)
+    except ValueError as error:
+        raise ValueError(f"{error}{_others(path)}") from None
+    if checkpoint.kind_of(state) != "augment.py":
         raise ValueError(
             f"{path} is the supernet of a search, not a trained network; train the cell it found: "
             f"{errors.command('augment.py', '--genotype', os.path.dirname(path))}"
         )
     return state
+
+
+def _others(path):
+    """What to do about a checkpoint that cannot be read: the others of its folder."""
+    folder, own = os.path.split(path)
+    names = (files.CHECKPOINT, files.BEST, files.PREVIOUS)
+    paths = [os.path.join(folder, name) for name in names if name != own]
+    there = " or ".join(filter(os.path.isfile, paths))
+    if own not in names or not there:
+        return ""
+    return f"; name {there} instead, or have it written again by augment.py --resume"
 
 
 def load(path):

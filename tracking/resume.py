@@ -1,0 +1,96 @@
+"""Going on with a run: the checkpoint that is whole, and the files that are derived from it."""
+
+import os
+
+from records import files
+from records.reader import read_object
+from tracking import checkpoint
+
+
+def to_resume(cfg, folder):
+    """The checkpoint that --resume goes on from, whose flags `cfg` then has; None without --resume.
+
+    folder  the run_folder.RunFolder, which is held from here on
+
+    Raises ValueError where there is none.
+    """
+    if not cfg.resume:
+        return None
+    if not os.path.isdir(folder.path):
+        raise ValueError(f"no run to go on with: {folder.path} does not exist")
+    if not folder.has_checkpoint():
+        raise ValueError(
+            f"nothing to resume in {folder.path}: no epoch was finished; start it again with "
+            f"--overwrite"
+        )
+    folder.resume()
+    state = _newest(folder)
+    kind = checkpoint.kind_of(state)
+    if kind != cfg.PROG:
+        raise ValueError(f"{folder.path} is a run of {kind}; go on with it by {kind} --resume")
+    cfg.resume_from(state["flags"])
+    return state
+
+
+def _newest(folder):
+    """The last checkpoint that is whole: each file holds all that resuming needs."""
+    faults = []
+    for name in (files.CHECKPOINT, files.PREVIOUS, files.BEST):
+        path = folder.file(name)
+        if not os.path.exists(path):  # killed between two renames, or before there were two
+            continue
+        try:
+            state = checkpoint.load(path)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        folder.source = name
+        if faults:
+            text = f"going on from {name}, after epoch {state['epoch']}"
+            folder.findings.append(f"{'; '.join(faults)}; {text}")
+        return state
+    text = "no checkpoint is whole; start again with --overwrite"
+    raise ValueError(f"{'; '.join(faults)}; {text}")
+
+
+def restore_files(folder, state, flags, device_name):
+    """Bring every file of the run in line with the checkpoint it goes on from, and remove what a
+    killed run has left. What cannot be mended is added to folder.findings."""
+    last = state["epoch"]
+    files.remove_temporary(folder.path, files.OWN)
+    if folder.source != files.CHECKPOINT:  # or the damaged one would become the one before
+        checkpoint.save(state, folder.file(files.CHECKPOINT))
+    folder.keep_epochs(last)
+    names = [files.METRICS, files.ALPHAS] if folder.root == files.SEARCHES else [files.METRICS]
+    for name in names:
+        if gone := folder.missing_epochs(name, last):
+            folder.findings.append(
+                f"{folder.file(name)} has no record of epoch {', '.join(map(str, gone))}; the "
+                f"pictures leave it out, the result does not depend on it"
+            )
+    if read_object(folder.file(files.CONFIG)).get("flags") != flags:
+        folder.write_config(flags, device_name)
+    _restore_best(folder, state)
+
+
+def _restore_best(folder, state):
+    """best.pt of the epoch that the checkpoint calls the best."""
+    best, path = state["best"], folder.file(files.BEST)
+    if best["epoch"] == state["epoch"]:
+        checkpoint.save(state, path)
+        return
+    for candidate in (path, folder.file(files.PREVIOUS)):
+        try:
+            found = checkpoint.load(candidate)
+        except ValueError:
+            continue
+        if all(found[key] == best[key] for key in ("epoch", "top1", "genotype")):
+            if candidate != path:
+                checkpoint.save(found, path)
+            return
+    if os.path.exists(path):
+        os.remove(path)
+    folder.findings.append(
+        f"{path} was damaged or of another epoch, and the weights of epoch {best['epoch']}, the "
+        f"best, are lost; it is written again by the next better epoch"
+    )
