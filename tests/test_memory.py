@@ -318,18 +318,7 @@ def test_memory_stays_flat_over_200_steps_and_3_epochs(here, monkeypatch):
         return result
 
     monkeypatch.setattr(search, "validate", note)
-    words = [
-        "--epochs",
-        "3",
-        "--subset",
-        "0.12",
-        "--val_portion",
-        "0.2",
-        "--batch_size",
-        "2",
-        "--print_freq",
-        "1000",
-    ]
+    words = "--epochs 3 --subset 0.12 --val_portion 0.2 --batch_size 2 --augment none"
     with contextlib.redirect_stdout(io.StringIO()):
         search.main([*FAST_SEARCH, *TINIEST.split(), *words.split()])
     (n1, bytes1, rss1), _, (n3, bytes3, rss3) = found
