@@ -53,7 +53,7 @@ def figure(history, title=None, chosen=None):
     n_rows = n_nodes + 1  # inputs that an edge can come from
     fig = Figure(figsize=(3.7 * n_nodes, 1.15 * n_rows + 2.9), layout="constrained")
     if title:
-        fig.suptitle(title)
+        fig.suptitle(title, parse_math=False)
     grid = fig.add_gridspec(2, 2, height_ratios=(1.15 * n_rows, 1.7))
     tables = [rows for record in history for cell in CELLS for rows in record[cell]]
     weights = [weight for rows in tables for row in rows for weight in row]

@@ -44,7 +44,7 @@ def figure(runs, title=None):
     single = len(runs) == 1
     fig = Figure(figsize=(10, 5), layout="constrained")
     if title:
-        fig.suptitle(title)
+        fig.suptitle(title, parse_math=False)
     (loss, accuracy), rates = fig.subplots(2, 2, sharex=True, height_ratios=(5, 1))
     for number, (label, metrics) in enumerate(runs.items()):
         if single:

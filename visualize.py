@@ -20,7 +20,7 @@ import graphviz
 import genotypes as gt
 from console import errors
 from console.parser import Parser, out_folder
-from console.terminal import command
+from console.terminal import command, visible
 from records import alphas, palette, reader
 from records.files import CELLS, atomic_write, drawing, write_text
 
@@ -185,7 +185,7 @@ def plot_epoch(record, plot_path, dataset, top1=None, format="png"):
 
 def caption_of(dataset, epoch=None, top1=None):
     """What a caption says of a cell: its data set, its epoch, and the supernet's accuracy then."""
-    words = [str(dataset)]
+    words = [visible(dataset)]
     if epoch is not None:
         words.append(f"epoch {epoch}")
     if top1 is not None:

@@ -96,7 +96,7 @@ def _pick_card(gpus, cards):
         return 0
     if gpus == "all" or "," in gpus:
         raise ValueError(f"--gpus {gpus}: a run uses one GPU; pick one of 0..{cards - 1}")
-    if not gpus.isdigit() or int(gpus) >= cards:
+    if not gpus.isdecimal() or int(gpus) >= cards:
         raise ValueError(f"--gpus {gpus}: no such card; this machine has 0..{cards - 1}")
     return int(gpus)
 

@@ -105,7 +105,7 @@ def test_the_command_writes_a_picture_without_a_screen(here, capsys, monkeypatch
     assert os.path.getsize("elsewhere.svg") > 1000
 
 
-@pytest.mark.parametrize("out", ["curves.bmp", "curves", ""])
+@pytest.mark.parametrize("out", ["curves.bmp", "curves"])
 def test_an_unknown_kind_of_picture_is_refused(here, out):
     write(here / "r", records(1))
     text = ends_in_one_line(plot_train_val.main, ["r", "--out", out])

@@ -377,3 +377,20 @@ def test_two_drives_have_no_relative_path(monkeypatch):
 
     monkeypatch.setattr(os.path, "relpath", other_drive)
     assert errors.command("augment.py").endswith(f" {ROOT / 'augment.py'}")
+
+
+def test_where_the_current_folder_is_gone_a_command_has_the_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert errors.command("augment.py").endswith(f" {ROOT / 'augment.py'}")
+
+
+def test_pictures_of_a_run_whose_path_looks_like_a_formula(finished_augment, tmp_path):
+    run = tmp_path / "$x^{$ a_b$"
+    run.mkdir()
+    (run / "metrics.jsonl").write_bytes(
+        (finished_augment[0] / "augments/a/metrics.jsonl").read_bytes()
+    )
+    assert ends(plot_train_val.main, str(run)) == (0, "")
+    assert visualize.caption_of("a\n\x1b", 1) == "a\\n\\x1b, epoch 1"
