@@ -341,6 +341,30 @@ class Config(argparse.Namespace):
         }
 
 
+def _could_be_said(action, value):
+    """Whether a command line could have given a flag this value, or its default has it."""
+    if value is None:
+        return action.value is None
+    if action.nargs == 0:  # on or off
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if action.nargs == "+":
+        return isinstance(value, list) and all(_parses(action, item) for item in value)
+    return _parses(action, value)
+
+
+def _parses(action, value):
+    text = str(value)
+    if isinstance(value, list):  # as `primitives` makes it
+        text = ",".join(map(str, value))
+    try:
+        parsed = action.type(text) if action.type else text
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+    return parsed == value and (action.choices is None or value in action.choices)
+
+
 class RunConfig(Config):
     """What search.py and augment.py have in common."""
 
@@ -374,6 +398,9 @@ class RunConfig(Config):
             for name, value in saved.items()
             if name in self._actions and self._actions[name].keep != "never"
         }
+        for name, value in kept.items():
+            if not _could_be_said(self._actions[name], value):
+                self.error(f"the checkpoint says --{name} {value!r}, which no run can have had")
         self.inherit(kept)
         # a flag that the run did not know yet had its default
         fixed = self.marked({name: self.default(name) for name in self._actions}, keep="fixed")

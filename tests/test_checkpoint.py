@@ -298,6 +298,9 @@ def test_what_is_derived_is_never_believed(here, undisturbed, quick_epochs):
     search.main(["--name", "s", "--resume"])
     same_result(run, undisturbed[0])
     assert json.loads(Path(run, "config.json").read_text())["flags"]["seed"] == 1
+    config = Path(run, "config.json").read_bytes()
+    search.main(["--name", "s", "--resume"])  # which is no flag of the run itself
+    assert Path(run, "config.json").read_bytes() == config
 
 
 def test_a_best_checkpoint_that_is_lost_is_said_to_be(here, undisturbed, quick_epochs):

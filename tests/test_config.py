@@ -382,3 +382,24 @@ def test_flags_of_alphas_gradient_that_do_nothing_are_refused(capsys, words, mes
 def test_the_papers_gradient_is_one_flag_each_away():
     cfg = SearchConfig(["--eps", "0.01", "--no-reuse_gradient"])
     assert (cfg.hessian, cfg.eps, cfg.reuse_gradient) == ("difference", 0.01, False)
+
+
+@pytest.mark.parametrize("Config", [SearchConfig, AugmentConfig])
+def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
+    words = ["--name", "x", "--resume"]
+    saved = Config(words).flags()
+    Config(words).resume_from(saved)
+    said = ["--input_size", "8", "9", "--hflip", "--subset", "0.5", "--quick", "--name", "x"]
+    said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
+    Config(words).resume_from(Config(said).flags())
+    for name in saved.keys() - {"name", "resume", "overwrite", "new_split"}:
+        for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
+            if name in ("genotype", "init_from", "data_path", "dataset", "gpus") and value == "\n":
+                continue  # any text will do
+            if isinstance(saved[name], bool) and value is True or (name, value) == ("hflip", True):
+                continue
+            with pytest.raises(SystemExit):
+                Config(words).resume_from({**saved, name: value})
+            text = capsys.readouterr().err
+            assert f"the checkpoint says --{name} " in text
+            assert text.count("\n") == 1

@@ -3,7 +3,7 @@
 import os
 
 from records import files
-from records.reader import read_object
+from records.reader import is_object, read_object
 from tracking import checkpoint
 
 
@@ -53,7 +53,7 @@ def _newest(folder):
     raise ValueError(f"{'; '.join(faults)}; {text}")
 
 
-def restore_files(folder, state, flags, device_name):
+def restore_files(folder, state, cfg, device_name):
     """Bring every file of the run in line with the checkpoint it goes on from, and remove what a
     killed run has left. What cannot be mended is added to folder.findings."""
     last = state["epoch"]
@@ -68,7 +68,9 @@ def restore_files(folder, state, flags, device_name):
                 f"{folder.file(name)} has no record of epoch {', '.join(map(str, gone))}; the "
                 f"pictures leave it out, the result does not depend on it"
             )
-    if read_object(folder.file(files.CONFIG)).get("flags") != flags:
+    flags, recorded = cfg.flags(), read_object(folder.file(files.CONFIG)).get("flags")
+    of_this_call = cfg.marked(flags, keep="never")
+    if not is_object(recorded) or {**recorded, **of_this_call} != flags:
         folder.write_config(flags, device_name)
     _restore_best(folder, state)
 

@@ -113,7 +113,7 @@ class Run:
             if self.state is None:
                 self.files.write_config(flags, device_name)
             else:
-                resume.restore_files(self.files, self.state, flags, device_name)
+                resume.restore_files(self.files, self.state, self.cfg, device_name)
             self.log.open(self.files.file(f"{self.files.name}.log"))
         except BaseException:
             self.files.give_back()
