@@ -11,11 +11,13 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Subset
+import torch
+from torch.utils.data import Subset
 
 from data_sets import image_folder, named, splits
 from data_sets.cache import CacheBudget
-from data_sets.loader_speed import TimedLoader
+from data_sets.loader_processes import Loader
+from data_sets.shuffled import Augmented, ShuffledLoader
 from data_sets.splits import Part, Transformed
 from data_sets.transforms import Fit, default_cutout, pick_augmentation, transforms
 from devices import pick
@@ -34,9 +36,9 @@ class Data(NamedTuple):
     """
 
     spec: named.DataSpec
-    train: TimedLoader
+    train: ShuffledLoader
     alpha: Any
-    val: DataLoader
+    val: Loader
     test: Any
     val_name: str  # "alpha half", "val", "test" or "held-out"
     class_counts: tuple  # training images of each class
@@ -72,7 +74,7 @@ def search_data(options):
     return Data(
         part.spec,
         train=_training_loader(w_half, augmented, batch_size, options),
-        alpha=_training_loader(alpha_half, augmented, alpha_batch, options),
+        alpha=_training_loader(alpha_half, augmented, alpha_batch, options, half=1),
         val=_scoring_loader(alpha_half, part.spec, batch_size, options),
         test=None,
         val_name="alpha half",
@@ -216,16 +218,15 @@ def _fit_batch(options, n_images, what):
     return fits
 
 
-def _training_loader(dataset, augmented, batch_size, options):
-    images = Transformed(dataset, augmented)
-    return TimedLoader(
-        images, batch_size, shuffle=True, drop_last=True, **_how_to_load(images, options)
-    )
+def _training_loader(dataset, augmented, batch_size, options, half=0):
+    images = Augmented(dataset, augmented)
+    seed = [options.seed, half]
+    return ShuffledLoader(images, batch_size, seed, **_how_to_load(images, options))
 
 
 def _scoring_loader(dataset, spec, batch_size, options):
     images = Transformed(dataset, transforms(spec, train=False))
-    return DataLoader(images, batch_size, **_how_to_load(images, options))
+    return Loader(images, batch_size=batch_size, **_how_to_load(images, options))
 
 
 def _how_to_load(dataset, options):
@@ -236,6 +237,8 @@ def _how_to_load(dataset, options):
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": options.pin_memory,
+        # torch draws a seed for loader processes: not from the generator of the network
+        "generator": torch.Generator(),
     }
 
 
