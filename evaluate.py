@@ -4,6 +4,11 @@ python evaluate.py augments/NAME            its last and its best epoch
 python evaluate.py augments/NAME/best.pt    one checkpoint
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import argparse
 import os
 

@@ -7,6 +7,11 @@ The file needs no code of ours: float images (N, C, H, W) in [0, 1] in, logits o
 inside.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import copy
 import importlib.util
 import io

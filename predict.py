@@ -8,6 +8,11 @@ brought to what the network was trained on. One that cannot be read costs a line
 the end, exit code 1; the others are classified.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import csv
 import os
 import sys

@@ -67,6 +67,14 @@ class Meter:
         self.sums += torch.stack([loss.detach() * len(y), *hits(logits.detach(), y)])
         self.n += len(y)
 
+    def state_dict(self):
+        seconds = time.perf_counter() - self.start
+        return {"sums": self.sums.cpu(), "n": self.n, "seconds": seconds}
+
+    def load_state_dict(self, state):
+        self.sums = state["sums"].to(self.sums.device)
+        self.n, self.start = state["n"], time.perf_counter() - state["seconds"]
+
     def means(self):
         """{"loss", "top1", "top5"} as floats. Raises FloatingPointError for a loss that is not
         finite."""

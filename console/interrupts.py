@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import contextmanager, suppress
 
 
 class Stopped(KeyboardInterrupt):
@@ -63,42 +64,47 @@ class StopSignals:
 
 # --- Ctrl-C in a script -------------------------------------------------------------------------
 
+_catchers = 0  # contexts around what runs now that end in one line after a KeyboardInterrupt
+
+
+@contextmanager
+def caught():
+    """Around what a KeyboardInterrupt may be raised in: somebody catches it and cleans up."""
+    global _catchers
+    _catchers += 1
+    try:
+        yield
+    finally:
+        _catchers -= 1
+
 
 def end_in_one_line():
     """From here on Ctrl-C ends this program in one line with exit code 130, wherever it is, and a
     second one at once. For the first lines of a script, before its imports."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else: ignored, in a shell
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else: ignored, by a shell
         signal.signal(signal.SIGINT, _on_ctrl_c)
-        sys.excepthook = _excepthook
         sys.unraisablehook = _unraisablehook
 
 
 def _on_ctrl_c(number, frame):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one, while the program is ending
-    raise KeyboardInterrupt
-
-
-def _excepthook(kind, error, traceback):
-    # an import that was interrupted may turn it into an ImportError
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
-        sys.__excepthook__(kind, error, traceback)
-        return
+    if _catchers:
+        raise KeyboardInterrupt
+    # nothing to clean up. Not an exception: some raised while torch is imported abort the process
     below_the_c()
-    print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
-    raise SystemExit(exit_code(error))
+    print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def _unraisablehook(caught):
-    """Python drops an exception in the callback of a weak reference, of which imports have many.
-    Ctrl-C must not get lost there: once more, a moment later."""
+    """Python drops an exception that is raised in the callback of a weak reference. Ctrl-C must not
+    get lost there: once more, a moment later."""
     if caught.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(caught)
         return
     signal.signal(signal.SIGINT, _on_ctrl_c)
-    try:
+    with suppress(RuntimeError):  # no more threads: the program is at its end anyway
         threading.Timer(0.01, _thread.interrupt_main).start()
-    except RuntimeError:  # no more threads: the program is at its end anyway
-        pass
 
 
 def below_the_c():

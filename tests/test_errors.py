@@ -51,7 +51,7 @@ def test_how_errors_end(capsys):
     code, text = ends(errors.run_errors("search.py"), OSError("full"), capsys)
     assert (code, text) == (1, "search.py: full\n")
     code, text = ends(errors.run_errors("evaluate.py"), KeyboardInterrupt(), capsys)
-    assert (code, text) == (130, "\nevaluate.py: interrupted\n")
+    assert (code, text) == (130, "evaluate.py: interrupted\n")
     error = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore")
     code, text = ends(errors.run_errors("search.py"), error, capsys)
     assert code == 1
@@ -63,18 +63,17 @@ def test_an_interrupted_run_says_how_it_goes_on(here, capsys):
     run = Run(SearchConfig(["--name", "x"]), Device(torch.device("cpu")), "digits")
     code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
     assert code == 130
-    assert text == (
-        "\nsearch.py: interrupted before an epoch was finished; start again, with --overwrite to "
-        "keep the name\n"
-    )
+    assert text == ("search.py: interrupted before anything was saved; start again\n")
     assert os.listdir(here) == []  # a Run creates nothing before it is entered
     path = Path(run.files.file("checkpoint.pt"))
     path.parent.mkdir(parents=True)
+    _, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
+    assert text.endswith("start again, with --overwrite to keep the name\n")
     path.touch()
     code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
     assert code == 130
     again = errors.command("search.py", "--name", "x", "--resume")
-    assert text == f"\nsearch.py: interrupted; go on after the last finished epoch with\n{again}\n"
+    assert text == f"search.py: interrupted; go on with {again}\n"
 
 
 def test_faults_of_our_own_keep_their_traceback():

@@ -1,17 +1,23 @@
 """A run: its folder, its log, its TensorBoard events and its state, put together."""
 
+import itertools
 import logging
 import logging.handlers
 import os
+import time
 
-from console import errors
+import utils
+from console import errors, interrupts
 from console.log import Log
 from data_sets.named import DataSpec
 from data_sets.options import DataOptions
 from records import files
 from tracking import checkpoint
 from tracking.board import Board
+from tracking.inside import Inside
 from tracking.run_folder import RunFolder, free_name
+
+NO_EPOCH = {"epoch": 0, "top1": None, "genotype": None}  # the last finished epoch, before the first
 
 
 class Run:
@@ -41,7 +47,11 @@ class Run:
         self.parts = {}  # what has a state_dict, by name
         self.findings = []  # what was found out about the data, for the log
         self.n_steps = self.top_k = 0
-        self.best, self.last = {"epoch": 0, "top1": -1.0}, None
+        self.spec = None  # the DataSpec of the images
+        self.best, self.last = {"epoch": 0, "top1": -1.0}, dict(NO_EPOCH)
+        self.inside = None  # the Inside of an epoch that is under way
+        self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
+        self.signals = interrupts.StopSignals()
         if state is not None:
             self.best = state["best"]
             self.last = {key: state[key] for key in ("epoch", "top1", "genotype")}
@@ -51,6 +61,12 @@ class Run:
     @property
     def first_epoch(self):
         return 1 if self.state is None else self.state["epoch"] + 1
+
+    @property
+    def first_step(self):
+        """How many training steps of the whole run were done before this call."""
+        inside = self.state and self.state["inside"]
+        return (self.first_epoch - 1) * self.n_steps + (inside["step"] if inside else 0)
 
     def load_data(self, load):
         """`load`(DataOptions of this run) -> its data. What it logs is kept for the log."""
@@ -71,6 +87,7 @@ class Run:
             logger.removeHandler(memory)
         self.findings = [record.getMessage() for record in memory.buffer]
         self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
+        self.spec = data.spec
         return data
 
     def track(self, **parts):
@@ -81,6 +98,9 @@ class Run:
             for name, part in parts.items():
                 checkpoint.load_state(part, self.state[name], path)
             checkpoint.set_rng_state(self.state["rng"])
+            if self.state["inside"] is not None:
+                self.inside = Inside.from_state(self.state["inside"], self.device)
+            self.saved = str(self.inside or f"epoch {self.last['epoch']}")
 
     def __enter__(self):
         if self.state is None:
@@ -88,35 +108,55 @@ class Run:
         else:
             self.files.keep_epochs(self.state["epoch"])
         self.log.open(self.files.file(f"{self.files.name}.log"))
-        first_step = (self.first_epoch - 1) * self.n_steps
-        self.board.open(self.files.file(files.TENSORBOARD), self.cfg.flags(), first_step)
+        self.board.open(self.files.file(files.TENSORBOARD), self.cfg.flags(), self.first_step)
+        self.saved_at = time.monotonic()
+        self.signals.__enter__()
         return self
 
     def __exit__(self, kind, error, traceback):
-        if error is not None:
-            self.log.close_bars()
-            self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
+        self.signals.__exit__()
+        self.log.close_bars()
         self.board.close()
+        if isinstance(error, KeyboardInterrupt):
+            self.log.detail(self.farewell(error))  # the terminal gets it from console.errors
+        elif error is not None:
+            self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
         self.log.close()
 
-    def how_to_go_on(self):
-        """What to do after the run was interrupted, behind a verb."""
+    def farewell(self, error):
+        """The last line of a run that this KeyboardInterrupt ended: what to do next."""
+        what = str(error) or "interrupted"
         if not self.files.has_checkpoint():
-            return " before an epoch was finished; start again, with --overwrite to keep the name"
+            keep = ", with --overwrite to keep the name" if os.path.exists(self.files.path) else ""
+            return f"{what} before anything was saved; start again{keep}"
+        there = f" after {self.saved}" if self.saved and not getattr(error, "saved", False) else ""
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
-        return f"; go on after the last finished epoch with\n{again}"
+        return f"{what}; go on{there} with {again}"
 
     # --- epochs ---------------------------------------------------------------------------------
 
     def epochs(self):
         """The numbers of the epochs still to do, counted from 1, with progress bars."""
-        self.log.open_bars(self.first_epoch, self.cfg.epochs, self.n_steps)
-        yield from range(self.first_epoch, self.cfg.epochs + 1)
+        done = 0 if self.inside is None else self.inside.step
+        self.log.open_bars(self.first_epoch, self.cfg.epochs, self.n_steps, done)
+        for epoch in range(self.first_epoch, self.cfg.epochs + 1):
+            yield epoch
+            self.stop_if_asked()
         self.log.close_bars()
 
+    def meter(self):
+        """A Meter for the training pass of an epoch; resumed inside it, the one it was saved with.
+        Its sums stay on the device."""
+        return utils.Meter(self.device) if self.inside is None else self.inside.meter
+
+    def steps(self, batches):
+        """Yield (step, batch) of an epoch, counted from 1; resumed inside it, of what is left."""
+        done = 0 if self.inside is None else self.inside.step
+        yield from enumerate(itertools.islice(batches, self.n_steps - done), start=done + 1)
+
     def step_done(self, epoch, step, meter):
-        """One training step is done: move the bars on, and show the running means if it is time,
-        which is the only wait for the device."""
+        """One training step is done: move the bars on, show the running means if it is time, which
+        is the only wait for the device, save if it is time, stop if that was asked for."""
         global_step = (epoch - 1) * self.n_steps + step
         if self.log.due(global_step):
             means = meter.means()
@@ -124,6 +164,25 @@ class Run:
             if global_step % self.cfg.print_freq == 0:
                 self.board.scalars("running", means, global_step)
         self.log.advance(epoch)
+        self.inside = Inside(epoch, step, meter)
+        minutes = self.cfg.checkpoint_minutes
+        if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
+            self._save(is_best=False)
+        self.stop_if_asked()
+
+    def stoppable(self, batches):
+        """`batches` to score, between which the run can be stopped."""
+        for batch in batches:
+            yield batch
+            self.stop_if_asked()
+
+    def stop_if_asked(self):
+        """Save and raise interrupts.Stopped, if a signal has asked for it. To be called where
+        nothing has changed since the last training step, or since the epoch was saved."""
+        if self.signals.number is not None:
+            if self.inside is not None and self.saved != str(self.inside):
+                self._save(is_best=False)
+            raise interrupts.Stopped(self.signals.number, f"after {self.saved}", saved=True)
 
     def record_epoch(self, epoch, lr, train, val, genotype):
         """Both phases of an epoch to metrics.jsonl and TensorBoard, with its genotype as text.
@@ -139,8 +198,21 @@ class Run:
             self.best = self.last
         return is_best
 
-    def save(self, spec, is_best):
-        """Write the checkpoint of the last epoch; `spec` is the DataSpec of the images."""
+    def save(self, is_best):
+        """Write the checkpoint of the epoch that is finished."""
+        self.inside = None
+        self._save(is_best)
+
+    def _save(self, is_best):
         states = {name: part.state_dict() for name, part in self.parts.items()}
-        rest = {"flags": self.cfg.flags(), "data": spec.to_dict(), "best": self.best, **self.last}
+        states["inside"] = None if self.inside is None else self.inside.state_dict()
+        rest = {
+            "flags": self.cfg.flags(),
+            "data": self.spec.to_dict(),
+            "best": self.best,
+            **self.last,
+        }
+        self.saved = ""  # not known until it is written
         self.files.save({**states, "rng": checkpoint.rng_state(), **rest}, is_best)
+        self.saved = str(self.inside or f"epoch {self.last['epoch']}")
+        self.saved_at = time.monotonic()

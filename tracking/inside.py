@@ -1,0 +1,27 @@
+"""A run inside an epoch, as a checkpoint keeps it."""
+
+from typing import NamedTuple
+
+import utils
+
+
+class Inside(NamedTuple):
+    """The training pass of an epoch, after some of its steps."""
+
+    epoch: int
+    step: int  # the last that was done, counted from 1
+    meter: utils.Meter
+
+    def __str__(self):
+        return f"step {self.step} of epoch {self.epoch}"
+
+    def state_dict(self):
+        """Raises FloatingPointError where the loss is not finite: nothing to go on from."""
+        self.meter.means()
+        return {**self._asdict(), "meter": self.meter.state_dict()}
+
+    @classmethod
+    def from_state(cls, state, device):
+        meter = utils.Meter(device)
+        meter.load_state_dict(state["meter"])
+        return cls(state["epoch"], state["step"], meter)
