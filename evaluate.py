@@ -28,6 +28,8 @@ def main(argv=None):
     paths = [cfg.run]
     if os.path.isdir(cfg.run):
         paths = [os.path.join(cfg.run, name) for name in (files.CHECKPOINT, files.BEST)]
+        if not os.path.exists(paths[1]):  # saved inside the first epoch
+            paths.pop()
     with errors.usage_errors(cfg.PROG):
         networks = [trained_network.load(path) for path in paths]
         device = pick.prepare_device(cfg)
@@ -55,9 +57,9 @@ def score(trained, parts, device):
     scores = {}
     for part, loader in parts.items():
         found = scores[part] = utils.evaluate(lambda X: net(X)[0], loader, device)
-        logged = "" if len(scores) > 1 else f" (training logged top1 {trained.top1:.2%})"
+        logged = "" if len(scores) > 1 else f" (training logged {trained.logged})"
         print(
-            f"{trained.path}, epoch {trained.epoch}, {trained.spec.name} {part} split: top1 "
+            f"{trained.path}, {trained.where}, {trained.spec.name} {part} split: top1 "
             f"{found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}{logged}"
         )
     return next(iter(scores.values()))

@@ -51,8 +51,8 @@ def main(argv=None):
             with open(temporary, "wb") as stream:
                 stream.write(data)
     print(
-        f"{out}: {cfg.format}, {len(data) / 1e6:.1f} MB, from {trained.path} (epoch "
-        f"{trained.epoch}, top1 {trained.top1:.2%}); logits of batches of 1, 2 and 5 images differ "
+        f"{out}: {cfg.format}, {len(data) / 1e6:.1f} MB, from {trained.path} "
+        f"({trained.where}, {trained.logged}); logits of batches of 1, 2 and 5 images differ "
         f"from the network's by {worst:.1e} at most"
     )
     return out

@@ -69,10 +69,10 @@ class Meter:
 
     def state_dict(self):
         seconds = time.perf_counter() - self.start
-        return {"sums": self.sums.cpu(), "n": self.n, "seconds": seconds}
+        return {"sums": self.sums.clone().cpu(), "n": self.n, "seconds": seconds}
 
     def load_state_dict(self, state):
-        self.sums = state["sums"].to(self.sums.device)
+        self.sums.copy_(state["sums"])
         self.n, self.start = state["n"], time.perf_counter() - state["seconds"]
 
     def means(self):

@@ -56,6 +56,9 @@ def load_state(part, state, path):
     """Give `part` the state_dict read from `path`. Raises ValueError if it does not fit."""
     try:
         part.load_state_dict(state)
+        if isinstance(part, torch.optim.Optimizer):
+            # it has made steps, which a scheduler warns of where it cannot know it
+            part._opt_called = True
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path} does not fit the network any more; was a block changed? "
