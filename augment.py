@@ -6,6 +6,11 @@
 Everything is recorded in augments/NAME. evaluate.py, predict.py and export.py use the result.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import functools
 
 import torch
@@ -72,7 +77,8 @@ def main(argv=None):
             fused=device.is_cuda,
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, cfg.epochs)
-        run.track(model=net, optim=optim, scheduler=scheduler)
+        run.track(model=net, optim=optim, scheduler=scheduler, train_loader=data.train)
+        run.last["genotype"] = gt.to_str(genotype)  # in a checkpoint inside the first epoch, too
 
     with errors.run_errors(cfg.PROG, run, budget.advice), run:
         augment_log.log_setup(run, data, genotype, size, kept_as, (inherited, copied))
@@ -84,15 +90,17 @@ def main(argv=None):
             # grows linearly, from 0 in the first epoch
             net.drop_path_prob(cfg.drop_path_prob * (epoch - 1) / cfg.epochs)
             trained = train(data.train, net, optim, criterion, epoch, run)
-            scheduler.step()
             trained |= loader_speed.speed([data.train], trained)
-            val = validate(data.val, net, device)
+            val = validate(run.stoppable(data.val), net, device)
+            scheduler.step()  # a run that stops while it validates is saved as of its last step
 
             is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
-            run.save(data.spec, is_best)
+            run.save(is_best)
             augment_log.log_epoch(run, trained, val, data.val_name)
             pictures.after_epoch(trained["seconds"] + val["seconds"])
-        test = None if data.test is None else validate(data.test, net, device)
+        test = None
+        if data.test is not None:
+            test = validate(run.stoppable(data.test), net, device)
         augment_log.finish(run, data, size, test, pictures)
     return run.files.path
 
@@ -102,7 +110,7 @@ def train(loader, net, optim, criterion, epoch, run):
     of the main classifier."""
     cfg, device = run.cfg, run.device
     guard = StepGuard(device, net, cfg.on_nan)
-    meter = utils.Meter(device, guard=guard)
+    meter = run.meter(guard)  # sums stay on the device
     net.train()
 
     def train_step(X, y):  # never waits, so that a CUDA graph can hold it
@@ -121,7 +129,7 @@ def train(loader, net, optim, criterion, epoch, run):
     if cfg.cuda_graphs:
         train_step = Graphed(train_step, functools.partial(run.log.warn, kind="CUDA graph"))
 
-    for step, batch in enumerate(loader, start=1):
+    for step, batch in run.steps(loader):
         X, y = device.put(batch)  # (N, C_in, H, W), (N,)
         loss, logits = train_step(X, y)
         meter.add(loss, logits, y)

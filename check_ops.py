@@ -7,6 +7,11 @@
 search.py and augment.py run the quick part of this on their own ops when they start.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import copy
 import inspect
 import statistics

@@ -78,7 +78,7 @@ def add_run_group(parser, root):
            help="a small setting that ends within minutes on a laptop: sets --layers, "
                 "--init_channels, --batch_size, --epochs and --threads unless given")
     switch(g, "--resume", keep="never",
-           help="go on with --name after its last finished epoch; flags are remembered")
+           help="go on with --name where it was saved last; flags are remembered")
     switch(g, "--overwrite", keep="never",
            help="replace an earlier run of this name; it is removed after the first epoch")
     switch(g, "--new_split", keep="never",
@@ -88,6 +88,9 @@ def add_run_group(parser, root):
     switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
     flag(g, "--print_freq", type=count, default=50, keep="free",
          help="steps between lines (without a terminal) or updates of the bar's means")
+    flag(g, "--checkpoint_minutes", type=non_negative, default=0.0, metavar="N", keep="free",
+         help="save every N minutes inside an epoch, too; --resume goes on from there to the same "
+              "result (0: after each epoch only)")
 
 
 def add_step_flag(g):

@@ -4,6 +4,11 @@ python evaluate.py augments/NAME            its last and its best epoch
 python evaluate.py augments/NAME/best.pt    one checkpoint
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import argparse
 import os
 
@@ -25,6 +30,8 @@ def main(argv=None):
     paths = [cfg.run]
     if os.path.isdir(cfg.run):
         paths = [os.path.join(cfg.run, name) for name in (files.CHECKPOINT, files.BEST)]
+        if not os.path.exists(paths[1]):  # saved inside the first epoch
+            paths.pop()
 
     def advice():
         return f"lower --batch_size {cfg.batch_size}"
@@ -56,9 +63,9 @@ def score(trained, parts, device):
     scores = {}
     for part, loader in parts.items():
         found = scores[part] = utils.evaluate(lambda X: net(X)[0], loader, device)
-        logged = "" if len(scores) > 1 else f" (training logged top1 {trained.top1:.2%})"
+        logged = "" if len(scores) > 1 else f" (training logged {trained.logged})"
         print(
-            f"{trained.path}, epoch {trained.epoch}, {visible(trained.spec.name)} {part} split: "
+            f"{trained.path}, {trained.where}, {visible(trained.spec.name)} {part} split: "
             f"top1 {found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}"
             f"{logged}"
         )

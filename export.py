@@ -7,6 +7,11 @@ The file needs no code of ours: float images (N, C, H, W) in [0, 1] in, logits o
 inside.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import copy
 import importlib.util
 import io
@@ -48,8 +53,8 @@ def main(argv=None):
             with open(temporary, "wb") as stream:
                 stream.write(data)
     print(
-        f"{out}: {cfg.format}, {len(data) / 1e6:.1f} MB, from {trained.path} (epoch "
-        f"{trained.epoch}, top1 {trained.top1:.2%}); logits of batches of 1, 2 and 5 images differ "
+        f"{out}: {cfg.format}, {len(data) / 1e6:.1f} MB, from {trained.path} "
+        f"({trained.where}, {trained.logged}); logits of batches of 1, 2 and 5 images differ "
         f"from the network's by {worst:.1e} at most"
     )
     return out

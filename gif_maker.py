@@ -6,6 +6,11 @@ Writes normal.gif and reduce.gif: one frame per finished epoch, in order; the la
 A band above the drawing shows the epoch, the accuracy and how far the search has come.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import os
 import re
 

@@ -7,6 +7,11 @@ those of the drawings. Under each panel stands the strongest op and how far it i
 runner-up. Edges that the genotype keeps are framed. Below: the mean entropy of alpha.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import math
 import os
 

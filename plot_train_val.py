@@ -6,6 +6,11 @@ Reads metrics.jsonl, never the text log, so it works while a run goes on and aft
 Works for augments/NAME just as well. Several runs are laid over each other.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import os
 
 from matplotlib.figure import Figure

@@ -10,6 +10,11 @@ the end, exit code 1; the others are classified.
 Names are safe in a spreadsheet and on a terminal: see `cell`.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import csv
 import os
 import sys

@@ -7,6 +7,11 @@ neither a network nor a script, on a laptop or a phone. search.py and augment.py
 after every epoch.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import base64
 import functools
 import os

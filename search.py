@@ -6,6 +6,11 @@
 Everything is recorded in searchs/NAME. The last lines say how to train what was found.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import functools
 from typing import NamedTuple
 
@@ -61,7 +66,14 @@ def main(argv=None):
         optims = build_optimizers(cfg, net, device)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optims.w, cfg.epochs, cfg.w_lr_min)
         architect = Architect(net, cfg.hessian, cfg.eps, cfg.reuse_gradient)
-        run.track(model=net, w_optim=optims.w, alpha_optim=optims.alpha, scheduler=scheduler)
+        run.track(
+            model=net,
+            w_optim=optims.w,
+            alpha_optim=optims.alpha,
+            scheduler=scheduler,
+            train_loader=data.train,
+            alpha_loader=data.alpha,
+        )
 
     with errors.run_errors(cfg.PROG, run, budget.advice), run:
         search_log.log_setup(run, data, net, kept_as)
@@ -71,14 +83,14 @@ def main(argv=None):
         for epoch in run.epochs():
             lr = optims.w.param_groups[0]["lr"]
             trained = train(data, net, architect, optims, epoch, run)
-            scheduler.step()
             trained |= loader_speed.speed((data.train, data.alpha), trained)
-            val = validate(data.val, net, device)
+            val = validate(run.stoppable(data.val), net, device)
+            scheduler.step()  # a run that stops while it validates is saved as of its last step
 
             genotype = net.genotype()
             is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
             record = search_log.record_alphas(run, net, genotype)
-            run.save(data.spec, is_best)
+            run.save(is_best)
             search_log.record_genotypes(run, data.spec)
             search_log.log_epoch(run, trained, val, record)
             # after saving: a drawing that fails costs no epoch
@@ -137,7 +149,7 @@ def train(data, net, architect, optims, epoch, run):
     """
     cfg, device = run.cfg, run.device
     guard = StepGuard(device, net, cfg.on_nan)
-    meter = utils.Meter(device, guard=guard)  # sums stay on the device
+    meter = run.meter(guard)  # sums stay on the device
     w_lr = optims.w.param_groups[0]["lr"]  # this epoch's cosine value
     xi = w_lr if cfg.order == 2 else 0.0  # sec. 2.3: xi = 0 is first order
     net.train()
@@ -167,7 +179,7 @@ def train(data, net, architect, optims, epoch, run):
 
     # D_val restarts when used up, so --val_portion never shortens the pass over D_train
     batches = zip(data.train, utils.endless(data.alpha), strict=False)
-    for step, (train_batch, val_batch) in enumerate(batches, start=1):
+    for step, (train_batch, val_batch) in run.steps(batches):
         trn_X, trn_y = device.put(train_batch)  # (N, C_in, H, W), (N,)
         val_X, val_y = device.put(val_batch)
         loss, logits = search_step(trn_X, trn_y, val_X, val_y)

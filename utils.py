@@ -79,6 +79,17 @@ class Meter:
         self.sums[4] += ~ok
         self.n += len(y)
 
+    def state_dict(self):
+        seconds = time.perf_counter() - self.start
+        state = {"sums": self.sums.clone().cpu(), "n": self.n, "seconds": seconds}
+        return state if self.guard is None else {**state, "guard": self.guard.state_dict()}
+
+    def load_state_dict(self, state):
+        self.sums.copy_(state["sums"])
+        self.n, self.start = state["n"], time.perf_counter() - state["seconds"]
+        if self.guard is not None:
+            self.guard.load_state_dict(state["guard"])
+
     def means(self):
         """{"loss", "top1", "top5"} as floats, NaN before the first image. Raises NotFinite, a
         FloatingPointError, for what is not finite, unless the guard skips it."""

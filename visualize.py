@@ -7,6 +7,11 @@ Writes normal and reduce, each as picture and as Graphviz source (.gv). Of a sea
 caption says epoch and accuracy, and an edge is drawn wider where its op has more weight in the mix.
 """
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
 import html
 import io
 import os

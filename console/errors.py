@@ -8,16 +8,23 @@ import shutil
 import sys
 from contextlib import contextmanager, suppress
 
+from console import interrupts
 from console.terminal import complain, visible
 
 WINDOWS = os.name == "nt"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+# what torch says of an exception in a loader process, of one that is gone, of memory they share
+_FROM_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
+_LOADER_DIED = re.compile(r"DataLoader worker \(pid|shared memory|/torch_\d+")
+
 
 def one_line(error, limit=300):
     """An exception in one line: its message, or the name of its class where it has none."""
-    text = " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
-    text = visible(text)
+    lines = [line.strip() for line in str(error).splitlines()]
+    if lines and _FROM_LOADER.match(lines[0]):  # torch puts the whole traceback there
+        lines = [lines[-1].removeprefix(f"{type(error).__name__}: ")]
+    text = visible(" ".join(lines) or type(error).__name__)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
@@ -92,26 +99,30 @@ def usage_errors(prog, advice=None):
     """Around what the user can correct: wrong input ends as one line with exit code 2, a file that
     cannot be read or written and memory that runs out (`memory_errors`) with 1."""
     try:
-        with memory_errors(prog, advice):
+        with interrupts.caught(), memory_errors(prog, advice):
             yield
     except ValueError as error:
         end(prog, one_line(error, 2000), 2, error)
     except OSError as error:
         end(prog, one_line(error, 2000), 1, error)
+    except KeyboardInterrupt:
+        end_interrupted(prog, "interrupted", 130)
 
 
 @contextmanager
 def run_errors(prog, run=None, advice=None):
-    """Around the work: a full disk or memory, a diverged loss or Ctrl-C ends as one line, exit
-    code 1 (130 for Ctrl-C). `run` is a tracking.run.Run, whose finished epochs are on disk by then;
-    `advice` as in `memory_errors`."""
+    """Around the work: a full disk or memory, a diverged loss, a loader process that died, Ctrl-C
+    or a signal ends as one line, exit code 1 (128 + the number of the signal). `run` is a
+    tracking.run.Run, which has saved what it could by then; `advice` as in `memory_errors`."""
     try:
-        with memory_errors(prog, advice):
+        with interrupts.caught(), memory_errors(prog, advice):
             yield
-    except KeyboardInterrupt:
-        print(file=sys.stderr)  # below the ^C of the terminal
-        end(prog, f"interrupted{'' if run is None else run.how_to_go_on()}", 130, None)
+    except KeyboardInterrupt as error:
+        text = (str(error) or "interrupted") if run is None else run.farewell(error)
+        end_interrupted(prog, text, interrupts.exit_code(error))
     except RuntimeError as error:
+        if _LOADER_DIED.search(str(error)):
+            end(prog, _loader_died(error, run), 1, error)
         if not no_deterministic_form(error):
             raise
         op = str(error).split()[0]
@@ -119,7 +130,7 @@ def run_errors(prog, run=None, advice=None):
     except FloatingPointError as error:
         end(prog, one_line(error) if run is None else run.not_finite(error), 1, error)
     except OSError as error:
-        go_on = "" if run is None else f"; the run has stopped{run.how_to_go_on()}"
+        go_on = "" if run is None else f"; the run has stopped{run.way_on()}"
         end(prog, one_line(f"{_describe(error)}{go_on}", 2000), 1, error)
 
 
@@ -133,6 +144,21 @@ def _describe(error):
     if errno.errorcode.get(error.errno) in ("ENOSPC", "EDQUOT", "EFBIG", "EIO"):
         text += "; free some room on that disk"
     return text
+
+
+def _loader_died(error, run):
+    text = (
+        "a loader process died, mostly for want of memory, or of shared memory (/dev/shm, which a "
+        "container may have little of); use fewer --workers, or --workers 0"
+    )
+    again = "" if run is None or not run.files.has_checkpoint() else ", and --resume"
+    return f"{text}{again} ({one_line(error, 120)})"
+
+
+def end_interrupted(prog, text, code):
+    """As `end`, below the ^C of a terminal."""
+    interrupts.below_the_c()
+    end(prog, text, code, None)
 
 
 def end(prog, text, code, cause):

@@ -126,19 +126,22 @@ class Log:
 
     # --- bars -----------------------------------------------------------------------------------
 
-    def open_bars(self, first_epoch, n_epochs, n_steps):
-        """Open two bars: of the epoch's training steps, and below it of those of the whole run,
-        whose time left is the expected end. Without a terminal there are none, and `step` writes
-        lines instead."""
+    def open_bars(self, first_epoch, n_epochs, n_steps, done=0):
+        """Open two bars: of the epoch's training steps, `done` of which were done before, and below
+        it of those of the whole run, whose time left is the expected end. Without a terminal there
+        are none, and `step` writes lines instead."""
         self._began, self._first_epoch, self._n_epochs = time.perf_counter(), first_epoch, n_epochs
         common = {"dynamic_ncols": True, "file": sys.stderr, "leave": False}
         common["disable"] = True if self.quiet else None
         form = "{desc:>12} {percentage:3.0f}%|{bar:16}| {n}/{total} {elapsed}, {remaining} left"
-        total, done = n_epochs * n_steps, (first_epoch - 1) * n_steps
+        total, before = n_epochs * n_steps, (first_epoch - 1) * n_steps + done
         self._bars = (
-            tqdm(total=n_steps, position=0, bar_format=form + "{postfix}", **common),
             tqdm(
-                total=total, initial=done, position=1, desc="whole run", smoothing=0.05,
+                total=n_steps, initial=done, position=0, desc=f"epoch {first_epoch}/{n_epochs}",
+                bar_format=form + "{postfix}", **common,
+            ),
+            tqdm(
+                total=total, initial=before, position=1, desc="whole run", smoothing=0.05,
                 bar_format=form, **common,
             ),
         )  # fmt: skip

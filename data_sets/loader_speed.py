@@ -2,11 +2,11 @@
 
 import time
 
-from torch.utils.data import DataLoader
+from data_sets.loader_processes import Loader
 
 
-class TimedLoader(DataLoader):
-    """A DataLoader that measures how long its batches were waited for, in `seconds`."""
+class TimedLoader(Loader):
+    """A Loader that measures how long its batches were waited for, in `seconds`."""
 
     seconds = 0.0
 

@@ -10,12 +10,14 @@ import logging
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Subset
+import torch
+from torch.utils.data import Subset
 
 from console.parser import to_folder_name
 from data_sets import image_folder, named, splits
 from data_sets.cache import CacheBudget
-from data_sets.loader_speed import TimedLoader
+from data_sets.loader_processes import Loader
+from data_sets.shuffled import Augmented, ShuffledLoader
 from data_sets.splits import Part, Transformed
 from data_sets.transforms import Fit, default_cutout, pick_augmentation, transforms
 from devices import pick
@@ -34,9 +36,9 @@ class Data(NamedTuple):
     """
 
     spec: named.DataSpec
-    train: TimedLoader
+    train: ShuffledLoader
     alpha: Any
-    val: DataLoader
+    val: Loader
     test: Any
     val_name: str  # "alpha half", "val", "test" or "held-out"
     class_counts: tuple  # training images of each class
@@ -73,7 +75,7 @@ def search_data(options):
     return Data(
         part.spec,
         train=_training_loader(w_half, augmented, batch_size, options),
-        alpha=_training_loader(alpha_half, augmented, alpha_batch, options),
+        alpha=_training_loader(alpha_half, augmented, alpha_batch, options, half=1),
         val=_scoring_loader(alpha_half, part.spec, batch_size, options),
         test=None,
         val_name="alpha half",
@@ -221,16 +223,15 @@ def _fit_batch(options, n_images, what):
     return fits
 
 
-def _training_loader(dataset, augmented, batch_size, options):
-    images = Transformed(dataset, augmented)
-    return TimedLoader(
-        images, batch_size, shuffle=True, drop_last=True, **_how_to_load(images, options)
-    )
+def _training_loader(dataset, augmented, batch_size, options, half=0):
+    images = Augmented(dataset, augmented)
+    seed = [options.seed, half]
+    return ShuffledLoader(images, batch_size, seed, **_how_to_load(images, options))
 
 
 def _scoring_loader(dataset, spec, batch_size, options):
     images = Transformed(dataset, transforms(spec, train=False))
-    return DataLoader(images, batch_size, **_how_to_load(images, options))
+    return Loader(images, batch_size=batch_size, **_how_to_load(images, options))
 
 
 def _how_to_load(dataset, options):
@@ -242,6 +243,8 @@ def _how_to_load(dataset, options):
         # processes that live on keep random states that no checkpoint holds
         "persistent_workers": workers > 0 and not options.deterministic,
         "pin_memory": options.pin_memory,
+        # torch draws a seed for loader processes: not from the generator of the network
+        "generator": torch.Generator(),
     }
 
 

@@ -15,7 +15,7 @@ class Cutout(torch.nn.Module):
     """Cutout (arXiv 1708.04552): zero a square of `length` pixels around a random pixel.
 
     x (C, H, W), normalised, so zero is the mean -> a new tensor. The square may hang over the
-    border. The position comes from torch's generator, which differs between loader workers.
+    border. The position comes from torch's generator.
     """
 
     def __init__(self, length):

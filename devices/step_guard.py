@@ -89,6 +89,13 @@ class StepGuard:
             pairs = zip(parts, buffers, strict=True)
             torch._foreach_copy_(buffers, [part.view(buffer.shape) for part, buffer in pairs])
 
+    def state_dict(self):
+        return {"counts": self.counts.cpu(), "step": self.step.cpu()}
+
+    def load_state_dict(self, state):
+        self.counts.copy_(state["counts"])
+        self.step.copy_(state["step"])
+
     def check(self, counts):
         """Raise NotFinite for the first thing that was not finite, unless steps are skipped.
         `counts` is `self.counts` as a list of lists."""

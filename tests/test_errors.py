@@ -52,7 +52,7 @@ def test_how_errors_end(capsys):
     code, text = ends(errors.run_errors("search.py"), OSError("full"), capsys)
     assert (code, text) == (1, "search.py: full\n")
     code, text = ends(errors.run_errors("evaluate.py"), KeyboardInterrupt(), capsys)
-    assert (code, text) == (130, "\nevaluate.py: interrupted\n")
+    assert (code, text) == (130, "evaluate.py: interrupted\n")
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
     code, text = ends(errors.run_errors("search.py"), error, capsys)
     assert code == 1
@@ -67,15 +67,15 @@ def test_an_interrupted_run_says_how_it_goes_on(here, capsys):
     code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
     assert code == 130
     assert text == (
-        "\nsearch.py: interrupted before an epoch was finished; start again, with --overwrite to "
-        "keep the name\n"
+        "search.py: interrupted before anything was saved; start again, with --overwrite to keep "
+        "the name\n"
     )
     assert os.listdir("searchs/x") == [".lock"]  # a Run takes its folder, and no more
     Path(run.files.file("checkpoint.pt")).touch()
     code, text = ends(errors.run_errors("search.py", run), KeyboardInterrupt(), capsys)
     assert code == 130
     again = errors.command("search.py", "--name", "x", "--resume")
-    assert text == f"\nsearch.py: interrupted; go on after the last finished epoch with\n{again}\n"
+    assert text == f"search.py: interrupted; go on with {again}\n"
 
 
 def test_faults_of_our_own_keep_their_traceback():

@@ -178,7 +178,7 @@ def test_dilated_convolutions_leave_as_plain_ones():
     spec = named.spec("digits")
     net = AugmentCNN(8, 1, 2, 10, 3, True, gt.PC_DARTS_cifar).eval()
     assert any(isinstance(m, ops.DilatedConv2d) for m in net.modules())
-    own = DeployedNetwork(TrainedNetwork("x", net, spec, gt.PC_DARTS_cifar, {}, 1, 0.5))
+    own = DeployedNetwork(TrainedNetwork("x", net, spec, gt.PC_DARTS_cifar, {}, 1, 0, 0.5))
     plain = export.portable(own)
     assert not any(isinstance(m, ops.DilatedConv2d) for m in plain.modules())
     assert any(m.dilation == (2, 2) for m in plain.modules() if isinstance(m, nn.Conv2d))

@@ -259,7 +259,7 @@ def test_a_batch_that_nobody_asked_for_is_made_to_fit(stubs, caplog):
     assert (data.batch_size, len(data.train)) == (16, 1)  # of 20 images
     assert "batch 16 instead of 64" in caplog.text
     data = trained("cifar10", batch_size=96, **may)
-    assert (data.batch_size, data.train.batch_size) == (32, 32)  # of 40
+    assert (data.batch_size, data.train.batch_sampler.batch_size) == (32, 32)  # of 40
 
 
 def test_a_small_part_for_alpha_gets_smaller_batches(stubs):

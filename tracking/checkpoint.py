@@ -71,7 +71,25 @@ def _is_images(value):
     )
 
 
-_PROGRESS = {"epoch": is_count, "top1": is_weight, "genotype": _is_genotype}
+def _is_epoch(value):
+    return value == 0 or is_count(value)
+
+
+def _is_progress(value):
+    """The last or the best epoch that is finished; before the first, without score."""
+    if not (is_object(value) and _is_epoch(value.get("epoch"))):
+        return False
+    if value["epoch"] == 0:
+        return value.get("top1") in (None, -1.0)
+    return is_weight(value.get("top1")) and _is_genotype(value.get("genotype"))
+
+
+def _is_inside(value):
+    """An epoch that is under way (tracking/inside.py), or none."""
+    inside = {"epoch": is_count, "step": is_count, "meter": is_object}
+    return value is None or fits(value, inside)
+
+
 _DATA = {
     "name": is_text,
     "C_in": is_count,
@@ -87,20 +105,23 @@ _COMMON = {
     "flags": is_object,
     "data": _DATA,
     "images": _is_images,
-    "best": _PROGRESS,
-    **_PROGRESS,
+    "best": _is_progress,
+    "epoch": _is_epoch,
+    "inside": _is_inside,
+    "train_loader": is_object,
 }
 # the rest, by the program that writes it
 KINDS = {
-    "search.py": {"w_optim": is_object, "alpha_optim": is_object},
+    "search.py": {"w_optim": is_object, "alpha_optim": is_object, "alpha_loader": is_object},
     "augment.py": {"optim": is_object},
 }
 
 
 def kind_of(state):
     """The program that wrote a checkpoint; None for what is none of ours."""
-    kinds = (kind for kind, keys in KINDS.items() if is_object(state) and keys.keys() <= set(state))
-    return next(kinds, None)
+    if not is_object(state):
+        return None
+    return "search.py" if "w_optim" in state else "augment.py" if "optim" in state else None
 
 
 def _check(state, path):
@@ -114,6 +135,8 @@ def _check(state, path):
             raise Damaged(f"{whole}: {key} is missing")
         if not fits(state[key], wanted):
             raise Damaged(f"{whole}: {key} is not what it should be")
+    if not _is_progress(state):
+        raise Damaged(f"{whole}: top1 or genotype is not what it should be")
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -162,6 +185,9 @@ def load_state(part, state, path):
         raise Damaged(f"{path} is no whole checkpoint: a value of {what} is not what it should be")
     try:
         part.load_state_dict(state)
+        if isinstance(part, torch.optim.Optimizer):
+            # it has made steps, which a scheduler warns of where it cannot know it
+            part._opt_called = True
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} does not fit the network any more; was a block changed? "

@@ -78,7 +78,9 @@ def restore_files(folder, state, cfg, device_name):
 def _restore_best(folder, state):
     """best.pt of the epoch that the checkpoint calls the best."""
     best, path = state["best"], folder.file(files.BEST)
-    if best["epoch"] == state["epoch"]:
+    if best["epoch"] == 0:  # stopped inside the first epoch
+        return
+    if best["epoch"] == state["epoch"] and state["inside"] is None:
         checkpoint.save(state, path)
         return
     for candidate in (path, folder.file(files.PREVIOUS)):
@@ -86,7 +88,8 @@ def _restore_best(folder, state):
             found = checkpoint.load(candidate)
         except ValueError:
             continue
-        if all(found[key] == best[key] for key in ("epoch", "top1", "genotype")):
+        same = all(found[key] == best[key] for key in ("epoch", "top1", "genotype"))
+        if same and found["inside"] is None:
             if candidate != path:
                 checkpoint.save(found, path)
             return

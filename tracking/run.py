@@ -1,11 +1,14 @@
 """A run: its folder, its log, its TensorBoard events and its state, put together."""
 
 import contextlib
+import itertools
 import logging
 import logging.handlers
 import os
+import time
 
-from console import errors
+import utils
+from console import errors, interrupts
 from console.log import Log
 from console.terminal import visible
 from data_sets import splits
@@ -15,8 +18,11 @@ from devices.step_guard import ALPHA
 from records import files
 from tracking import checkpoint, resume
 from tracking.board import Board
+from tracking.inside import Inside
 
 RATES = {"w_optim": "w_lr", "optim": "lr", "alpha_optim": "alpha_lr"}  # flags of the optimizers
+
+NO_EPOCH = {"epoch": 0, "top1": None, "genotype": None}  # the last finished epoch, before the first
 
 
 class Run:
@@ -46,7 +52,11 @@ class Run:
         self.findings = []  # what was found out about the data, for the log
         self.images = {}  # which images were read: {part: splits.fingerprint}
         self.n_steps = self.top_k = 0
-        self.best, self.last = {"epoch": 0, "top1": -1.0}, None
+        self.spec = None  # the DataSpec of the images
+        self.best, self.last = {**NO_EPOCH, "top1": -1.0}, dict(NO_EPOCH)
+        self.inside = None  # the Inside of an epoch that is under way
+        self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
+        self.signals = interrupts.StopSignals()
         if state is not None:
             self.best = state["best"]
             self.last = {key: state[key] for key in ("epoch", "top1", "genotype")}
@@ -57,6 +67,12 @@ class Run:
     @property
     def first_epoch(self):
         return 1 if self.state is None else self.state["epoch"] + 1
+
+    @property
+    def first_step(self):
+        """How many training steps of the whole run were done before this call."""
+        inside = self.state and self.state["inside"]
+        return (self.first_epoch - 1) * self.n_steps + (inside["step"] if inside else 0)
 
     def load_data(self, load):
         """`load`(DataOptions of this run) -> its data. What it logs is kept for the log."""
@@ -78,6 +94,7 @@ class Run:
         self.findings = [visible(record.getMessage()) for record in memory.buffer]
         self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
         self._check_images(data.images)
+        self.spec = data.spec
         return data
 
     def _check_images(self, images):
@@ -106,6 +123,9 @@ class Run:
             for name, part in parts.items():
                 checkpoint.load_state(part, self.state[name], path)
             checkpoint.set_rng_state(self.state["rng"], path)
+            if self.state["inside"] is not None:
+                self.inside = Inside(**self.state["inside"])
+            self.saved = str(self.inside or f"epoch {self.last['epoch']}")
 
     def __enter__(self):
         flags, device_name = self.cfg.flags(), self.device.name
@@ -118,8 +138,8 @@ class Run:
         except BaseException:
             self.files.give_back()
             raise
-        first_step = (self.first_epoch - 1) * self.n_steps
-        self.board.open(self.files.file(files.TENSORBOARD), flags, first_step, warn=self.log.warn)
+        path = self.files.file(files.TENSORBOARD)
+        self.board.open(path, flags, self.first_step, warn=self.log.warn)
         for finding in self.files.findings:
             self.log.warn(finding)
         if self.files.earlier is not None:
@@ -127,33 +147,43 @@ class Run:
                 f"the earlier run of this name is in {self.files.earlier} until the first epoch is "
                 f"finished"
             )
+        self.saved_at = time.monotonic()
+        self.signals.__enter__()
         return self
 
     def __exit__(self, kind, error, traceback):
+        self.signals.__exit__()
         try:
-            if error is not None:
-                self.log.close_bars()
-                with contextlib.suppress(OSError):  # the disk is full, perhaps
+            self.log.close_bars()
+            with contextlib.suppress(OSError):  # the disk is full, perhaps
+                if isinstance(error, KeyboardInterrupt):
+                    self.log.detail(self.farewell(error))  # the terminal gets it from errors
+                elif error is not None:
                     self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
         finally:
             self.board.close()
             self.files.release()
             self.log.close()
 
-    def how_to_go_on(self):
-        """What to do after the run was interrupted, behind a verb."""
+    def farewell(self, error):
+        """The last line of a run that this KeyboardInterrupt ended: what to do next."""
+        return f"{str(error) or 'interrupted'}{self.way_on(getattr(error, 'saved', False))}"
+
+    def way_on(self, known=False):
+        """What to do after the run has ended early, behind a verb; `known`: it was said already
+        what has been saved."""
         if not self.files.has_checkpoint():
-            kept = ""
+            keep = ", with --overwrite to keep the name" if os.path.exists(self.files.path) else ""
             if self.files.earlier is not None:
-                kept = f"; the earlier run of this name is in {self.files.earlier}"
-            text = " before an epoch was finished; start again, with --overwrite to keep the name"
-            return text + kept
+                keep += f"; the earlier run of this name is in {self.files.earlier}"
+            return f" before anything was saved; start again{keep}"
+        there = f" after {self.saved}" if self.saved and not known else ""
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
-        return f"; go on after the last finished epoch with\n{again}"
+        return f"; go on{there} with {again}"
 
     def not_finite(self, error):
         """A NotFinite in one line: where it was seen, what to change, how to go on."""
-        done = 0 if self.last is None else self.last["epoch"]
+        done = self.last["epoch"]
         where = f"epoch {min(done + 1, self.cfg.epochs)}"
         if error.step:
             where += f", step {error.step} of {self.n_steps}"
@@ -178,13 +208,29 @@ class Run:
 
     def epochs(self):
         """The numbers of the epochs still to do, counted from 1, with progress bars."""
-        self.log.open_bars(self.first_epoch, self.cfg.epochs, self.n_steps)
-        yield from range(self.first_epoch, self.cfg.epochs + 1)
+        done = 0 if self.inside is None else self.inside.step
+        self.log.open_bars(self.first_epoch, self.cfg.epochs, self.n_steps, done)
+        for epoch in range(self.first_epoch, self.cfg.epochs + 1):
+            yield epoch
+            self.stop_if_asked()
         self.log.close_bars()
 
+    def meter(self, guard):
+        """A Meter for the training pass of an epoch whose updates `guard`, a StepGuard, decides;
+        resumed inside the epoch, both go on from where they were saved."""
+        meter = utils.Meter(self.device, "training loss", guard)
+        if self.inside is not None:
+            meter.load_state_dict(self.inside.meter)
+        return meter
+
+    def steps(self, batches):
+        """Yield (step, batch) of an epoch, counted from 1; resumed inside it, of what is left."""
+        done = 0 if self.inside is None else self.inside.step
+        yield from enumerate(itertools.islice(batches, self.n_steps - done), start=done + 1)
+
     def step_done(self, epoch, step, meter):
-        """One training step is done: move the bars on, and show the running means if it is time,
-        which is the only wait for the device."""
+        """One training step is done: move the bars on, show the running means if it is time, which
+        is the only wait for the device, save if it is time, stop if that was asked for."""
         global_step = (epoch - 1) * self.n_steps + step
         if self.log.due(global_step):
             means = meter.means()
@@ -192,6 +238,25 @@ class Run:
             if global_step % self.cfg.print_freq == 0:
                 self.board.scalars("running", means, global_step)
         self.log.advance(epoch)
+        self.inside = Inside(epoch, step, meter)
+        minutes = self.cfg.checkpoint_minutes
+        if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
+            self._save(is_best=False)
+        self.stop_if_asked()
+
+    def stoppable(self, batches):
+        """`batches` to score, between which the run can be stopped."""
+        for batch in batches:
+            yield batch
+            self.stop_if_asked()
+
+    def stop_if_asked(self):
+        """Save and raise interrupts.Stopped, if a signal has asked for it. To be called where
+        nothing has changed since the last training step, or since the epoch was saved."""
+        if self.signals.number is not None:
+            if self.inside is not None and self.saved != str(self.inside):
+                self._save(is_best=False)
+            raise interrupts.Stopped(self.signals.number, f"after {self.saved}", saved=True)
 
     def trained(self, epoch, meter):
         """The means of an epoch's training, `meter.result()`; says which steps were left out."""
@@ -214,9 +279,17 @@ class Run:
             self.best = self.last
         return is_best
 
-    def save(self, spec, is_best):
-        """Write the checkpoint of the last epoch; `spec` is the DataSpec of the images."""
+    def save(self, is_best):
+        """Write the checkpoint of the epoch that is finished."""
+        self.inside = None
+        self._save(is_best)
+
+    def _save(self, is_best):
         states = {name: part.state_dict() for name, part in self.parts.items()}
-        about = {"flags": self.cfg.flags(), "data": spec.to_dict(), "images": self.images}
-        about |= {"best": self.best, **self.last}
-        self.files.save({**states, "rng": checkpoint.rng_state(), **about}, is_best)
+        states["inside"] = None if self.inside is None else self.inside.state_dict()
+        rest = {"flags": self.cfg.flags(), "data": self.spec.to_dict(), "images": self.images}
+        rest |= {"best": self.best, **self.last}
+        self.saved = ""  # not known until it is written
+        self.files.save({**states, "rng": checkpoint.rng_state(), **rest}, is_best)
+        self.saved = str(self.inside or f"epoch {self.last['epoch']}")
+        self.saved_at = time.monotonic()

@@ -82,7 +82,7 @@ def describe_gradient(cfg):
 def record_setup(run, data):
     """The held-out images, and the command that trains what is found."""
     common_log.record_held_out(run, data)
-    if run.last is not None:  # the run goes on: in line with its checkpoint
+    if run.last["epoch"]:  # the run goes on: in line with its checkpoint
         record_genotypes(run, data.spec)
     run.files.update_summary(next=augment_command(run))
 

@@ -16,7 +16,11 @@ from tracking import checkpoint
 
 
 class TrainedNetwork(NamedTuple):
-    """What `load` finds in a checkpoint of augment.py. `net` is on the CPU, in evaluation mode."""
+    """What `load` finds in a checkpoint of augment.py. `net` is on the CPU, in evaluation mode.
+
+    Of a training that was saved inside an epoch, `epoch` is that one, `step` the last that was
+    done, and `top1` None: it was not scored there.
+    """
 
     path: str
     net: nn.Module
@@ -24,7 +28,18 @@ class TrainedNetwork(NamedTuple):
     genotype: gt.Genotype
     flags: dict
     epoch: int
+    step: int  # 0: the epoch is finished
     top1: float
+
+    @property
+    def where(self):
+        """When in its training this network was saved, in words."""
+        return f"step {self.step} of epoch {self.epoch}" if self.step else f"epoch {self.epoch}"
+
+    @property
+    def logged(self):
+        """Its score in its training, in words."""
+        return "no score there" if self.top1 is None else f"top1 {self.top1:.2%}"
 
 
 def checkpoint_path(run):
@@ -65,9 +80,10 @@ def load(path):
     genotype = gt.from_str(state["genotype"])
     net = augment_cnn.build(spec, argparse.Namespace(**state["flags"]), genotype)
     checkpoint.load_state(net, state["model"], path)
-    return TrainedNetwork(
-        path, net.eval(), spec, genotype, state["flags"], state["epoch"], state["top1"]
-    )
+    epoch, step, top1 = state["epoch"], 0, state["top1"]
+    if state["inside"] is not None:
+        epoch, step, top1 = state["inside"]["epoch"], state["inside"]["step"], None
+    return TrainedNetwork(path, net.eval(), spec, genotype, state["flags"], epoch, step, top1)
 
 
 def init_from(net, run):

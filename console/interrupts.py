@@ -1,0 +1,113 @@
+"""Ctrl-C, and the signals that ask a program to end.
+
+A script calls `end_in_one_line` before its imports: from then on Ctrl-C ends it in one line, also
+while torch is imported. A run looks at `StopSignals` after each step.
+"""
+
+import _thread
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager, suppress
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was asked to end, by a signal other than Ctrl-C's."""
+
+    def __init__(self, number, where="at once", saved=False):
+        """
+        number  of the signal
+        where   it stopped, in words
+        saved   whether all that was done until there has been saved
+        """
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}")
+        self.number, self.saved = number, saved
+
+
+def exit_code(error):
+    """Of a program that ends with this KeyboardInterrupt: 128 + the number of its signal."""
+    return 128 + getattr(error, "number", signal.SIGINT)
+
+
+class StopSignals:
+    """While entered, SIGTERM, SIGUSR1 (clusters: soon your time is up) and SIGHUP (the terminal was
+    closed) are remembered in `number` instead of ending the program; a second one raises Stopped.
+
+    What the program was started to ignore stays ignored, as SIGHUP is under nohup. Does nothing in
+    another thread than the main one, where Python allows no handlers.
+    """
+
+    NAMES = ("SIGTERM", "SIGUSR1", "SIGHUP")  # Windows has the first alone
+
+    def __init__(self):
+        self.number = None  # of the signal that came
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for name in self.NAMES:
+                number = getattr(signal, name, None)
+                if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *error):
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _on_signal(self, number, frame):
+        if self.number is not None:
+            raise Stopped(number)
+        self.number = number
+
+
+# --- Ctrl-C in a script -------------------------------------------------------------------------
+
+_catchers = 0  # contexts around what runs now that end in one line after a KeyboardInterrupt
+
+
+@contextmanager
+def caught():
+    """Around what a KeyboardInterrupt may be raised in: somebody catches it and cleans up."""
+    global _catchers
+    _catchers += 1
+    try:
+        yield
+    finally:
+        _catchers -= 1
+
+
+def end_in_one_line():
+    """From here on Ctrl-C ends this program in one line with exit code 130, wherever it is, and a
+    second one at once. For the first lines of a script, before its imports."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else: ignored, by a shell
+        signal.signal(signal.SIGINT, _on_ctrl_c)
+        sys.unraisablehook = _unraisablehook
+
+
+def _on_ctrl_c(number, frame):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one, while the program is ending
+    if _catchers:
+        raise KeyboardInterrupt
+    # nothing to clean up. Not an exception: some raised while torch is imported abort the process
+    below_the_c()
+    print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+def _unraisablehook(caught):
+    """Python drops an exception that is raised in the callback of a weak reference. Ctrl-C must not
+    get lost there: once more, a moment later."""
+    if caught.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(caught)
+        return
+    signal.signal(signal.SIGINT, _on_ctrl_c)
+    with suppress(RuntimeError):  # no more threads: the program is at its end anyway
+        threading.Timer(0.01, _thread.interrupt_main).start()
+
+
+def below_the_c():
+    """Go to a new line where the terminal has written ^C into this one."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
