@@ -25,7 +25,7 @@ DRAWING = "plots/EP01-normal.png"
 READS = {
     report: (
         files.CONFIG, files.METRICS, files.ALPHAS, files.GENOTYPE, files.SUMMARY, DRAWING,
-        "normal.gif", files.CURVES, files.ALPHA_FIGURE, "plots",
+        "normal.gif", "plots",
     ),
     plot_alphas: (files.ALPHAS, files.GENOTYPE),
     plot_train_val: (files.METRICS, files.SUMMARY),
@@ -132,5 +132,4 @@ def quick_pictures(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_costs_no_traceback(kind, here, finished_augment, quick_pictures):
     for script, folder, path in CASES:
-        for seed in range(2 if kind == "flipped" else 1):
-            assert_ends_well(script, finished_augment[0] / folder, path, kind, seed)
+        assert_ends_well(script, finished_augment[0] / folder, path, kind, seed=0)
