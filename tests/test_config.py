@@ -176,8 +176,8 @@ def test_every_flag_says_whether_it_may_change():
     """A flag is free if the result does not depend on it: think twice before you add one here."""
     of_one_call = {"name", "resume", "overwrite"}
     free = {
-        "quiet", "print_freq", "device", "gpus", "threads", "workers", "layout", "cuda_graphs",
-        "data_path", "cache_gb",
+        "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
+        "layout", "cuda_graphs", "data_path", "cache_gb",
     }  # fmt: skip
     for (config, needed), more in zip(RUNS, ({"max_madds"}, set()), strict=True):
         actions = flags_of(config, needed)
