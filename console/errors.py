@@ -137,7 +137,7 @@ def run_errors(prog, run=None, advice=None):
 def _describe(error):
     """An OSError: the file, what is wrong with it, what to do."""
     if error.errno is None or error.filename is None:
-        return str(error)
+        return one_line(error, 2000)
     path = os.path.relpath(error.filename)
     path = error.filename if path.startswith("..") else path
     text = f"{path} cannot be written or read ({error.strerror})"

@@ -174,10 +174,10 @@ def group_of(config, needed, title):
 
 def test_every_flag_says_whether_it_may_change():
     """A flag is free if the result does not depend on it: think twice before you add one here."""
-    of_one_call = {"name", "resume", "overwrite"}
+    of_one_call = {"name", "resume", "overwrite", "new_split"}
     free = {
-        "quiet", "print_freq", "device", "gpus", "threads", "workers", "layout", "cuda_graphs",
-        "data_path", "cache_gb", "on_nan",
+        "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
+        "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan",
     }  # fmt: skip
     for (config, needed), more in zip(RUNS, ({"max_madds"}, set()), strict=True):
         actions = flags_of(config, needed)

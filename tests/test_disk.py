@@ -96,7 +96,7 @@ def test_a_full_disk_before_the_first_epoch(here, undisturbed, quick_epochs):
             code, text = outcome(words)
         if "/tb/" not in failed[0]:
             assert (code, text.count("\n")) == (1, 1), text
-            assert "--overwrite" in text
+            assert "start again" in text
             words_again = [*words, "--overwrite"] if os.path.exists("searchs/s") else words
             assert outcome(words_again) == (0, "")
         same_result("searchs/s", undisturbed[0])

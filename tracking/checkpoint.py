@@ -75,13 +75,18 @@ def _is_epoch(value):
     return value == 0 or is_count(value)
 
 
+def _progress_of(value):
+    """What the last or the best epoch that is finished must hold; before the first, no score."""
+    scored = not is_object(value) or value.get("epoch") != 0
+    return {
+        "epoch": _is_epoch,
+        "top1": is_weight if scored else lambda top1: top1 in (None, -1.0),
+        "genotype": _is_genotype if scored else lambda text: text is None or _is_genotype(text),
+    }
+
+
 def _is_progress(value):
-    """The last or the best epoch that is finished; before the first, without score."""
-    if not (is_object(value) and _is_epoch(value.get("epoch"))):
-        return False
-    if value["epoch"] == 0:
-        return value.get("top1") in (None, -1.0)
-    return is_weight(value.get("top1")) and _is_genotype(value.get("genotype"))
+    return fits(value, _progress_of(value))
 
 
 def _is_inside(value):
@@ -106,7 +111,6 @@ _COMMON = {
     "data": _DATA,
     "images": _is_images,
     "best": _is_progress,
-    "epoch": _is_epoch,
     "inside": _is_inside,
     "train_loader": is_object,
 }
@@ -130,13 +134,11 @@ def _check(state, path):
     if kind is None:
         raise Damaged(f"{path} is no checkpoint of search.py or augment.py")
     whole = f"{path} is no whole checkpoint of {kind}"
-    for key, wanted in {**_COMMON, **KINDS[kind]}.items():
+    for key, wanted in {**_COMMON, **KINDS[kind], **_progress_of(state)}.items():
         if key not in state:
             raise Damaged(f"{whole}: {key} is missing")
         if not fits(state[key], wanted):
             raise Damaged(f"{whole}: {key} is not what it should be")
-    if not _is_progress(state):
-        raise Damaged(f"{whole}: top1 or genotype is not what it should be")
 
 
 # --- files --------------------------------------------------------------------------------------
