@@ -147,7 +147,7 @@ def test_apples_gpus_have_no_float64(there):
     ("run", "message"),
     [
         ("augments/none", "augments/none: No such file or directory"),
-        ("augments/a/config.json", "augments/a/config.json is no checkpoint"),
+        ("augments/a/config.json", "augments/a/config.json is damaged or no checkpoint"),
         ("searchs/s", "searchs/s/checkpoint.pt is the supernet of a search, not a trained network"),
         ("searchs", "searchs/checkpoint.pt: No such file or directory"),
         ("augments/a --batch_size 1", "argument --batch_size"),

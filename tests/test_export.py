@@ -195,7 +195,7 @@ def test_dilated_convolutions_leave_as_plain_ones():
         ("searchs/s", "searchs/s/checkpoint.pt is the supernet of a search"),
         ("augments/none", "augments/none: No such file or directory"),
         ("augments", "augments/checkpoint.pt: No such file or directory"),
-        ("augments/a/config.json", "augments/a/config.json is no checkpoint"),
+        ("augments/a/config.json", "augments/a/config.json is damaged or no checkpoint"),
     ],
 )
 def test_what_cannot_be_exported_ends_in_one_line(there, run, message):

@@ -282,7 +282,7 @@ def test_tensors_that_do_not_fit_are_named_four_at_most():
         ("--init_from searchs/s", "searchs/s/checkpoint.pt is the supernet of a search"),
         ("--init_from nothere", "nothere: No such file or directory"),
         ("--init_from augments", "augments/checkpoint.pt: No such file or directory"),
-        ("--init_from augments/a/config.json", "augments/a/config.json is no checkpoint"),
+        ("--init_from augments/a/config.json", "augments/a/config.json is damaged"),
     ],
 )
 def test_what_init_from_refuses(there, words, message):
