@@ -69,6 +69,8 @@ class Architect:
         self.alphas = list(net.alphas())
         # frozen weights take no step, virtual or real
         self.weights = [w for w in net.weights() if w.requires_grad]
+        if not self.weights:
+            raise ValueError("every weight of the network is frozen; nothing can be learned")
         self.draws = False  # whether a pass was seen to draw random numbers
 
     def unrolled_backward(self, trn_X, trn_y, val_X, val_y, xi, w_optim):

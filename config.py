@@ -335,6 +335,12 @@ class Config(argparse.Namespace):
         """The default of a flag."""
         return self._actions[name].value
 
+    def require_sayable(self, flags, source):
+        """End the program where `source` holds a value that no command line could give a flag."""
+        for name, value in flags.items():
+            if name in self._actions and not _could_be_said(self._actions[name], value):
+                self.error(f"{source} says --{name} {value!r}, which is no value of that flag")
+
     def marked(self, flags, **marks):
         """Those of `flags` that are marked so: inherit="images", keep="free", ..."""
         return {
@@ -382,7 +388,8 @@ class RunConfig(Config):
         dataset = said.get("dataset")
         if dataset and dataset not in named.NAMES and os.path.isdir(dataset):
             # as a path it may differ when the run goes on: images can be moved
-            if said.setdefault("data_path", dataset) != dataset:
+            there = os.path.abspath(said.setdefault("data_path", dataset))
+            if there != os.path.abspath(dataset):
                 self.error(
                     f"--dataset {dataset} is a folder and --data_path {said['data_path']} another; "
                     f"give one of them"
@@ -401,16 +408,14 @@ class RunConfig(Config):
             for name, value in saved.items()
             if name in self._actions and self._actions[name].keep != "never"
         }
-        for name, value in kept.items():
-            if not _could_be_said(self._actions[name], value):
-                self.error(f"the checkpoint says --{name} {value!r}, which no run can have had")
+        self.require_sayable(kept, "the checkpoint")
         self.inherit(kept)
         # a flag that the run did not know yet had its default
         fixed = self.marked({name: self.default(name) for name in self._actions}, keep="fixed")
         for name, value in {**fixed, **self.marked(kept, keep="fixed")}.items():
             if getattr(self, name) != value:
                 self.error(f"--{name} was {value} in that run and cannot change now")
-        self.check()
+        self.check_together()
 
     def is_other_data(self, inherited):
         """Whether the command line names another data set than the flags of an earlier run."""
@@ -428,6 +433,11 @@ class RunConfig(Config):
             self.error("--resume keeps the earlier run and --overwrite deletes it; choose one")
         if self.new_split and not self.resume:
             self.error("--new_split belongs to --resume; a new run divides its images anyway")
+        if not self.resume:  # else behind the flags of the run that goes on
+            self.check_together()
+
+    def check_together(self):
+        """Refuse values that do not go together."""
 
 
 class SearchConfig(RunConfig):
@@ -445,8 +455,7 @@ class SearchConfig(RunConfig):
         add_loss_group(parser)
         add_alpha_group(parser)
 
-    def check(self):
-        super().check()
+    def check_together(self):
         if self.w_lr_min > self.w_lr:
             self.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
         if self.k > self.n_nodes + 1:
@@ -454,8 +463,8 @@ class SearchConfig(RunConfig):
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
             )
-        for name in {"hessian", "eps", "reuse_gradient"} & set(self.said):
-            if self.order == 1:
+        for name in ("hessian", "eps", "reuse_gradient"):
+            if name in self.said and self.order == 1:
                 self.error(f"--{name} belongs to the second order and does nothing at --order 1")
         if "eps" in self.said and self.hessian in ("exact", "none"):
             self.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
@@ -482,8 +491,7 @@ class AugmentConfig(RunConfig):
         add_train_group(parser)
         add_loss_group(parser)
 
-    def check(self):
-        super().check()
+    def check_together(self):
         if not (self.genotype or self.init_from or self.resume):
             self.error(
                 "--genotype is needed: a run folder such as searchs/digits, a JSON file, the text "

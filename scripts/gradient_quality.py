@@ -13,6 +13,7 @@ the search is run again, what is measured is not.
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 import platform
@@ -350,29 +351,27 @@ def main(argv=None):
     device = torch.device(args.device)
     kept = ("steps", "batches", "eps", "forward_eps", "precisions", "seed", "device")
     settings = {key: getattr(args, key) for key in kept}
+    images, labels = load_images(args.images)
     settings["images"] = args.images and os.path.basename(args.images.rstrip("/"))
+    settings["digest"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16]
+    where = {"device": device_name(device), "date": time.strftime("%Y-%m-%d")}
     record = {"settings": settings, "runs": {}}
     if os.path.exists(args.out):
         with open(args.out, encoding="utf-8") as stream:
             earlier = json.load(stream)
         if earlier["settings"] == settings:
             record = earlier
-    record |= {
-        "device": device_name(device), "date": time.strftime("%Y-%m-%d"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }  # fmt: skip
-
-    images, labels = load_images(args.images)
+    record["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
     sizes = [(C, n, batch) for C in args.channels for n in args.layers for batch in args.batch]
     for size in sizes:
         name = "C {}, {} cells, batch {}".format(*size)
         run = record["runs"].setdefault(name, {"moments": {}})
-        print(f"{name}, images {tuple(images.shape[1:])}, {record['device']}, {record['date']}")
+        print(f"{name}, images {tuple(images.shape[1:])}, {', '.join(where.values())}")
         search = Search(images, labels, size, device, args.seed)
         for moment in sorted(args.moments, key=MOMENTS.get):
             if moment not in run["moments"]:
                 xi = search.advance(max(1, int(MOMENTS[moment] * args.steps)), args.steps)
-                run["moments"][moment] = measure(search, xi, args)
+                run["moments"][moment] = {**measure(search, xi, args), **where}
                 files.write_json(args.out, record)
             print(f"  {moment}: step {run['moments'][moment]['step']} of {args.steps}")
             show(run["moments"][moment])

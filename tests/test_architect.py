@@ -154,12 +154,14 @@ def test_batchnorm_moves_once_per_search_step(hessian, reuse):
         assert torch.equal(found, wanted), name
 
 
-def test_the_virtual_step_is_a_step_of_sgd():
+@pytest.mark.parametrize(("momentum", "decay"), [(MOMENTUM, DECAY), (0.5, 0.01), (0.0, 0.0)])
+def test_the_virtual_step_is_a_step_of_sgd(momentum, decay):
     net = supernet()
     sgd = trained_sgd(net)
+    sgd.param_groups[0].update(momentum=momentum, weight_decay=decay)
     trn_X, trn_y, _, _ = batches()
     twin = copy.deepcopy(net)
-    twin_sgd = torch.optim.SGD(twin.weights(), XI, momentum=MOMENTUM, weight_decay=DECAY)
+    twin_sgd = torch.optim.SGD(twin.weights(), XI)
     twin_sgd.load_state_dict(copy.deepcopy(sgd.state_dict()))  # loading shares buffers
     twin.loss(trn_X, trn_y).backward()
     twin_sgd.step()
@@ -323,3 +325,20 @@ def test_reused_gradients_share_no_memory():
     assert torch.equal(net.a.grad, torch.full((3,), 12.0))
     net.a.grad.mul_(2)
     assert torch.equal(net.b.grad, torch.full((3,), 12.0))
+
+
+def test_an_sgd_that_the_virtual_step_does_not_know_is_refused():
+    net = supernet()
+    sgd = torch.optim.SGD(net.weights(), XI, momentum=MOMENTUM, nesterov=True)
+    before = state_of(net)
+    with pytest.raises(ValueError, match="momentum and weight decay alone"):
+        architect_of(net).unrolled_backward(*batches(), XI, sgd)
+    assert all(torch.equal(value, before[name]) for name, value in state_of(net).items())
+
+
+def test_a_network_whose_weights_are_all_frozen_is_refused():
+    net = supernet()
+    for weight in net.weights():
+        weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        architect_of(net)

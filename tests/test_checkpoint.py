@@ -48,7 +48,8 @@ def whole(**changes):
     progress = {"epoch": 2, "top1": 0.5, "genotype": gt.to_str(gt.DARTS_V1)}
     state = {
         "model": {"w": torch.arange(600.0)}, "w_optim": {}, "alpha_optim": {}, "scheduler": {},
-        "train_loader": {}, "alpha_loader": {}, "rng": checkpoint.rng_state(), "flags": {"a": None}, "images": {}, "best": progress,
+        "train_loader": {}, "alpha_loader": {}, "rng": checkpoint.rng_state(),
+        "flags": {"a": None}, "images": {}, "best": progress,
         "data": named.spec("digits").to_dict(), **progress, **changes,
     }  # fmt: skip
     return {"inside": None, **{key: value for key, value in state.items() if value is not None}}

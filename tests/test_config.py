@@ -403,3 +403,19 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
             text = capsys.readouterr().err
             assert f"the checkpoint says --{name} " in text
             assert text.count("\n") == 1
+
+
+def test_what_goes_together_is_checked_behind_the_flags_of_the_run_that_goes_on():
+    saved = SearchConfig(["--n_nodes", "6", "--k", "6", "--w_lr", "0.1", "--w_lr_min", "0.05"])
+    cfg = SearchConfig(["--name", "x", "--resume", "--k", "6", "--w_lr_min", "0.05"])
+    cfg.resume_from(saved.flags())
+    assert (cfg.n_nodes, cfg.w_lr) == (6, 0.1)
+
+
+def test_a_flag_that_an_old_run_did_not_know_binds_by_its_default(capsys):
+    saved = SearchConfig([]).flags()
+    del saved["hessian"]
+    SearchConfig(["--name", "x", "--resume", "--hessian", "difference"]).resume_from(saved)
+    with pytest.raises(SystemExit):
+        SearchConfig(["--name", "x", "--resume", "--hessian", "none"]).resume_from(saved)
+    assert "--hessian was difference in that run" in capsys.readouterr().err

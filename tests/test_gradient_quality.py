@@ -26,7 +26,7 @@ def test_the_table(here, quality, capsys):
     quality.main(SMALL)
     out = capsys.readouterr().out
     record = json.loads((here / "q.json").read_text())
-    assert set(record) == {"settings", "runs", "device", "date", "versions"}
+    assert set(record) == {"settings", "runs", "versions"}
     (run,) = record["runs"].values()
     assert [moment["step"] for moment in run["moments"].values()] == [1, 2]
     for moment in run["moments"].values():

@@ -46,6 +46,7 @@ def write_training(path, *words):
     cfg = AugmentConfig(["--genotype", "PDARTS", *words])
     progress = {"epoch": 1, "top1": 0.5, "genotype": gt.to_str(gt.DARTS_V1)}
     state = {"model": {}, "optim": {}, "scheduler": {}, "rng": {}, "images": {}}
+    state |= {"inside": None, "train_loader": {}}
     state |= {"flags": cfg.flags(), "data": named.spec("digits").to_dict(), "best": progress}
     checkpoint.save({**state, **progress}, str(path))
 
@@ -296,3 +297,15 @@ def test_a_network_that_shares_no_tensor_is_refused(there, here):
     torch.save(state, "other.pt")
     text = ends_in_one_line(augment.main, ["--init_from", "other.pt", "--name", "x"])
     assert "--init_from other.pt: no tensor agrees in name and shape; other network?" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("stem_multiplier", "two"), ("input_size", "big"), ("data_path", 3)]
+)
+def test_a_search_that_left_values_no_flag_can_have_is_refused(here, name, value, capsys):
+    flags = {**search_log.flags_to_inherit(SearchConfig([])), name: value}
+    (here / "g.json").write_text(gt.to_json(gt.DARTS_V1, flags=flags))
+    with pytest.raises(SystemExit) as caught:
+        inherited("--genotype", "g.json")
+    assert caught.value.code == 2
+    assert f"g.json says --{name} {value!r}" in capsys.readouterr().err

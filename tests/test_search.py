@@ -369,11 +369,12 @@ def calls(monkeypatch):
     return seen
 
 
-def test_every_flag_reaches_its_place(here, calls):
+@pytest.mark.parametrize("reuse", [False, True])
+def test_every_flag_reaches_its_place(here, calls, reuse):
     words = (
         "--w_lr 0.03 --w_momentum 0.7 --w_weight_decay 0.002 --w_grad_clip 0.5 --alpha_lr 0.004 "
         "--alpha_weight_decay 0.05 --val_portion 0.4 --cutout_length 3 --seed 11 "
-        "--hessian forward --eps 0.2 --no-reuse_gradient"
+        f"--hessian forward --eps 0.2 {'--reuse_gradient' if reuse else '--no-reuse_gradient'}"
     )
     search.main([*FAST_SEARCH, *words.split()])
     ((weights, lr, momentum), kwargs), = calls["SGD"]  # fmt: skip
@@ -382,10 +383,11 @@ def test_every_flag_reaches_its_place(here, calls):
     on_cards = {"fused": False, "capturable": False}
     assert (lr, kwargs) == (0.004, {"betas": (0.5, 0.999), "weight_decay": 0.05, **on_cards})
     ((net, *choices), _), = calls["Architect"]  # fmt: skip
-    assert choices == ["forward", 0.2, False]
+    assert choices == ["forward", 0.2, reuse]
     assert list(map(id, weights)) == list(map(id, net.weights()))
     assert list(map(id, alphas)) == list(map(id, net.alphas()))
-    # clipping touches w only
+    # clipping touches w only, whatever its gradient comes from
+    assert len(calls["clip_grad_norm_"]) == 2
     for (clipped, norm), _ in calls["clip_grad_norm_"]:
         assert list(map(id, clipped)) == list(map(id, net.weights()))
         assert norm == 0.5

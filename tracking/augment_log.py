@@ -75,4 +75,6 @@ def finish(run, data, size, test, pictures):
 
 
 def evaluate_command(run):
-    return errors.command("evaluate.py", run.files.path)
+    said = [name for name in ("device", "gpus") if name in run.cfg.said]
+    words = [word for name in said for word in (f"--{name}", getattr(run.cfg, name))]
+    return errors.command("evaluate.py", run.files.path, *words)

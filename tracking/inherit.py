@@ -20,6 +20,7 @@ def inherit_flags(cfg):
         source = cfg.genotype
         flags = flags_of_search(source)
     network, images = cfg.marked(flags, inherit="network"), cfg.marked(flags, inherit="images")
+    cfg.require_sayable({**network, **images}, source)
     before = cfg.flags()
     cfg.inherit({**network, **images})
     if cfg.is_other_data(images):  # nothing holds of what its images were like
