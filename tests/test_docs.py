@@ -123,7 +123,12 @@ def test_the_commands_of_a_user_are_all_shown():
 def test_every_flag_named_is_one():
     files = [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    known = {*re.findall(r'"--([\w-]+)"', code), "help", "logdir"}  # logdir: TensorBoard's
+    known = {
+        *re.findall(r'"--([\w-]+)"', code),
+        "help",
+        "logdir",
+        "shm-size",
+    }  # of others: TensorBoard, docker
     known |= {f"no-{flag}" for flag in known}
     shown = {flag for text in inline() for flag in re.findall(r"--(\w[\w-]*)", text)}
     assert shown <= known
