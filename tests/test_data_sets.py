@@ -276,8 +276,8 @@ def test_every_flag_of_the_data_group_reaches_the_options():
     spec = named.spec("digits")
     got = DataOptions.from_config(cfg, spec, ["a.json"], may_shrink_batch=True, pin_memory=True)
     assert got == DataOptions(
-        "mnist", "there", 1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 2, 0.25, 6, 3, 9, 0.4,
-        spec, ("a.json",), True, True,
+        "mnist", "there", 1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 2, 0.25, 6, 3, 9,
+        0.4, False, spec, ("a.json",), True, True,
     )  # fmt: skip
     training = config.AugmentConfig(["--genotype", "DARTS_V2"])
     defaults = DataOptions.from_config(training)
