@@ -29,7 +29,7 @@ FEW = 20  # epochs; up to so many, each has a marker
 
 def val_name(run_path):
     """What the second curve of a run was measured on."""
-    usual = "alpha half" if os.path.exists(os.path.join(run_path, ALPHAS)) else "test"
+    usual = "alpha half" if os.path.exists(os.path.join(run_path, ALPHAS)) else "held out"
     return read_summary(run_path).get("val_name", usual)
 
 

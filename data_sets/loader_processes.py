@@ -26,6 +26,13 @@ class Loader(DataLoader):
         with _held_back():
             return super().__iter__()
 
+    def close(self):
+        """End the processes now. Left to the garbage collector, which may take their queues first,
+        each is waited for, for five seconds."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
+            self._iterator = None
+
 
 @contextmanager
 def _held_back():

@@ -53,6 +53,7 @@ class Run:
         self.images = {}  # which images were read: {part: splits.fingerprint}
         self.n_steps = self.top_k = 0
         self.spec = None  # the DataSpec of the images
+        self.loaders = []  # of the data, whose processes end with the run; None for what is not there
         self.best, self.last = {**NO_EPOCH, "top1": -1.0}, dict(NO_EPOCH)
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
@@ -95,6 +96,7 @@ class Run:
         self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
         self._check_images(data.images)
         self.spec = data.spec
+        self.loaders = [data.train, data.alpha, data.val, data.test]
         return data
 
     def _check_images(self, images):
@@ -161,6 +163,8 @@ class Run:
                 elif error is not None:
                     self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
         finally:
+            for loader in (found for found in self.loaders if found is not None):
+                loader.close()
             self.board.close()
             self.files.release()
             self.log.close()
