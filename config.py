@@ -223,8 +223,8 @@ def add_alpha_group(parser):
     flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3,
          help="L2 term inside Adam (not decoupled)")
     flag(g, "--order", type=digit, choices=(1, 2), default=2,
-         help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less than "
-              "half the time and less memory")
+         help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less time "
+              "and memory")
     flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="difference",
          help="the second-order term of --order 2: central difference (the paper's), one-sided "
               "difference (a pass less), exact (several times the time and memory) or none (w' "
