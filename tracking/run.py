@@ -53,7 +53,7 @@ class Run:
         self.images = {}  # which images were read: {part: splits.fingerprint}
         self.n_steps = self.top_k = 0
         self.spec = None  # the DataSpec of the images
-        self.loaders = []  # of the data, whose processes end with the run; None for what is not there
+        self.loaders = []  # of the data (None: not there), whose processes end with the run
         self.best, self.last = {**NO_EPOCH, "top1": -1.0}, dict(NO_EPOCH)
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
