@@ -281,8 +281,14 @@ def end_of(code, tmp_path, *words):
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        preexec_fn=hear_ctrl_c, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stderr
+
+
+def hear_ctrl_c():
+    """A shell starts what runs in the background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 CTRL_C = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
@@ -304,6 +310,7 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path, module, script):
     done = subprocess.run(
         [sys.executable, ROOT / f"{script}.py", "--help"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+        preexec_fn=hear_ctrl_c, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (130, f"{script}.py: interrupted\n")
 

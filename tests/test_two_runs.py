@@ -30,7 +30,7 @@ import report
 import search
 from data_sets import cache
 from records import files
-from tracking import run_folder
+from tracking import checkpoint, run_folder
 from tracking.run_folder import RunFolder
 
 ROOT = Path(search.__file__).parent
@@ -249,3 +249,14 @@ def test_a_root_that_another_process_holds_for_too_long_is_named(here, monkeypat
     with pytest.raises(ValueError, match="searchs is locked by another process"):
         held(None)
     lock.release()
+
+
+def test_a_save_inside_the_first_epoch_keeps_the_earlier_run(here, monkeypatch):
+    monkeypatch.setattr(checkpoint, "save", lambda *args, **words: None)
+    folder = RunFolder("searchs", "s")
+    folder.earlier = "searchs/s.before-overwrite"
+    os.makedirs(folder.earlier)
+    folder.save({"inside": {"epoch": 1, "step": 3}}, is_best=False)
+    assert os.path.isdir("searchs/s.before-overwrite")
+    folder.save({"inside": None}, is_best=True)
+    assert not os.path.exists("searchs/s.before-overwrite")

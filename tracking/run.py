@@ -112,6 +112,11 @@ class Run:
                 f"{text}; put them back, start a new run, or go on with --new_split, which divides "
                 f"them anew: images that were held out may be trained on"
             )
+        if self.state["inside"] is not None:
+            raise ValueError(
+                f"{text}, and it was saved inside an epoch, which cannot go on with others; put "
+                f"them back, or start a new run"
+            )
         self.files.findings.append(
             f"{text}; they are divided anew (--new_split), so images that were held out may be "
             f"trained on, and scores before and after do not compare"

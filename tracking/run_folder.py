@@ -258,7 +258,8 @@ class RunFolder:
         checkpoint.save(state, path, previous=self.file(files.PREVIOUS))
         if is_best:
             checkpoint.save(state, self.file(files.BEST))
-        self.drop_earlier()
+        if state["inside"] is None:  # an epoch is finished
+            self.drop_earlier()
 
 
 def _make_free(root, name):
