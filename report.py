@@ -106,6 +106,7 @@ def collect(run_path):
         "picture_share": picture_seconds / seconds if seconds else 0.0,
         "network": network,
         "next": summary.get("next"),
+        "gradient": summary.get("gradient"),
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, best) if genotype else [],

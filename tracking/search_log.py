@@ -84,7 +84,7 @@ def record_setup(run, data):
     common_log.record_held_out(run, data)
     if run.last["epoch"]:  # the run goes on: in line with its checkpoint
         record_genotypes(run, data.spec)
-    run.files.update_summary(next=augment_command(run))
+    run.files.update_summary(next=augment_command(run), gradient=describe_gradient(run.cfg))
 
 
 def warn_of_few_steps(run):
