@@ -66,7 +66,7 @@ def main(argv=None):
         if cfg.init_from and not state:
             copied = trained_network.init_from(net, cfg.init_from)
         size = utils.network_size(net, data.spec, cfg)
-        kept_as = layout.place(net, net.cells, device, data, cfg)
+        kept_as = layout.place(net, device, data, cfg)
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(

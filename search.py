@@ -60,7 +60,7 @@ def main(argv=None):
 
         # model
         net = build_supernet(cfg, data, device)
-        kept_as = layout.place(net, net.cells, device, data, cfg)
+        kept_as = layout.place(net, device, data, cfg)
 
         # optimizers (sec. 3.1.1 and App. A.1)
         optims = build_optimizers(cfg, net, device)

@@ -8,8 +8,8 @@ import torch
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def place(net, cells, device, data, cfg):
-    """Put `net` on its device, in the memory layout of --layout, its `cells` compiled if --compile
+def place(net, device, data, cfg):
+    """Put `net` on its device, in the memory layout of --layout, its cells compiled if --compile
     says so. Returns the layout, a key of LAYOUTS. `device` is a pick.Device, `data` a loaders.Data.
     """
     net.to(device.torch_device)
@@ -17,7 +17,7 @@ def place(net, cells, device, data, cfg):
     layout = pick_layout(cfg.layout, net, shape, device)
     net.to(memory_format=LAYOUTS[layout])
     if cfg.compile:
-        compile_cells(cells)
+        compile_cells(net.cells)
     return layout
 
 
