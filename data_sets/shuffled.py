@@ -61,6 +61,11 @@ class ShuffledLoader(TimedLoader):
             batches.done += 1
             yield batch
 
+    def restart(self, seed):
+        """Begin anew, with the first pass of another seed, a list of numbers."""
+        self.batch_sampler.seed = seed
+        self.load_state_dict({"pass": 0, "done": 0})
+
     def state_dict(self):
         return {"pass": self.batch_sampler.n_pass, "done": self.batch_sampler.done}
 

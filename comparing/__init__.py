@@ -1,0 +1,1 @@
+"""Several cells trained alike and briefly, and compared."""

@@ -1,0 +1,137 @@
+"""One training from scratch, in memory: what a comparison is made of.
+
+The recipe is that of augment.py: SGD, cosine learning rate down to 0, the augmentations of the
+loader, drop path that grows, auxiliary head (App. A.2 of arXiv 1806.09055). Nothing is written and
+nothing is said, and everything follows from the seed.
+"""
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import utils
+from devices import layout
+from devices.pick import Device
+from devices.step_guard import StepGuard
+from models import augment_cnn
+
+CPU = Device(torch.device("cpu"))
+
+
+class Recipe(NamedTuple):
+    """How a cell is made into a network and trained: the flags of augment.py of the same names."""
+
+    epochs: int
+    layers: int
+    init_channels: int
+    stem: str = "auto"
+    stem_multiplier: int = 3
+    aux_weight: float = 0.4
+    drop_path_prob: float = 0.2
+    lr: float = 0.025
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+
+    @classmethod
+    def from_config(cls, cfg):
+        """From a configuration that has all of these flags."""
+        return cls(*(getattr(cfg, name) for name in cls._fields))
+
+
+class Training:
+    """A network at the start of its training.
+
+    The weights, the order of the images and their random changes follow from `seed`. The split
+    does not: that is the data's.
+    """
+
+    def __init__(self, cell, data, recipe, seed, device=CPU):
+        """
+        cell    a genotypes.Genotype; or a network, X -> logits or (logits, auxiliary logits or
+                None), which is trained as it is
+        data    a data_sets.loaders.Data: `train` is trained on, `val` scored
+        device  a devices.pick.Device
+        """
+        utils.seed_everything(seed)
+        is_net = isinstance(cell, nn.Module)
+        self.net = cell if is_net else augment_cnn.build(data.spec, recipe, cell)
+        self.net.to(device.torch_device)
+        self.net.to(memory_format=layout.LAYOUTS[layout.default_layout(device)])
+        self.data, self.recipe, self.device = data, recipe, device
+        self.criterion = utils.criterion(recipe, data.class_counts, device)
+        self.optim = torch.optim.SGD(
+            self.net.parameters(),
+            recipe.lr,
+            recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=device.is_cuda,
+        )
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optim, recipe.epochs)
+        data.train.restart([seed, 0])
+
+    def epoch(self, number):
+        """Train epoch `number`, counted from 1, and score it; see `train` for what is returned."""
+        start = time.perf_counter()
+        if hasattr(self.net, "drop_path_prob"):  # linearly, from 0 in the first epoch
+            self.net.drop_path_prob(self.recipe.drop_path_prob * (number - 1) / self.recipe.epochs)
+        trained = self.steps(self.data.train)
+        val = self.score(self.data.val)
+        self.scheduler.step()
+        return {
+            "epoch": number,
+            "loss": val["loss"],
+            "top1": val["top1"],
+            "train_loss": trained["loss"],
+            "train_top1": trained["top1"],
+            "seconds": time.perf_counter() - start,
+        }
+
+    def steps(self, batches):
+        """A training step for each batch; see `Meter.result`. Raises NotFinite."""
+        recipe, device = self.recipe, self.device
+        guard = StepGuard(device, self.net, "stop")
+        meter = utils.Meter(device, "training loss", guard)
+        self.net.train()
+        for batch in batches:
+            X, y = device.put(batch)  # (N, C_in, H, W), (N,)
+            guard.begin()
+            self.optim.zero_grad()
+            with device.autocast():
+                logits, aux_logits = self._forward(X)  # (N, n_classes) each
+                main_loss = loss = self.criterion(logits, y)
+                if aux_logits is not None:
+                    loss = loss + recipe.aux_weight * self.criterion(aux_logits, y)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(self.net.parameters(), recipe.grad_clip)
+            guard.update(self.optim, loss, w=norm)
+            meter.add(main_loss, logits, y)
+        return meter.result()
+
+    def score(self, batches):
+        """Plain cross-entropy and accuracy in evaluation mode; see `Meter.result`."""
+        self.net.eval()
+        return utils.evaluate(lambda X: self._forward(X)[0], batches, self.device)
+
+    def _forward(self, X):
+        out = self.net(X)
+        return out if isinstance(out, tuple) else (out, None)
+
+
+def train(cell, data, recipe, seed, device=CPU, on_epoch=None):
+    """Train a cell, or a network, from scratch (`Training` has the arguments).
+
+    Returns one score per epoch: {"epoch", "loss", "top1", "train_loss", "train_top1", "seconds"},
+    loss and top1 on `data.val`, plain cross-entropy, in evaluation mode. on_epoch(score) is called
+    with each. Raises NotFinite, a FloatingPointError, where a loss or gradient is NaN or infinite.
+    """
+    training, scores = Training(cell, data, recipe, seed, device), []
+    for number in range(1, recipe.epochs + 1):
+        scores.append(training.epoch(number))
+        if on_epoch is not None:
+            on_epoch(scores[-1])
+    return scores
