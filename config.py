@@ -225,7 +225,7 @@ def add_alpha_group(parser):
     flag(g, "--order", type=digit, choices=(1, 2), default=2,
          help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less time "
               "and memory")
-    flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="difference",
+    flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="forward",
          help="the second-order term of --order 2: central difference (the paper's), one-sided "
               "difference (a pass less), exact (several times the time and memory) or none (w' "
               "alone: two passes less); docs/gradient.md compares them")

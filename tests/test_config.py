@@ -380,7 +380,7 @@ def test_flags_of_alphas_gradient_that_do_nothing_are_refused(capsys, words, mes
 
 
 def test_the_papers_gradient_is_one_flag_each_away():
-    cfg = SearchConfig(["--eps", "0.01", "--no-reuse_gradient"])
+    cfg = SearchConfig(["--hessian", "difference", "--eps", "0.01", "--no-reuse_gradient"])
     assert (cfg.hessian, cfg.eps, cfg.reuse_gradient) == ("difference", 0.01, False)
 
 
@@ -415,7 +415,7 @@ def test_what_goes_together_is_checked_behind_the_flags_of_the_run_that_goes_on(
 def test_a_flag_that_an_old_run_did_not_know_binds_by_its_default(capsys):
     saved = SearchConfig([]).flags()
     del saved["hessian"]
-    SearchConfig(["--name", "x", "--resume", "--hessian", "difference"]).resume_from(saved)
+    SearchConfig(["--name", "x", "--resume", "--hessian", "forward"]).resume_from(saved)
     with pytest.raises(SystemExit):
         SearchConfig(["--name", "x", "--resume", "--hessian", "none"]).resume_from(saved)
-    assert "--hessian was difference in that run" in capsys.readouterr().err
+    assert "--hessian was forward in that run" in capsys.readouterr().err

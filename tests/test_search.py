@@ -149,7 +149,7 @@ def test_what_the_log_says(finished_search):
     folder, out = finished_search
     log = log_of(folder / "searchs/s")
     assert "digits: 360 images for w, 359 for alpha, batch 64, w_lr 0.025" in out
-    assert "second order (central difference, eps 0.3, gradient of w reused)" in out
+    assert "second order (one-sided difference, eps 0.3, gradient of w reused)" in out
     assert log.count("mean entropy of alpha") == 4
     assert re.search(r"\d s per step, \d+ images per second", log)
     top1 = scores(folder / "searchs/s")
