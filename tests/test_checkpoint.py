@@ -230,7 +230,7 @@ def test_what_cannot_be_resumed_ends_in_one_line(here):
     assert "no run to go on with: searchs/x does not exist" in text
     (here / "searchs" / "x").mkdir(parents=True)
     text = ends_in_one_line(search.main, words)
-    assert "nothing to resume in searchs/x: no epoch was finished; start it again" in text
+    assert "nothing was saved in searchs/x to go on from; start again" in text
     (here / "searchs" / "x" / "checkpoint.pt").write_text("half")
     text = ends_in_one_line(search.main, words)
     assert "searchs/x/checkpoint.pt is damaged or no checkpoint; no checkpoint is whole" in text

@@ -131,7 +131,7 @@ def test_a_folder_that_was_barely_made_may_be_overwritten(here, quick_epochs):
     """Killed before config.json was written."""
     os.makedirs("searchs/s")
     text = ends_in_one_line(search.main, ["--name", "s", "--resume"])
-    assert "no epoch was finished; start it again with --overwrite" in text
+    assert "nothing was saved in searchs/s to go on from; start again with --overwrite" in text
     for name in (".lock", "config.json.tmp-0123abcd"):
         Path("searchs/s", name).touch()
     search.main([*SMALL_SEARCH, "--name", "s", "--overwrite"])

@@ -150,8 +150,10 @@ def save(state, path, previous=None):
     with files.atomic_write(path, previous) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a write that fails
-            raise OSError(errno.EIO, f"torch cannot write it ({one_line(error, 120)})") from error
+        except RuntimeError as error:  # what torch makes of a write that fails, without the reason
+            with open(temporary, "ab") as file:  # which the system says if it is asked again
+                file.write(bytes(2**16))
+            raise OSError(errno.EIO, "not all of it could be written") from error
 
 
 def load(path):
