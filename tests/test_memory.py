@@ -279,7 +279,7 @@ def test_memory_that_runs_out_ends_in_one_line(here, monkeypatch, error, asked):
     assert "the block" not in text
 
 
-def test_memory_that_runs_out_later_says_how_the_run_goes_on(here, quick_epochs, monkeypatch):
+def test_memory_that_runs_out_later_says_how_the_run_goes_on(here, quick_epochs):
     validate, epochs = search.validate, []
 
     def full(*args):
@@ -288,8 +288,9 @@ def test_memory_that_runs_out_later_says_how_the_run_goes_on(here, quick_epochs,
             raise CPU_ERROR
         return validate(*args)
 
-    monkeypatch.setattr(search, "validate", full)
-    text = ends_in_one_line(search.main, [*SMALL_SEARCH, "--name", "s"], code=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "validate", full)
+        text = ends_in_one_line(search.main, [*SMALL_SEARCH, "--name", "s"], code=1)
     resume = errors.command("search.py", "--name", "s", "--resume")
     assert "a run that goes on keeps these flags, so free some memory first" in text
     assert text.endswith("; the run has stopped; go on after epoch 1 with " + resume)

@@ -35,9 +35,7 @@ def to_resume(cfg, folder):
 def _nothing_there(folder):
     """Why nothing can be resumed, and what can be done."""
     if os.path.isdir(folder.path):
-        text = (
-            f"nothing to resume in {folder.path}: nothing was saved; start again with --overwrite"
-        )
+        text = f"nothing was saved in {folder.path} to go on from; start again with --overwrite"
     else:
         text = f"no run to go on with: {folder.path} does not exist"
     earlier = folder.earlier_runs() if os.path.isdir(folder.root) else []
