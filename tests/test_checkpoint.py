@@ -288,6 +288,48 @@ def test_where_both_are_damaged_the_best_is_used(here, undisturbed, quick_epochs
     same_result("searchs/s", undisturbed[0])
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "best.pt"])
+def test_any_checkpoint_that_is_left_is_gone_on_from(here, undisturbed, quick_epochs, name):
+    run = copy_of(undisturbed[0], "searchs/s")
+    for other in {"checkpoint.pt", "previous.pt", "best.pt"} - {name}:
+        os.remove(f"{run}/{other}")
+    search.main(["--name", "s", "--resume"])
+    assert checkpoint_of(run)["epoch"] == 3
+
+
+def test_a_state_inside_an_epoch_is_named_as_such(here, undisturbed, quick_epochs):
+    run = copy_of(undisturbed[0], "searchs/s")
+    state = checkpoint_of(run, "previous.pt")  # of epoch 2, with another step
+    state["inside"] = {"epoch": 3, "step": 1, "meter": {}}
+    checkpoint.save(state, f"{run}/previous.pt")
+    damage(f"{run}/checkpoint.pt")
+    folder = RunFolder("searchs", "s")
+    assert equal(resume._newest(folder), state)
+    assert folder.findings[0].endswith("; going on from previous.pt, after step 1 of epoch 3")
+
+
+@pytest.mark.parametrize(
+    ("system", "said"), [(errno.EDQUOT, os.strerror(errno.EDQUOT)), (None, "not all of it could")]
+)
+def test_what_torch_cannot_write_has_the_reason_of_the_system(here, monkeypatch, system, said):
+    def broken(state, path):
+        raise RuntimeError("[enforce fail] basic_ios::clear: iostream error")
+
+    def refuse(path, mode="r", **words):
+        if "a" in mode and system:
+            raise OSError(system, os.strerror(system), path)
+        return real(path, mode, **words)
+
+    real = open
+    monkeypatch.setattr(torch, "save", broken)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match=said) as caught:
+        checkpoint.save(whole(), "c.pt")
+    assert (caught.value.filename, caught.value.errno) == ("c.pt", system or errno.EIO)
+    assert "basic_ios" not in str(caught.value)
+    assert os.listdir() == []
+
+
 def test_what_is_derived_is_never_believed(here, undisturbed, quick_epochs):
     """best.pt of another epoch, a genotype ahead of the checkpoint, an edited config.json."""
     run = copy_of(undisturbed[0], "searchs/s")

@@ -160,7 +160,7 @@ def test_a_run_that_cannot_begin_closes_what_is_open(here, undisturbed, quick_ep
     closed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Log, "warn", full)
-        patch.setattr(loader_processes.Loader, "close", closed.append)
+        patch.setattr(loader_processes.Loader, "close", lambda loader: closed.append(loader))
         text = ends_in_one_line(search.main, ["--name", "s", "--resume"], code=1)
     assert "searchs/s/s.log cannot be written or read (No space left on device)" in text
     assert len(closed) >= 2
