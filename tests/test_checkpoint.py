@@ -26,7 +26,7 @@ import genotypes as gt
 import predict
 import search
 from config import SearchConfig
-from data_sets import named
+from data_sets import named, shuffled
 from records import files
 from tracking import checkpoint, resume
 from tracking.run_folder import RunFolder
@@ -182,12 +182,29 @@ def test_what_is_missing_or_of_another_type_is_refused_and_named(here):
                 assert f": {key} is " in str(caught.value)
 
 
-@pytest.mark.parametrize("change", ["lr", "w", "T_max", "state"])
+@pytest.mark.parametrize(
+    "change",
+    ["lr", "w", "T_max", "state", "momentum", "shape", "some momentum", "other weight", "schedule",
+     "pass"],
+)  # fmt: skip
 def test_a_state_with_values_of_other_types_is_refused(change):
     net = nn.Linear(2, 2)
-    optim = torch.optim.SGD(net.parameters(), 0.1)
+    optim = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, 4)
+    loader = shuffled.ShuffledLoader([1, 2], 1, [0])
+    sound = [{"momentum_buffer": torch.zeros(2, 2)}, {"momentum_buffer": torch.zeros(2)}]
+
+    def with_momentum(state):
+        return optim, {**optim.state_dict(), "state": {0: sound[0], 1: sound[1], **state}}
+
+    checkpoint.load_state(*with_momentum({}), "x.pt")
     part, state = {
+        "momentum": with_momentum({1: {"momentum_buffer": True}}),
+        "shape": with_momentum({1: sound[0]}),
+        "some momentum": with_momentum({1: {}}),
+        "other weight": with_momentum({2: sound[0]}),
+        "schedule": (scheduler, {"a": 1}),
+        "pass": (loader, {"pass": -1, "done": 0}),
         "lr": (optim, {**optim.state_dict(), "param_groups": [{"lr": "0.1", "params": [0, 1]}]}),
         "w": (net, {**net.state_dict(), "weight": [1.0]}),
         "T_max": (scheduler, {**scheduler.state_dict(), "T_max": None}),
