@@ -143,6 +143,9 @@ def ending(error, run=None, advice=None):
         return f"{text}{stopped}", 1
     if isinstance(error, OSError):
         return one_line(f"{_describe(error)}{stopped}", 2000), 1
+    if "No working C++ compiler" in str(error):
+        text = "--compile needs a C++ compiler, and there is none; install one, or leave it out"
+        return f"{text}{stopped}", 1
     if no_deterministic_form(error):
         return f"{str(error).split()[0]} has no deterministic form; leave --deterministic out", 1
     return None

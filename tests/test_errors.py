@@ -134,6 +134,7 @@ def test_the_log_ends_with_the_last_line_whatever_it_is(here, capsys):
         (OSError(errno.ENOSPC, "No space left on device", "searchs/x/checkpoint.pt"), 1),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore\nmore"), 1),
         (RuntimeError("DataLoader worker (pid 81) is killed by signal: Killed."), 1),
+        (RuntimeError("InvalidCxxCompiler: No working C++ compiler found in torch\n\nSet ..."), 1),
         (RuntimeError("aten::x does not have a deterministic implementation"), 1),
         (KeyboardInterrupt(), 130),
     ):
