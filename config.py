@@ -335,11 +335,17 @@ class Config(argparse.Namespace):
         """The default of a flag."""
         return self._actions[name].value
 
-    def require_sayable(self, flags, source):
-        """End the program where `source` holds a value that no command line could give a flag."""
+    def unsayable(self, flags):
+        """The first of `flags` that no command line could give, in words; None where all could."""
         for name, value in flags.items():
             if name in self._actions and not _could_be_said(self._actions[name], value):
-                self.error(f"{source} says --{name} {value!r}, which is no value of that flag")
+                return f"--{name} {value!r}, which is no value of that flag"
+        return None
+
+    def require_sayable(self, flags, source):
+        """End the program where `source` holds a value that no command line could give a flag."""
+        if fault := self.unsayable(flags):
+            self.error(f"{source} says {fault}")
 
     def marked(self, flags, **marks):
         """Those of `flags` that are marked so: inherit="images", keep="free", ..."""

@@ -51,7 +51,7 @@ def main(argv=None):
             check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
         check_ops.quick(cfg.primitives, cfg.init_channels)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)
-        run = Run(cfg, device, name, folder, state)
+        run = Run(cfg, device, name, folder, state, budget.advice)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
@@ -75,7 +75,7 @@ def main(argv=None):
             alpha_loader=data.alpha,
         )
 
-    with errors.run_errors(cfg.PROG, run, budget.advice), run:
+    with errors.run_errors(cfg.PROG, run), run:
         search_log.log_setup(run, data, net, kept_as)
         search_log.record_setup(run, data)
         pictures = Pictures(run, search_log.PICTURES)

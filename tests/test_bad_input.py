@@ -88,7 +88,7 @@ ANYWHERE = {
     "\x1b[2J": "holds control characters", "a\0b": "holds control characters",
     "\u2028": "holds control characters", "\u202etxt": "holds control characters",
     "x" * 100_001: "is too long; 100,000 characters at most",
-    "--": "is no value",
+    "--": "",
 }  # fmt: skip
 NO_NUMBER = ["nan", "inf", "-inf", "1e999", "-1e999", "9" * 900, "one", "1,5", "0x10", " ", "1 2",
              "1e300", "-1e-9", "--5", "None", "1e", "½", "[1]"]  # fmt: skip
@@ -135,8 +135,12 @@ def bad_values(action):
     found = [(value, allowed) for value in values]
     if action.choices and action.type is None:
         found += [(value, f"choose from {next(iter(action.choices))}") for value in NO_CHOICE]
+    typed = list(found)
     for value, said in ANYWHERE.items():
-        if not action.option_strings and value == "--":
+        if value == "--":
+            if action.option_strings:  # a number or a choice says what is allowed
+                any_text = not typed or action.type is config.primitives
+                found.append((value, "is no value; " if any_text else typed[0][1]))
             continue
         if getattr(action, "any_name", False) and "control" in said:
             continue
