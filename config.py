@@ -52,6 +52,14 @@ def switch(group, name, **words):
     flag(group, name, action="store_true", default=False, **words)
 
 
+def alpha_lr(text):
+    """A learning rate, or "auto", of which the search makes one."""
+    try:
+        return text if text == "auto" else positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
+
+
 def primitives(text):
     """A preset's name, or op names separated by commas; OPS is asked when the supernet is built."""
     if text in gt.PRESETS:
@@ -219,7 +227,9 @@ def add_weight_group(parser):
 def add_alpha_group(parser):
     """The outer problem: Adam on alpha (sec. 2.3; values of App. A.1)."""
     g = parser.add_argument_group("alpha", "architecture parameters, one update per update of w")
-    flag(g, "--alpha_lr", type=positive, default=3e-4, help="step size of Adam, constant")
+    flag(g, "--alpha_lr", type=alpha_lr, default=3e-4,
+         help="step size of Adam, constant; auto: alpha can move as far as in the paper, however "
+              "few the steps are (0.0003 to 0.03)")
     flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3,
          help="L2 term inside Adam (not decoupled)")
     flag(g, "--order", type=digit, choices=(1, 2), default=2,
@@ -237,6 +247,11 @@ def add_alpha_group(parser):
               "computes it again after alpha's step, which takes a pass more")
     flag(g, "--val_portion", type=fraction, default=0.5,
          help="portion of the training images that only alpha learns from")
+    flag(g, "--warmup_epochs", type=count_or_zero, default=0,
+         help="epochs at the start in which only the weights learn")
+    flag(g, "--beta_decay", type=non_negative, default=0.0, metavar="LAMBDA",
+         help="beta-DARTS: a penalty on strong entries of alpha whose weight grows from 0 to "
+              "LAMBDA over the search (docs/search-methods.md)")
 
 
 def add_augment_net_group(parser):
@@ -462,6 +477,11 @@ class SearchConfig(RunConfig):
             self.error(
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
+            )
+        if self.warmup_epochs >= self.epochs:
+            self.error(
+                f"--warmup_epochs {self.warmup_epochs} of --epochs {self.epochs} leave alpha none "
+                f"to learn in; lower it"
             )
         for name in ("hessian", "eps", "reuse_gradient"):
             if name in self.said and self.order == 1:

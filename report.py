@@ -107,6 +107,7 @@ def collect(run_path):
         "network": network,
         "next": summary.get("next"),
         "gradient": summary.get("gradient"),
+        "strategies": summary.get("strategies", []),
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, best) if genotype else [],

@@ -476,8 +476,8 @@ def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch, r
         for b, value in zip(net.buffers(), buffers, strict=True):
             b.copy_(value)
 
-    def make(*args):
-        spies.append(Spy(*args))
+    def make(*args, **words):
+        spies.append(Spy(*args, **words))
         return spies[0]
 
     monkeypatch.setattr(search, "Architect", make)

@@ -54,7 +54,7 @@ class Run:
         self.n_steps = self.top_k = 0
         self.spec = None  # the DataSpec of the images
         self.loaders = []  # of the data (None: not there), whose processes end with the run
-        self.best, self.last = {**NO_EPOCH, "top1": -1.0}, dict(NO_EPOCH)
+        self.best, self.last = {**NO_EPOCH, "top1": -1.0, "warmup": True}, dict(NO_EPOCH)
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
         self.signals = interrupts.StopSignals()
@@ -283,9 +283,11 @@ class Run:
             shown = {name: values[name] for name in ("loss", "top1", "top5")}
             self.board.scalars(phase, {**shown, "lr": lr}, epoch * self.n_steps)
         self.last = {"epoch": epoch, "top1": val["top1"], "genotype": genotype}
-        is_best = val["top1"] > self.best["top1"]
+        warmup = val.get("warmup", False)  # a cell that alpha had no part in is a stopgap
+        before = (not self.best.get("warmup"), self.best["top1"])
+        is_best = (not warmup, val["top1"]) > before
         if is_best:
-            self.best = self.last
+            self.best = {**self.last, "warmup": True} if warmup else self.last
         return is_best
 
     def save(self, is_best):

@@ -36,7 +36,7 @@ FEW_STEPS = 500  # fewer leave alpha undecided and the supernet near chance
 # --- set-up -------------------------------------------------------------------------------------
 
 
-def log_setup(run, data, net, memory):
+def log_setup(run, data, net, memory, strategies):
     """The first lines: what is searched, on what, with what."""
     cfg, log, spec = run.cfg, run.log, data.spec
     common_log.log_header(run, memory)
@@ -60,6 +60,8 @@ def log_setup(run, data, net, memory):
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
         )
     warn_of_few_steps(run)
+    for line in strategies.describe():
+        log.info(line)
     start = (
         "search" if run.first_epoch == 1 else f"go on with epoch {run.first_epoch} of the search"
     )
@@ -79,12 +81,16 @@ def describe_gradient(cfg):
     return f"{how}{', gradient of w reused' if cfg.reuse_gradient else ''})"
 
 
-def record_setup(run, data):
-    """The held-out images, and the command that trains what is found."""
+def record_setup(run, data, strategies):
+    """The held-out images, how alpha is steered, and the command that trains what is found."""
     common_log.record_held_out(run, data)
     if run.last["epoch"]:  # the run goes on: in line with its checkpoint
         record_genotypes(run, data.spec)
-    run.files.update_summary(next=augment_command(run), gradient=describe_gradient(run.cfg))
+    run.files.update_summary(
+        next=augment_command(run),
+        gradient=describe_gradient(run.cfg),
+        strategies=strategies.describe(),
+    )
 
 
 def warn_of_few_steps(run):
