@@ -93,7 +93,7 @@ def main(argv=None):
             val = validate(run.stoppable(data.val), net, device) | strategies.measure()
             scheduler.step()  # a run that stops while it validates is saved as of its last step
 
-            genotype = net.genotype()
+            genotype = net.genotype(cfg.max_skips)
             is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
             record = search_log.record_alphas(run, net, genotype)
             run.save(is_best)

@@ -23,19 +23,22 @@ def edges(record, cell):
     """What every edge of a cell has decided, as dicts:
 
     node, input            the edge: node 0 is the first computed one, the input counts as in a gene
-    op, weight             the strongest op besides "none", and its mixing weight
-    second, second_weight  the runner-up among these; None without one
-    margin                 by how much the first is ahead of the second; None without one
+    op, weight             the strongest op besides "none", of a kept edge the op that is kept, and
+                           its mixing weight
+    second, second_weight  the strongest of the others; None without one
+    margin                 by how much the first is ahead of the second; None without one. Below 0
+                           where the first was kept for another reason, as by --max_skips
     kept                   whether the genotype of this record keeps the edge
     """
     names = record["primitives"]
     real = [i for i, op in enumerate(names) if op != "none"]
     gene = getattr(gt.from_str(record["genotype"]), cell)
-    kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
+    kept = {(node, j): op for node, chosen in enumerate(gene) for op, j in chosen}
     found = []
     for node, rows in enumerate(record[cell]):
         for j, row in enumerate(rows):
-            first, *rest = sorted(real, key=lambda i: -row[i])
+            op = kept.get((node, j))
+            first, *rest = sorted(real, key=lambda i: (names[i] != op, -row[i]))
             edge = {
                 "node": node, "input": j, "op": names[first], "weight": row[first],
                 "second": None, "second_weight": None, "margin": None, "kept": (node, j) in kept,

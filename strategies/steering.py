@@ -70,4 +70,6 @@ class Strategies:
             lines.append(f"warm-up: only w learns up to epoch {cfg.warmup_epochs}")
         if cfg.beta_decay:
             lines.append(f"beta decay: lambda grows from 0 to {cfg.beta_decay:g}")
+        if cfg.max_skips is not None:
+            lines.append(f"at most {cfg.max_skips} skip connections in the normal cell")
         return lines
