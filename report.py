@@ -108,6 +108,7 @@ def collect(run_path):
         "next": summary.get("next"),
         "gradient": summary.get("gradient"),
         "strategies": summary.get("strategies", []),
+        "how_sure": summary.get("how_sure"),
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, best) if genotype else [],
@@ -159,9 +160,13 @@ def edges(run_path, epoch):
         history = reader.read_alphas(run_path)
     except ValueError:
         return []
+    if epoch not in {record["epoch"] for record in history}:
+        return []
+    decided = alphas.decided(history, epoch)
     return [
         {**edge, "cell": name.split()[0], "from": gt.input_name(edge["input"]),
-         "color": palette.color(edge["op"])}
+         "color": palette.color(edge["op"]),
+         "decided": decided.get((cell, edge["node"], edge["input"]), False)}
         for record in history if record["epoch"] == epoch
         for cell, name in CELLS.items() for edge in alphas.edges(record, cell)
     ]  # fmt: skip

@@ -93,7 +93,7 @@ def read_config(run_path):
 
 def read_summary(run_path):
     """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
-    "strategies"."""
+    "strategies", "how_sure"."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
@@ -101,7 +101,13 @@ def read_summary(run_path):
     texts = dict.fromkeys(("next", "val_name", "gradient"), is_text)
     return keep_fitting(
         read_object(os.path.join(run_path, SUMMARY)),
-        {"picture_seconds": is_number, "network": network, "strategies": [is_text], **texts},
+        {
+            "picture_seconds": is_number,
+            "network": network,
+            "strategies": [is_text],
+            "how_sure": {"edges": is_count, "decided": is_number, "text": is_text},
+            **texts,
+        },
     )
 
 

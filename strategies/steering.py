@@ -22,6 +22,7 @@ class Strategies:
     """What a search does beside Algorithm 1, as its flags say.
 
     alpha_lr     step size of Adam
+    alpha_steps  how many it takes in the whole search
     alpha_moves  whether alpha takes steps in this epoch; not while w warms up
     decay        lambda of beta-DARTS in this epoch
     """
@@ -30,8 +31,9 @@ class Strategies:
         """cfg: a SearchConfig;  n_steps: of an epoch"""
         self.cfg = cfg
         self.alpha_epochs = cfg.epochs - cfg.warmup_epochs
+        self.alpha_steps = self.alpha_epochs * n_steps
         auto = cfg.alpha_lr == "auto"
-        self.alpha_lr = auto_alpha_lr(self.alpha_epochs * n_steps) if auto else cfg.alpha_lr
+        self.alpha_lr = auto_alpha_lr(self.alpha_steps) if auto else cfg.alpha_lr
         self.alpha_moves, self.decay = True, 0.0
 
     def before_epoch(self, epoch):

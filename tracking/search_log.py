@@ -14,7 +14,8 @@ from config import AugmentConfig
 from console import errors
 from console.terminal import visible
 from models import augment_cnn, stems
-from records import files, reader
+from records import alphas, files, reader
+from strategies.steering import TRAVEL
 from tracking import common_log
 
 
@@ -30,7 +31,6 @@ PICTURES = {
     "alphas": plot_alphas.plot_run,
     "GIF": animate,
 }
-FEW_STEPS = 500  # fewer leave alpha undecided and the supernet near chance
 
 
 # --- set-up -------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def log_setup(run, data, net, memory, strategies):
             f"with --layers {cfg.layers} every cell is a reduction cell: the normal cell is not "
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
         )
-    warn_of_few_steps(run)
+    warn_of_short_travel(run, strategies)
     for line in strategies.describe():
         log.info(line)
     start = (
@@ -93,13 +93,15 @@ def record_setup(run, data, strategies):
     )
 
 
-def warn_of_few_steps(run):
-    """A search of a handful of steps runs, but what it finds means nothing."""
-    steps = run.cfg.epochs * run.n_steps
-    if steps < FEW_STEPS:
+def warn_of_short_travel(run, strategies):
+    """A search in which alpha cannot get far enough to decide an edge, whatever the data say."""
+    travel = strategies.alpha_steps * strategies.alpha_lr
+    if travel < alphas.LEAST_TRAVEL:
+        lower = "" if run.cfg.alpha_lr == "auto" else "--alpha_lr auto, "
         run.log.warn(
-            f"{steps} steps in all ({run.n_steps} an epoch) are too few for a cell that means "
-            f"something; take more --epochs or a smaller --batch_size, for {FEW_STEPS} or more"
+            f"alpha can move by {travel:.2g} at most ({strategies.alpha_steps} steps of "
+            f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; take "
+            f"{lower}more --epochs or a smaller --batch_size"
         )
 
 
@@ -136,10 +138,10 @@ def record_alphas(run, net, genotype):
     epoch, board = run.last["epoch"], run.board
     step = epoch * run.n_steps
     record = {"epoch": epoch, "primitives": net.primitives, "entropy": {}, "counts": {}}
-    for cell, alphas in (("normal", net.alpha_normal), ("reduce", net.alpha_reduce)):
-        mix = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(alphas)]
+    for cell, tables in (("normal", net.alpha_normal), ("reduce", net.alpha_reduce)):
+        mix = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(tables)]
         record[cell] = mix
-        record["entropy"][cell] = gt.mean_entropy(alphas)
+        record["entropy"][cell] = gt.mean_entropy(tables)
         record["counts"][cell] = gt.count_ops(getattr(genotype, cell))
         board.histogram(f"alpha_{cell}", [w for rows in mix for row in rows for w in row], step)
         weights = {
@@ -205,10 +207,10 @@ def finish(run, data, pictures):
     log_genotypes(run, best)
     log_size(run, size)
     pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
-    warn_of_few_steps(run)  # once more, beside the result
     skips, edges = skips_of(gt.count_ops(best.normal))
     if 2 * skips >= edges:
         run.log.warn(f"the best normal cell has {skips} skip connections on {edges} edges")
+    log_how_sure(run)
     run.log.result(
         f"{run.best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell "
         f"must be trained from scratch. Train it with\n{augment_command(run)}"
@@ -237,6 +239,16 @@ def log_genotypes(run, best):
             "its edges, strongest op besides none and runner-up (* is kept):\n"
             + plot_alphas.table(history[best_epoch])
         )
+
+
+def log_how_sure(run):
+    """How much of the recommended cell is more than chance, for terminal, page and summary.json."""
+    try:
+        verdict = alphas.how_sure(reader.read_alphas(run.files.path), run.best["epoch"])
+    except (ValueError, IndexError):  # the records were damaged or deleted
+        return
+    run.files.update_summary(how_sure=verdict)
+    run.log.result(verdict["text"])
 
 
 def size_of_final_network(run, spec, genotype):
