@@ -273,6 +273,21 @@ def add_alpha_group(parser):
               "LAMBDA over the search (docs/search-methods.md)")
 
 
+def add_stop_group(parser):
+    g = parser.add_argument_group("early stop", "of a search; docs/search-methods.md")
+    flag(g, "--stop_unchanged", type=count, metavar="N",
+         help="DARTS+: end when the cell has not changed for N epochs (default: never)")
+    flag(g, "--stop_skips", type=count, metavar="M",
+         help="DARTS+: end when the normal cell has M skip connections, with the cell of the epoch "
+              "before (default: never)")
+    switch(g, "--stop_eigenvalue",
+           help="RobustDARTS: end when the dominant eigenvalue of the Hessian in alpha has "
+                "risen by a third within five epochs, with the cell from before; needs ten epochs")
+    switch(g, "--eigenvalue",
+           help="record and plot that eigenvalue after each epoch; takes the time of some steps "
+                "and several times the memory of one")
+
+
 def add_augment_net_group(parser):
     g = parser.add_argument_group("network")
     flag(g, "--genotype", inherit="network",
@@ -491,6 +506,7 @@ class SearchConfig(RunConfig):
         add_weight_group(parser)
         add_loss_group(parser)
         add_alpha_group(parser)
+        add_stop_group(parser)
 
     def check_together(self):
         if self.quick and self.paper:
@@ -517,6 +533,13 @@ class SearchConfig(RunConfig):
                 self.error(f"--{name} belongs to the second order and does nothing at --order 1")
         if "eps" in self.said and self.hessian in ("exact", "none"):
             self.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
+        for name in ("eigenvalue", "stop_eigenvalue"):
+            if getattr(self, name) and (self.compile or self.checkpoint_cells):
+                self.error(
+                    f"--{name} goes backward twice, which --compile and --checkpoint_cells cannot"
+                )
+        if self.stop_skips is not None and "skip_connect" not in self.primitives:
+            self.error("--stop_skips counts skip_connect, which --primitives lacks")
         for name in ("compile", "checkpoint_cells"):
             if self.hessian == "exact" and getattr(self, name):
                 self.error(f"--hessian exact goes backward twice, which --{name} cannot")

@@ -75,6 +75,7 @@ def main(argv=None):
             w_optim=optims.w,
             alpha_optim=optims.alpha,
             scheduler=scheduler,
+            strategies=strategies,
             train_loader=data.train,
             alpha_loader=data.alpha,
         )
@@ -95,7 +96,9 @@ def main(argv=None):
 
             genotype = net.genotype(cfg.max_skips)
             is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
-            record = search_log.record_alphas(run, net, genotype)
+            curvature = strategies.curvature(net, data, device)
+            record = search_log.record_alphas(run, net, genotype, curvature)
+            strategies.after_epoch(run, record)
             run.save(is_best)
             search_log.record_genotypes(run, data.spec)
             search_log.log_epoch(run, trained, val, record)

@@ -6,6 +6,9 @@ what each does and where it comes from.
 
 import torch
 
+from strategies import stopping
+from strategies.eigenvalue import dominant_eigenvalue, fixed_batch
+
 TRAVEL = 19_500 * 3e-4  # alpha steps of the paper's search times its alpha_lr
 LOWEST, HIGHEST = 3e-4, 0.03  # of --alpha_lr auto: the paper's; more, and Adam's noise decides
 
@@ -35,6 +38,8 @@ class Strategies:
         auto = cfg.alpha_lr == "auto"
         self.alpha_lr = auto_alpha_lr(self.alpha_steps) if auto else cfg.alpha_lr
         self.alpha_moves, self.decay = True, 0.0
+        self.wants_eigenvalue = cfg.eigenvalue or cfg.stop_eigenvalue
+        self.history = []  # of the epochs in which alpha moved, as `stopping` takes it
 
     def before_epoch(self, epoch):
         """Set what changes from epoch to epoch; they count from 1."""
@@ -60,6 +65,35 @@ class Strategies:
         """What the record of an epoch's validation holds beside the scores."""
         return {} if self.alpha_moves else {"warmup": True}
 
+    def curvature(self, net, data, device):
+        """What the record of an epoch's alphas holds beside them: {"eigenvalue": float}, the
+        dominant one of the Hessian of L_val in alpha, where it is wanted."""
+        if not self.wants_eigenvalue:
+            return {}
+        X, y = device.put(fixed_batch(data.val, self.cfg.seed))
+        return {"eigenvalue": dominant_eigenvalue(net, X, y)}
+
+    def after_epoch(self, run, record):
+        """End the run if a rule says so. `record` is that of the epoch's alphas."""
+        if not self.alpha_moves:
+            return
+        self.history.append({**run.last, "eigenvalue": record.get("eigenvalue", 0.0)})
+        cfg, found = self.cfg, None
+        if cfg.stop_skips is not None:
+            found = stopping.skips(self.history, cfg.stop_skips)
+        if cfg.stop_eigenvalue:
+            found = found or stopping.eigenvalue(self.history)
+        if cfg.stop_unchanged is not None:
+            found = found or stopping.unchanged(self.history, cfg.stop_unchanged)
+        if found is not None and run.last["epoch"] < cfg.epochs:
+            run.stop(*found)
+
+    def state_dict(self):
+        return {"history": self.history}
+
+    def load_state_dict(self, state):
+        self.history = list(state["history"])
+
     def describe(self):
         """What differs from Algorithm 1, a line each, for log and page."""
         cfg, lines = self.cfg, []
@@ -74,4 +108,13 @@ class Strategies:
             lines.append(f"beta decay: lambda grows from 0 to {cfg.beta_decay:g}")
         if cfg.max_skips is not None:
             lines.append(f"at most {cfg.max_skips} skip connections in the normal cell")
+        if self.wants_eigenvalue:
+            lines.append("the dominant eigenvalue of the Hessian of L_val in alpha is recorded")
+        for rule, text in (
+            ("stop_unchanged", "when the cell has not changed for {} epochs"),
+            ("stop_skips", "before the normal cell has {} skip connections"),
+            ("stop_eigenvalue", "when the dominant eigenvalue has risen by a third"),
+        ):
+            if getattr(cfg, rule):
+                lines.append(f"the search ends early {text.format(getattr(cfg, rule))}")
         return lines

@@ -42,7 +42,7 @@ CONFIGS = {
 
 # Flags that the table of defaults leaves out although a resumed run may not change them: some have
 # no influence on a result, ...
-NO_INFLUENCE = {"quick", "paper", "compile", "checkpoint_cells"}
+NO_INFLUENCE = {"quick", "paper", "eigenvalue", "compile", "checkpoint_cells"}
 # ... some say what is searched or trained.
 SUBJECT = {"dataset", "primitives", "genotype", "init_from"}
 

@@ -65,6 +65,9 @@ def log_setup(run, data, net, memory, strategies):
     start = (
         "search" if run.first_epoch == 1 else f"go on with epoch {run.first_epoch} of the search"
     )
+    if run.stopped:
+        log.info(f"this search has ended after epoch {run.last['epoch']}: {run.stopped}")
+        return
     log.info(f"{start}: {cfg.epochs} epochs of {run.n_steps} steps, {describe_gradient(cfg)}")
 
 
@@ -109,10 +112,10 @@ def warn_of_short_travel(run, strategies):
 
 
 def record_genotypes(run, spec):
-    """genotype-last.json of the last epoch and genotype.json of the best so far. Behind the
+    """genotype-last.json of the last epoch and genotype.json of what is recommended. Behind the
     checkpoint, so that they are never ahead of it."""
     cfg = run.cfg
-    for name, found in ((files.GENOTYPE_LAST, run.last), (files.GENOTYPE, run.best)):
+    for name, found in ((files.GENOTYPE_LAST, run.last), (files.GENOTYPE, run.recommended)):
         text = gt.to_json(
             gt.from_str(found["genotype"]),
             epoch=found["epoch"],
@@ -133,11 +136,15 @@ def flags_to_inherit(cfg):
     return {**cfg.marked(flags, inherit="images"), **cfg.marked(flags, inherit="network")}
 
 
-def record_alphas(run, net, genotype):
-    """What alpha says after an epoch, into alphas.jsonl and TensorBoard; returns the record."""
+def record_alphas(run, net, genotype, curvature):
+    """What alpha says after an epoch, into alphas.jsonl and TensorBoard; returns the record.
+    `curvature` goes with it: {} or {"eigenvalue": float}."""
     epoch, board = run.last["epoch"], run.board
     step = epoch * run.n_steps
     record = {"epoch": epoch, "primitives": net.primitives, "entropy": {}, "counts": {}}
+    record |= curvature
+    if curvature:
+        board.scalars("alpha_hessian", curvature, step)
     for cell, tables in (("normal", net.alpha_normal), ("reduce", net.alpha_reduce)):
         mix = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(tables)]
         record[cell] = mix
@@ -172,6 +179,8 @@ def log_epoch(run, train, val, record):
             f"{math.log(len(record['primitives'])):.4f}), largest weight "
             f"{max(max(row) for rows in record[cell] for row in rows):.3f}"
         )
+    if "eigenvalue" in record:
+        log.detail(f"    dominant eigenvalue of the Hessian in alpha {record['eigenvalue']:.4g}")
     if 2 * skips >= edges:
         log.warn(
             f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
@@ -199,7 +208,8 @@ def draw(run, record, dataset):
 
 def finish(run, data, pictures):
     """Record the size of the final network, make the last pictures, log the result."""
-    best = gt.from_str(run.best["genotype"])
+    best = gt.from_str(run.recommended["genotype"])
+    run.files.update_summary(stopped=run.stopped)
     size = size_of_final_network(run, data.spec, best)
     if size is not None:
         run.files.update_summary(network=size)
@@ -209,27 +219,30 @@ def finish(run, data, pictures):
     pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
     skips, edges = skips_of(gt.count_ops(best.normal))
     if 2 * skips >= edges:
-        run.log.warn(f"the best normal cell has {skips} skip connections on {edges} edges")
+        run.log.warn(f"the recommended normal cell has {skips} skip connections on {edges} edges")
     log_how_sure(run)
     run.log.result(
-        f"{run.best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell "
-        f"must be trained from scratch. Train it with\n{augment_command(run)}"
+        f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: the "
+        f"cell must be trained from scratch. Train it with\n{augment_command(run)}"
     )
 
 
 def log_genotypes(run, best):
     """The last genotype and the best, in words, and how clearly each edge was decided."""
-    last_epoch, best_epoch = run.last["epoch"], run.best["epoch"]
+    last_epoch, best_epoch = run.last["epoch"], run.recommended["epoch"]
+    best_name = "best" if run.chosen is None else "chosen"
+    if run.stopped:
+        run.log.result(f"ended after epoch {last_epoch} of {run.cfg.epochs}: {run.stopped}")
     if last_epoch != best_epoch:
         run.log.info(
             f"last genotype (epoch {last_epoch}, supernet top1 {run.last['top1']:.2%} on the alpha "
             f"half): {run.last['genotype']}"
         )
     run.log.result(
-        f"{'last and best' if last_epoch == best_epoch else 'best'} genotype (epoch {best_epoch}, "
-        f"supernet top1 {run.best['top1']:.2%} on the alpha half; recommended): {best}"
+        f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch {best_epoch}, "
+        f"supernet top1 {run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
     )
-    run.log.info("the best genotype in words:\n" + gt.describe(best, run.cfg.layers))
+    run.log.info(f"the {best_name} genotype in words:\n" + gt.describe(best, run.cfg.layers))
     try:
         history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
     except ValueError:  # the file was damaged or deleted; the result does not depend on it
@@ -244,7 +257,7 @@ def log_genotypes(run, best):
 def log_how_sure(run):
     """How much of the recommended cell is more than chance, for terminal, page and summary.json."""
     try:
-        verdict = alphas.how_sure(reader.read_alphas(run.files.path), run.best["epoch"])
+        verdict = alphas.how_sure(reader.read_alphas(run.files.path), run.recommended["epoch"])
     except (ValueError, IndexError):  # the records were damaged or deleted
         return
     run.files.update_summary(how_sure=verdict)
