@@ -120,6 +120,7 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
     assert set(state) == {
         "model", "w_optim", "alpha_optim", "scheduler", "rng", "epoch", "best", "top1",
         "genotype", "flags", "data", "images", "train_loader", "alpha_loader", "inside",
+        "strategies", "stopped", "chosen",
     }  # fmt: skip
     assert state["epoch"] == 2
     flags = state["flags"]

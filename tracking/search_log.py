@@ -222,8 +222,8 @@ def finish(run, data, pictures):
         run.log.warn(f"the recommended normal cell has {skips} skip connections on {edges} edges")
     log_how_sure(run)
     run.log.result(
-        f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: the "
-        f"cell must be trained from scratch. Train it with\n{augment_command(run)}"
+        f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: "
+        f"the cell must be trained from scratch. Train it with\n{augment_command(run)}"
     )
 
 
