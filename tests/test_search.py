@@ -645,7 +645,7 @@ def test_an_unknown_op_is_refused_before_anything_is_downloaded(here, monkeypatc
 @pytest.mark.pictures
 def test_a_search_of_one_epoch_has_all_pictures_and_no_warning(here, capsys):
     search.main([*FAST_SEARCH, "--name", "s"])
-    assert capsys.readouterr().out.count("WARNING") == 1  # of alpha's way, alone
+    assert capsys.readouterr().out.count("WARNING") == 1  # of alpha's way alone
     assert {"normal.gif", "reduce.gif", "loss_accuracy.png"} <= set(os.listdir("searchs/s"))
 
 

@@ -13,7 +13,7 @@ import visualize
 from config import AugmentConfig
 from console import errors
 from console.terminal import visible
-from models import augment_cnn, stems
+from models import augment_cnn, small_maps, stems
 from records import alphas, files, reader
 from strategies.steering import TRAVEL
 from tracking import common_log
@@ -59,6 +59,7 @@ def log_setup(run, data, net, memory, strategies):
             f"with --layers {cfg.layers} every cell is a reduction cell: the normal cell is not "
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
         )
+    warn_of_blind_ops(run, stems.map_size(spec.size, net.net.stem))
     warn_of_short_travel(run, strategies)
     for line in strategies.describe():
         log.info(line)
@@ -93,6 +94,22 @@ def record_setup(run, data, strategies):
         next=augment_command(run),
         gradient=describe_gradient(run.cfg),
         strategies=strategies.describe(),
+    )
+
+
+def warn_of_blind_ops(run, size):
+    """Ops of which all taps but one fall on padding, on maps of the last cells. `size` (H, W) is
+    that of the maps which the first cell reads."""
+    names, maps = run.cfg.primitives, small_maps.cell_maps(size, run.cfg.layers)
+    blind = small_maps.blind_ops(names, maps[-1])
+    if not blind:
+        return
+    first = 1 + maps.index(maps[-1])
+    kept = ",".join(name for name in names if name not in blind)
+    run.log.warn(
+        f"{', '.join(blind)}: on the maps of cells {first} to {len(maps)}, of "
+        f"{maps[-1][0]}x{maps[-1][1]} pixels, all taps but the middle one fall on padding, so "
+        f"these are 1x1 convolutions there; --primitives {kept} leaves them out"
     )
 
 
