@@ -64,7 +64,8 @@ def alpha_lr(text):
 
 
 def primitives(text):
-    """A preset's name, or op names separated by commas; OPS is asked when the supernet is built."""
+    """A preset's name, "auto", or op names separated by commas; OPS is asked when the supernet is
+    built."""
     if text in gt.PRESETS:
         return list(gt.PRESETS[text])
     names = [name.strip() for name in text.split(",")]
@@ -218,8 +219,9 @@ def add_search_net_group(parser):
     switch(g, "--checkpoint_cells", help="compute each cell twice to need less memory")
     flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES),
          paper=list(gt.PRESETS["darts"]), metavar="LIST",
-         help="candidate ops, separated by commas, or a preset: "
-              f"{', '.join(gt.PRESETS)} (default: PRIMITIVES of genotypes.py)")
+         help="candidate ops, separated by commas; or a preset: "
+              f"{', '.join(gt.PRESETS)}; or auto, PRIMITIVES without those that are too wide for "
+              "the maps of the last cells (default: PRIMITIVES of genotypes.py)")
 
 
 def add_weight_group(parser):
@@ -507,6 +509,13 @@ class SearchConfig(RunConfig):
         add_loss_group(parser)
         add_alpha_group(parser)
         add_stop_group(parser)
+
+    def inherit(self, flags):
+        """`auto_primitives`: the ops are still to be chosen by the size of the images."""
+        super().inherit(flags)
+        self.auto_primitives = self.primitives == ["auto"]
+        if self.auto_primitives:
+            self.primitives = list(gt.PRIMITIVES)
 
     def check_together(self):
         if self.quick and self.paper:

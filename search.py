@@ -30,7 +30,7 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import memory, stems
+from models import memory, small_maps, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 from strategies.steering import Strategies
@@ -61,6 +61,8 @@ def main(argv=None):
         budget.check(device, memory.supernet_cells, data)
 
         # model
+        if cfg.auto_primitives:
+            small_maps.choose(cfg, data.spec)
         net = build_supernet(cfg, data, device)
         kept_as = layout.place(net, device, data, cfg)
 

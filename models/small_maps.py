@@ -7,6 +7,7 @@ meets the image, so it is a 1x1 convolution with the parameters of a 5x5.
 import torch
 
 import genotypes as gt
+from models import stems
 from models.ops import OPS
 
 LARGE_MAP = 33  # pixels; wider than the taps of any op
@@ -35,6 +36,15 @@ def blind_ops(primitives, size):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return [name for name in primitives if name != "none" and _is_blind(name, size)]
+
+
+def choose(cfg, spec):
+    """--primitives auto: take those out of cfg.primitives that are blind on the maps of the last
+    cells. `spec` is the DataSpec of the images; from here on the run has this list."""
+    shrinks = stems.STEMS[stems.pick(cfg.stem, spec.size)]
+    maps = cell_maps(stems.map_size(spec.size, shrinks), cfg.layers)
+    blind = blind_ops(cfg.primitives, maps[-1])
+    cfg.primitives = [name for name in cfg.primitives if name not in blind]
 
 
 def _is_blind(name, size):

@@ -1,8 +1,11 @@
 """Ops of which all taps but one fall on padding: models/small_maps.py."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from conftest import TINY_SEARCH, log_of
+from conftest import TINY_SEARCH, lines, log_of
 from torch import nn
 
 import genotypes as gt
@@ -43,6 +46,17 @@ def test_the_maps_of_the_cells():
     assert small_maps.cell_maps((8, 8), 4) == [(8, 8), (4, 4), (2, 2), (2, 2)]
     assert small_maps.cell_maps((7, 5), 1) == [(4, 3)]
     assert small_maps.cell_maps((32, 32), 8)[-1] == (8, 8)
+
+
+def test_auto_leaves_them_out_and_the_run_remembers_the_list(here):
+    words = ["--subset", "0.1", "--epochs", "1", "--quick", "--batch_size", "32", "--order", "1"]
+    run = search.main([*TINY_SEARCH, *words, "--primitives", "auto", "--name", "s"])
+    wanted = [name for name in gt.PRIMITIVES if name not in DILATED]
+    assert json.loads(Path(run, "config.json").read_text())["flags"]["primitives"] == wanted
+    assert json.loads(Path(run, "genotype.json").read_text())["primitives"] == wanted
+    assert lines(Path(run, "alphas.jsonl"))[0]["primitives"] == wanted
+    assert "fall on padding" not in log_of(run)
+    search.main(["--name", "s", "--resume"])
 
 
 def test_a_search_of_small_images_warns_and_says_what_to_paste(here):
