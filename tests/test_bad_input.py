@@ -21,6 +21,7 @@ import check_ops
 import config
 import evaluate
 import export
+import genotypes as gt
 import gif_maker
 import plot_alphas
 import plot_train_val
@@ -30,6 +31,8 @@ import search
 import visualize
 from console import parser as types
 from console.parser import Parser, shown
+from data_sets import named
+from models import ops
 
 ROOT = Path(__file__).parent.parent
 
@@ -288,6 +291,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
+KNOWN = {"auto", *named.NAMES, *gt.PRESETS, *gt.PUBLISHED, *ops.OPS}
+
+
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
     """An empty current folder, for all examples of a test."""
@@ -303,6 +309,8 @@ def empty(tmp_path_factory):
 def test_names_of_what_is_not_there(empty, case, text):
     script, words = case
     if "\0" not in text and os.path.exists(text):  # "." or "/"
+        return
+    if text in KNOWN:  # hypothesis takes constants from the code, too, and a run would begin
         return
     if words and words[-1].startswith("--"):
         words = [*words[:-1], f"{words[-1]}={text}"]
