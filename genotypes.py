@@ -145,13 +145,16 @@ def as_lists(weights):
     return [rows.tolist() if hasattr(rows, "tolist") else list(rows) for rows in weights]
 
 
-def parse(weights, k=2, primitives=None):
+def parse(weights, k=2, primitives=None, max_skips=None):
     """Alpha of one cell type -> gene: keep the k strongest edges of each node (sec. 2.4).
 
     weights     alpha before softmax, one table per node: weights[i] has shape (i + 2, n_ops), the
                 row is the edge's input node, the columns are `primitives`. Tensors, arrays, lists.
     k           edges kept per node; a node with fewer edges keeps them all.
     primitives  names of the columns (default: PRIMITIVES).
+    max_skips   skip connections that the gene may keep: while it has more, the weakest of them
+                counts as zero and the gene is derived again (P-DARTS, arXiv 1904.12760). A skip
+                connection stays where its edge has no other op.
 
     Every edge stands for its strongest op other than "none", and its strength is that one op's
     softmax weight. "none" takes part in the softmax, so an edge with a large "none" is weak, and
@@ -164,20 +167,36 @@ def parse(weights, k=2, primitives=None):
         raise ValueError(f"primitives need an op besides 'none', got {primitives}")
     if k < 1:
         raise ValueError(f"k, the edges kept per node, must be 1 or more, got {k}")
-    gene = []
-    for rows in as_lists(weights):
-        strongest = []  # (strength, input node, op), one per edge
-        for j, row in enumerate(rows):
-            if len(row) != len(primitives):
-                raise ValueError(
-                    f"alpha has {len(row)} columns for {len(primitives)} primitives {primitives}"
-                )
-            mixing = softmax(row)
-            best = max(real, key=mixing.__getitem__)
-            strongest.append((mixing[best], j, primitives[best]))
-        kept = sorted(strongest, key=lambda edge: -edge[0])[:k]  # stable: ties keep their order
-        gene.append([(op, j) for _, j, op in sorted(kept, key=lambda edge: edge[1])])
-    return gene
+    tables = as_lists(weights)
+    for row in (row for rows in tables for row in rows):
+        if len(row) != len(primitives):
+            raise ValueError(
+                f"alpha has {len(row)} columns for {len(primitives)} primitives {primitives}"
+            )
+    mix = [[softmax(row) for row in rows] for rows in tables]
+    kept = [_strongest_edges(rows, k, real) for rows in mix]
+    while max_skips is not None:
+        skips = [
+            (strength, i, j, column)
+            for i, edges in enumerate(kept)
+            for strength, j, column in edges
+            if primitives[column] == "skip_connect"
+        ]
+        strength, i, j, column = min(skips, default=(-1.0, 0, 0, 0))
+        if len(skips) <= max_skips or strength < 0:
+            break
+        mix[i][j][column] = -1.0  # behind whatever rounds to zero
+        kept[i] = _strongest_edges(mix[i], k, real)
+    return [[(primitives[column], j) for _, j, column in edges] for edges in kept]
+
+
+def _strongest_edges(rows, k, real):
+    """The k strongest edges of a node, (strength, input node, column of the op), in the order of
+    their input nodes. `rows` are the mixing weights of its edges, `real` the columns of the ops."""
+    best = [max(real, key=row.__getitem__) for row in rows]
+    edges = [(rows[j][column], j, column) for j, column in enumerate(best)]
+    kept = sorted(edges, key=lambda edge: -edge[0])[:k]  # stable: ties keep their order
+    return sorted(kept, key=lambda edge: edge[1])
 
 
 def mean_entropy(weights):

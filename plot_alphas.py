@@ -4,7 +4,8 @@
 
 Reads alphas.jsonl. One small panel per edge, from its row to its column; the colors of the ops are
 those of the drawings. Under each panel stands the strongest op and how far it is ahead of the
-runner-up. Edges that the genotype keeps are framed. Below: the mean entropy of alpha.
+runner-up. Edges that the genotype keeps are framed. Below: the mean entropy of alpha, and where it
+was recorded the dominant eigenvalue of the Hessian in alpha.
 """
 
 from console import interrupts
@@ -56,10 +57,13 @@ def figure(history, title=None, chosen=None):
     chosen = chosen or history[-1]
     n_nodes = len(chosen["normal"])
     n_rows = n_nodes + 1  # inputs that an edge can come from
-    fig = Figure(figsize=(3.7 * n_nodes, 1.15 * n_rows + 2.9), layout="constrained")
+    values = {r["epoch"]: r["eigenvalue"] for r in history if reader.is_number(r.get("eigenvalue"))}
+    below = [1.7, 1.5] if values else [1.7]  # heights of what stands below the panels
+    size = (3.7 * n_nodes, 1.15 * n_rows + 1.2 + sum(below))
+    fig = Figure(figsize=size, layout="constrained")
     if title:
         fig.suptitle(title, parse_math=False)
-    grid = fig.add_gridspec(2, 2, height_ratios=(1.15 * n_rows, 1.7))
+    grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(1.15 * n_rows, *below))
     tables = [rows for record in history for cell in CELLS for rows in record[cell]]
     weights = [weight for rows in tables for row in rows for weight in row]
     limits = low, high = min(weights), max(weights)
@@ -72,6 +76,8 @@ def figure(history, title=None, chosen=None):
             fontsize="medium",
         )
     entropy(fig.add_subplot(grid[1, :]), history, chosen["epoch"])
+    if values:
+        eigenvalue(fig.add_subplot(grid[2, :]), values, chosen["epoch"])
     handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
                for op in chosen["primitives"]]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)),
@@ -161,6 +167,16 @@ def entropy(axes, history, chosen):
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+def eigenvalue(axes, values, chosen):
+    """{epoch: dominant eigenvalue of the Hessian of L_val in alpha}; a line at `chosen`."""
+    axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=palette.INK)
+    axes.axvline(chosen, color=palette.FAINT, linewidth=0.8)
+    axes.set_ylabel("dominant\neigenvalue", fontsize="small")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
 
 
 def table(record):

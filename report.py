@@ -107,9 +107,14 @@ def collect(run_path):
         "network": network,
         "next": summary.get("next"),
         "gradient": summary.get("gradient"),
+        "strategies": summary.get("strategies", []),
+        "stopped": summary.get("stopped"),
+        "how_sure": summary.get("how_sure"),
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
-        "cells": cells(run_path, genotype, best) if genotype else [],
+        "cells": cells(run_path, genotype, metadata.get("epoch") if is_search else None)
+        if genotype
+        else [],
         "edges": edges(run_path, metadata.get("epoch")),
         "curves": data_uri(os.path.join(run_path, files.CURVES)),
         "alphas": data_uri(os.path.join(run_path, files.ALPHA_FIGURE)),
@@ -132,12 +137,12 @@ def throughput(metrics):
     return sum(speeds) / len(speeds) if speeds else None
 
 
-def cells(run_path, genotype, best):
-    """Both cells: title, drawing and animation (data: URIs or None) with the widths they need on a
-    phone, op counts with colors."""
+def cells(run_path, genotype, epoch):
+    """Both cells, of a search as drawn at `epoch`: title, drawing and animation (data: URIs or
+    None) with the widths they need on a phone, op counts with colors."""
     found = []
     for cell, name in CELLS.items():
-        names = [drawing(cell, best[0])] if best else []  # of a search
+        names = [drawing(cell, epoch)] if reader.is_count(epoch) else []  # of a search
         names.append(drawing(cell))  # of a training
         paths = [os.path.join(run_path, files.PLOTS, f"{name}.png") for name in names]
         picture = next(filter(os.path.isfile, paths), paths[-1])
@@ -158,9 +163,13 @@ def edges(run_path, epoch):
         history = reader.read_alphas(run_path)
     except ValueError:
         return []
+    if epoch not in {record["epoch"] for record in history}:
+        return []
+    decided = alphas.decided(history, epoch)
     return [
         {**edge, "cell": name.split()[0], "from": gt.input_name(edge["input"]),
-         "color": palette.color(edge["op"])}
+         "color": palette.color(edge["op"]),
+         "decided": decided.get((cell, edge["node"], edge["input"]), False)}
         for record in history if record["epoch"] == epoch
         for cell, name in CELLS.items() for edge in alphas.edges(record, cell)
     ]  # fmt: skip

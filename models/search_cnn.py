@@ -144,11 +144,12 @@ class SearchCNNController(nn.Module):
             for op, why in fan.looped.items()
         }
 
-    def genotype(self):
-        """The discrete architecture that alpha stands for now (sec. 2.4)."""
+    def genotype(self, max_skips=None):
+        """The discrete architecture that alpha stands for now (sec. 2.4), with at most `max_skips`
+        skip connections in the normal cell."""
         concat = range(2, self.n_nodes + 2)
         return gt.Genotype(
-            normal=gt.parse(self.alpha_normal, k=self.k, primitives=self.primitives),
+            normal=gt.parse(self.alpha_normal, self.k, self.primitives, max_skips),
             normal_concat=concat,
             reduce=gt.parse(self.alpha_reduce, k=self.k, primitives=self.primitives),
             reduce_concat=concat,

@@ -89,6 +89,11 @@ def _is_progress(value):
     return fits(value, _progress_of(value))
 
 
+def _is_searched(value):
+    """An epoch as the strategies of a search remember it."""
+    return _is_progress(value) and fits(value, {"eigenvalue": is_number})
+
+
 def _is_inside(value):
     """An epoch that is under way (tracking/inside.py), or none."""
     inside = {"epoch": is_count, "step": is_count, "meter": is_object}
@@ -112,11 +117,18 @@ _COMMON = {
     "images": _is_images,
     "best": _is_progress,
     "inside": _is_inside,
+    "stopped": lambda why: why is None or is_text(why),
+    "chosen": lambda value: value is None or _is_progress(value),
     "train_loader": is_object,
 }
 # the rest, by the program that writes it
 KINDS = {
-    "search.py": {"w_optim": is_object, "alpha_optim": is_object, "alpha_loader": is_object},
+    "search.py": {
+        "w_optim": is_object,
+        "alpha_optim": is_object,
+        "alpha_loader": is_object,
+        "strategies": {"history": [_is_searched]},
+    },
     "augment.py": {"optim": is_object},
 }
 

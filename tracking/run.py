@@ -33,6 +33,8 @@ class Run:
     log          what it says (console.log.Log)
     board        TensorBoard (tracking.board.Board)
     best, last   {"epoch", "top1", "genotype"} of the best and of the last finished epoch
+    stopped      why the run has ended before its last epoch, or None
+    chosen       what a search that was stopped recommends in place of its best, as `best`, or None
     """
 
     def __init__(self, cfg, device, default_name, folder, state=None, advice=None):
@@ -56,15 +58,27 @@ class Run:
         self.n_steps = self.top_k = 0
         self.spec = None  # the DataSpec of the images
         self.loaders = []  # of the data (None: not there), whose processes end with the run
-        self.best, self.last = {**NO_EPOCH, "top1": -1.0}, dict(NO_EPOCH)
+        self.best, self.last = {**NO_EPOCH, "top1": -1.0, "warmup": True}, dict(NO_EPOCH)
+        self.stopped = self.chosen = None
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
         if state is not None:
             self.best = state["best"]
+            self.stopped, self.chosen = state["stopped"], state["chosen"]
             self.last = {key: state[key] for key in ("epoch", "top1", "genotype")}
         else:
             folder.take(default_name, cfg.overwrite)
             cfg.name = folder.name
+
+    @property
+    def recommended(self):
+        """{"epoch", "top1", "genotype"} of the cell that a search recommends."""
+        return self.chosen or self.best
+
+    def stop(self, why, chosen):
+        """End the run with the epoch that is being recorded; recommend what `chosen` holds."""
+        self.stopped = why
+        self.chosen = {key: chosen[key] for key in NO_EPOCH}
 
     @property
     def first_epoch(self):
@@ -239,6 +253,8 @@ class Run:
         done = 0 if self.inside is None else self.inside.step
         self.log.open_bars(self.first_epoch, self.cfg.epochs, self.n_steps, done)
         for epoch in range(self.first_epoch, self.cfg.epochs + 1):
+            if self.stopped:
+                break
             yield epoch
             self.stop_if_asked()
         self.log.close_bars()
@@ -302,9 +318,11 @@ class Run:
             shown = {name: values[name] for name in ("loss", "top1", "top5")}
             self.board.scalars(phase, {**shown, "lr": lr}, epoch * self.n_steps)
         self.last = {"epoch": epoch, "top1": val["top1"], "genotype": genotype}
-        is_best = val["top1"] > self.best["top1"]
+        warmup = val.get("warmup", False)  # a cell that alpha had no part in is a stopgap
+        before = (not self.best.get("warmup"), self.best["top1"])
+        is_best = (not warmup, val["top1"]) > before
         if is_best:
-            self.best = self.last
+            self.best = {**self.last, "warmup": True} if warmup else self.last
         return is_best
 
     def save(self, is_best):
@@ -316,7 +334,7 @@ class Run:
         states = {name: part.state_dict() for name, part in self.parts.items()}
         states["inside"] = None if self.inside is None else self.inside.state_dict()
         rest = {"flags": self.cfg.flags(), "data": self.spec.to_dict(), "images": self.images}
-        rest |= {"best": self.best, **self.last}
+        rest |= {"best": self.best, **self.last, "stopped": self.stopped, "chosen": self.chosen}
         self.saved = ""  # not known until it is written
         self.files.save({**states, "rng": checkpoint.rng_state(), **rest}, is_best)
         self.saved = str(self.inside or f"epoch {self.last['epoch']}")
