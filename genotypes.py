@@ -145,18 +145,21 @@ def as_lists(weights):
     return [rows.tolist() if hasattr(rows, "tolist") else list(rows) for rows in weights]
 
 
-def parse(weights, k=2, primitives=None):
+def parse(weights, k=2, primitives=None, edge_weights=None):
     """Alpha of one cell type -> gene: keep the k strongest edges of each node (sec. 2.4).
 
-    weights     alpha before softmax, one table per node: weights[i] has shape (i + 2, n_ops), the
-                row is the edge's input node, the columns are `primitives`. Tensors, arrays, lists.
-    k           edges kept per node; a node with fewer edges keeps them all.
-    primitives  names of the columns (default: PRIMITIVES).
+    weights       alpha before softmax, one table per node: weights[i] has shape (i + 2, n_ops),
+                  the row is the edge's input node, the columns are `primitives`. Tensors, arrays,
+                  lists.
+    k             edges kept per node; a node with fewer edges keeps them all.
+    primitives    names of the columns (default: PRIMITIVES).
+    edge_weights  the weight of each edge among those that enter its node (PC-DARTS): for node i
+                  i + 2 numbers. None: all alike.
 
     Every edge stands for its strongest op other than "none", and its strength is that one op's
-    softmax weight. "none" takes part in the softmax, so an edge with a large "none" is weak, and
-    rows with different offsets compare fairly. On equal strength the lower input node and the
-    earlier op win. The kept edges come in the order of their input nodes.
+    softmax weight, times the weight of the edge. "none" takes part in the softmax, so an edge with
+    a large "none" is weak, and rows with different offsets compare fairly. On equal strength the
+    lower input node and the earlier op win. The kept edges come in the order of their input nodes.
     """
     primitives = list(PRIMITIVES if primitives is None else primitives)
     real = [column for column, name in enumerate(primitives) if name != "none"]
@@ -164,8 +167,9 @@ def parse(weights, k=2, primitives=None):
         raise ValueError(f"primitives need an op besides 'none', got {primitives}")
     if k < 1:
         raise ValueError(f"k, the edges kept per node, must be 1 or more, got {k}")
+    edge_weights = None if edge_weights is None else as_lists(edge_weights)
     gene = []
-    for rows in as_lists(weights):
+    for i, rows in enumerate(as_lists(weights)):
         strongest = []  # (strength, input node, op), one per edge
         for j, row in enumerate(rows):
             if len(row) != len(primitives):
@@ -174,7 +178,8 @@ def parse(weights, k=2, primitives=None):
                 )
             mixing = softmax(row)
             best = max(real, key=mixing.__getitem__)
-            strongest.append((mixing[best], j, primitives[best]))
+            of_edge = 1.0 if edge_weights is None else edge_weights[i][j]
+            strongest.append((of_edge * mixing[best], j, primitives[best]))
         kept = sorted(strongest, key=lambda edge: -edge[0])[:k]  # stable: ties keep their order
         gene.append([(op, j) for _, j, op in sorted(kept, key=lambda edge: edge[1])])
     return gene

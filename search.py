@@ -47,9 +47,10 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_cells)
+        channels = cfg.init_channels // cfg.partial_channels  # of the narrowest op
         if cfg.deterministic:
-            check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
-        check_ops.quick(cfg.primitives, cfg.init_channels)
+            check_ops.require_deterministic(cfg.primitives, channels, device.torch_device)
+        check_ops.quick(cfg.primitives, channels)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)
         run = Run(cfg, device, name, folder, state)
         utils.seed_everything(cfg.seed)
@@ -82,6 +83,7 @@ def main(argv=None):
 
         for epoch in run.epochs():
             lr = optims.w.param_groups[0]["lr"]
+            net.fade_skip(epoch, cfg.epochs)
             trained = train(data, net, architect, optims, epoch, run)
             trained |= loader_speed.speed((data.train, data.alpha), trained)
             val = validate(run.stoppable(data.val), net, device)
@@ -115,6 +117,8 @@ def build_supernet(cfg, data, device):
         primitives=cfg.primitives,
         k=cfg.k,
         stem=stems.pick(cfg.stem, data.spec.size),
+        partial_channels=cfg.partial_channels,
+        auxiliary_skip=cfg.auxiliary_skip,
     )
     net.net.checkpoint_cells = cfg.checkpoint_cells
     return net

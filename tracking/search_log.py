@@ -51,6 +51,11 @@ def log_setup(run, data, net, memory):
         f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{sum(w.numel() for w in net.weights()):,} weights; ops {', '.join(net.primitives)}"
     )
+    if cfg.partial_channels > 1:
+        log.info(
+            f"partial channels: 1 of {cfg.partial_channels} goes through the ops, the others pass "
+            f"beside them; every edge has a weight"
+        )
     for op, why in net.looped_ops().items():
         log.info(f"{op} runs edge by edge, since its block {why}; the other ops run wide")
     common_log.warn_of_learning_rate(run, data, "w_lr")
@@ -144,6 +149,14 @@ def record_alphas(run, net, genotype):
         }
         board.scalars(f"alpha_{cell}", weights, step)
     board.scalars("alpha_entropy", record["entropy"], step)
+    if edge_weights := net.edge_weights():
+        record["edge_weights"] = {cell: gt.as_lists(found) for cell, found in edge_weights.items()}
+        for cell, tables in record["edge_weights"].items():
+            weights = {f"{j}-{node}": weight for node, row in enumerate(tables, start=2)
+                       for j, weight in enumerate(row)}  # fmt: skip
+            board.scalars(f"edge_weight_{cell}", weights, step)
+    if run.cfg.auxiliary_skip:
+        record["skip_factor"] = net.skip_factor.item()
     record["genotype"] = gt.to_str(genotype)
     run.files.append(files.ALPHAS, record)
     return record
@@ -164,6 +177,8 @@ def log_epoch(run, train, val, record):
             f"{math.log(len(record['primitives'])):.4f}), largest weight "
             f"{max(max(row) for rows in record[cell] for row in rows):.3f}"
         )
+    if "skip_factor" in record:
+        log.detail(f"    auxiliary skip: factor {record['skip_factor']:.2f}")
     if 2 * skips >= edges:
         log.warn(
             f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
