@@ -197,6 +197,14 @@ def count_ops(gene):
     return dict(Counter(op for edges in gene for op, _ in edges).most_common())
 
 
+def n_different(genotype, other):
+    """(how many edges of a genotype the other has not, how many it has)."""
+    genes = [(getattr(genotype, f), getattr(other, f)) for f in ("normal", "reduce")]
+    nodes = [pair for gene in genes for pair in zip(*gene, strict=True)]
+    different = sum((Counter(edges) - Counter(others)).total() for edges, others in nodes)
+    return different, sum(len(edges) for edges, _ in nodes)
+
+
 def ops_of(genotype):
     """The names of the ops a genotype keeps, each once, in order of appearance."""
     return list(dict.fromkeys([*count_ops(genotype.normal), *count_ops(genotype.reduce)]))

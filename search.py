@@ -32,6 +32,7 @@ from devices.step_guard import StepGuard
 from models import memory, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
+from strategies import perturbation
 from tracking import resume, run_folder, search_log
 from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
@@ -100,7 +101,12 @@ def main(argv=None):
                 trained["seconds"] + val["seconds"],
                 drawing=functools.partial(search_log.draw, run, record, data.spec.name),
             )
-        search_log.finish(run, data, pictures)
+        selected = None
+        if cfg.select == "perturbation":
+            selected = search_log.record_selection(
+                run, data.spec, net, perturbation.after_search(run, data, net)
+            )
+        search_log.finish(run, data, pictures, selected)
     return run.files.path
 
 

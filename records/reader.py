@@ -92,12 +92,13 @@ def read_config(run_path):
 
 
 def read_summary(run_path):
-    """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient"."""
+    """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
+    "selection"."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
     }  # fmt: skip
-    texts = dict.fromkeys(("next", "val_name", "gradient"), is_text)
+    texts = dict.fromkeys(("next", "val_name", "gradient", "selection"), is_text)
     return keep_fitting(
         read_object(os.path.join(run_path, SUMMARY)),
         {"picture_seconds": is_number, "network": network, **texts},

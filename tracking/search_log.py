@@ -108,20 +108,41 @@ def warn_of_few_steps(run):
 def record_genotypes(run, spec):
     """genotype-last.json of the last epoch and genotype.json of the best so far. Behind the
     checkpoint, so that they are never ahead of it."""
-    cfg = run.cfg
     for name, found in ((files.GENOTYPE_LAST, run.last), (files.GENOTYPE, run.best)):
-        text = gt.to_json(
-            gt.from_str(found["genotype"]),
-            epoch=found["epoch"],
-            top1=found["top1"],
-            dataset=spec.name,
-            size=list(spec.size),
-            primitives=cfg.primitives,
-            n_nodes=cfg.n_nodes,
-            k=cfg.k,
-            flags=flags_to_inherit(cfg),
-        )
-        files.write_text(run.files.file(name), text + "\n")
+        write_genotype(run, spec, name, found)
+
+
+def write_genotype(run, spec, name, found, **metadata):
+    """`found` {"genotype", "epoch", "top1"} as JSON in the run folder."""
+    cfg = run.cfg
+    text = gt.to_json(
+        gt.from_str(found["genotype"]),
+        epoch=found["epoch"],
+        top1=found["top1"],
+        **metadata,
+        dataset=spec.name,
+        size=list(spec.size),
+        primitives=cfg.primitives,
+        n_nodes=cfg.n_nodes,
+        k=cfg.k,
+        flags=flags_to_inherit(cfg),
+    )
+    files.write_text(run.files.file(name), text + "\n")
+
+
+def record_selection(run, spec, net, genotype):
+    """genotype.json of the cell that --select perturbation has chosen in the last epoch's supernet;
+    that of alpha stays in genotype-last.json. Returns it like run.best, with "text", which says how
+    many edges differ."""
+    different, edges = gt.n_different(genotype, net.genotype())
+    selected = {**run.last, "genotype": gt.to_str(genotype)}
+    write_genotype(run, spec, files.GENOTYPE, selected, select="perturbation")
+    text = (
+        f"chosen by perturbation in the supernet of epoch {run.last['epoch']}; {different} of "
+        f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
+    )
+    run.files.update_summary(selection=text)
+    return {**selected, "text": text}
 
 
 def flags_to_inherit(cfg):
@@ -204,38 +225,46 @@ def draw(run, record, dataset):
 # --- the end ------------------------------------------------------------------------------------
 
 
-def finish(run, data, pictures):
-    """Record the size of the final network, make the last pictures, log the result."""
-    best = gt.from_str(run.best["genotype"])
+def finish(run, data, pictures, selected=None):
+    """Record the size of the final network, make the last pictures, log the result. `selected` is
+    of `record_selection`, if the cell was not chosen by alpha."""
+    best = gt.from_str((selected or run.best)["genotype"])
     size = size_of_final_network(run, data.spec, best)
     if size is not None:
         run.files.update_summary(network=size)
     run.board.hparams(run.cfg.flags(), best_top1=run.best["top1"], last_top1=run.last["top1"])
-    log_genotypes(run, best)
+    log_genotypes(run, best, selected)
     log_size(run, size)
     pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
     warn_of_few_steps(run)  # once more, beside the result
     skips, edges = skips_of(gt.count_ops(best.normal))
     if 2 * skips >= edges:
         run.log.warn(f"the best normal cell has {skips} skip connections on {edges} edges")
+    top1 = (selected or run.best)["top1"]
     run.log.result(
-        f"{run.best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell "
-        f"must be trained from scratch. Train it with\n{augment_command(run)}"
+        f"{top1:.2%} is the accuracy of the supernet, not of the found cell: the cell must "
+        f"be trained from scratch. Train it with\n{augment_command(run)}"
     )
 
 
-def log_genotypes(run, best):
-    """The last genotype and the best, in words, and how clearly each edge was decided."""
-    last_epoch, best_epoch = run.last["epoch"], run.best["epoch"]
-    if last_epoch != best_epoch:
+def log_genotypes(run, best, selected=None):
+    """The last genotype and the best, in words, and how clearly each edge was decided. `selected`
+    as in `finish`; `best` is then its genotype."""
+    last_epoch, best_epoch = run.last["epoch"], (selected or run.best)["epoch"]
+    if selected:
+        run.log.info(f"genotype of alpha (epoch {last_epoch}): {run.last['genotype']}")
+        run.log.result(f"genotype {selected['text']} (recommended): {best}")
+    elif last_epoch != best_epoch:
         run.log.info(
             f"last genotype (epoch {last_epoch}, supernet top1 {run.last['top1']:.2%} on the alpha "
             f"half): {run.last['genotype']}"
         )
-    run.log.result(
-        f"{'last and best' if last_epoch == best_epoch else 'best'} genotype (epoch {best_epoch}, "
-        f"supernet top1 {run.best['top1']:.2%} on the alpha half; recommended): {best}"
-    )
+    if not selected:
+        run.log.result(
+            f"{'last and best' if last_epoch == best_epoch else 'best'} genotype (epoch "
+            f"{best_epoch}, supernet top1 {run.best['top1']:.2%} on the alpha half; recommended): "
+            f"{best}"
+        )
     run.log.info("the best genotype in words:\n" + gt.describe(best, run.cfg.layers))
     try:
         history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
@@ -243,8 +272,8 @@ def log_genotypes(run, best):
         history = {}
     if best_epoch in history:
         run.log.info(
-            "its edges, strongest op besides none and runner-up (* is kept):\n"
-            + plot_alphas.table(history[best_epoch])
+            f"{'edges by alpha' if selected else 'its edges'}, strongest op besides none and "
+            f"runner-up (* is kept):\n" + plot_alphas.table(history[best_epoch])
         )
 
 
