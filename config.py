@@ -493,7 +493,8 @@ class SearchConfig(RunConfig):
             )
         if self.auxiliary_skip and self.epochs == 1:
             self.error("--auxiliary_skip fades out over the epochs; take --epochs 2 or more")
-        if "tune_epochs" in self.said and self.select != "perturbation":
+        tuned = self.tune_epochs != self.default("tune_epochs")
+        if tuned and self.select != "perturbation":
             self.error("--tune_epochs belongs to --select perturbation and does nothing without")
         for name in ("hessian", "eps", "reuse_gradient"):
             if name in self.said and self.order == 1:
