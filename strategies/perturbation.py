@@ -230,4 +230,9 @@ def after_search(run, data, net):
         f"scored {n_scores} times and tuned {n_tunes} times for {tuner.steps} steps; about "
         f"{tqdm.format_interval(seconds)}. Ctrl-C loses no epoch: --resume selects again"
     )
+    if whole["top1"] < 2 / len(data.spec.classes):
+        log.warn(
+            f"{whole['top1']:.2%} is near chance, so removal has little to cost and the selection "
+            f"means little; search longer first"
+        )
     return select(net, score, tuner, cfg.seed, Progress(log, n_tunes + 1))

@@ -215,6 +215,7 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, capsys):
     n_scores, n_tunes = perturbation.work(2, len(FAST_OPS) - 1, 2)
     assert f"is scored {n_scores} times and tuned {n_tunes} times for 1 steps; about " in text
     assert text.count("(accuracy without each: ") == n_tunes + 1
+    assert "near chance, so removal has little to cost" in text  # after two steps
     different, edges = gt.n_different(chosen, of_alpha)
     said = f"{different} of {edges} edges differ from those that alpha keeps there"
     assert f"{said} (genotype-last.json) (recommended): {chosen}" in text
