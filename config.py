@@ -253,7 +253,7 @@ def add_select_group(parser):
          help="alpha: the strongest ops, the paper's; perturbation (DARTS-PT): after the last "
               "epoch, the ops whose removal costs the supernet most accuracy on the alpha half "
               "(docs/search-methods.md)")
-    flag(g, "--tune_epochs", type=non_negative, default=0.1, metavar="E",
+    flag(g, "--tune_epochs", type=non_negative, default=0.5, metavar="E",
          help="of --select perturbation: after each edge that is decided, the weights are trained "
               "for this many epochs, or parts of one (0: not)")
 

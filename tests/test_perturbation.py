@@ -255,5 +255,5 @@ def test_a_search_that_is_stopped_while_it_selects_goes_on_to_the_same_cell(here
 
 
 def test_flags_of_selection_that_do_nothing_are_refused(here):
-    said = ends_in_one_line(search.main, ["--tune_epochs", "0.5"])
+    said = ends_in_one_line(search.main, ["--tune_epochs", "2"])
     assert "--tune_epochs belongs to --select perturbation" in said
