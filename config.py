@@ -217,6 +217,13 @@ def add_search_net_group(parser):
     flag(g, "--max_madds", type=positive, metavar="M", keep="free",
          help="warn when the found network needs more than M million multiply-adds")
     switch(g, "--checkpoint_cells", help="compute each cell twice to need less memory")
+    flag(g, "--partial_channels", type=count, default=1, paper=1, metavar="K",
+         help="PC-DARTS: one channel of K goes through the ops, which takes less time and memory, "
+              "and alpha gets a weight for every edge; must divide --init_channels "
+              "(docs/search-methods.md)")
+    switch(g, "--auxiliary_skip",
+           help="DARTS-: every edge has one more skip connection, outside the softmax, which fades "
+                "out over the search (docs/search-methods.md)")
     flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES),
          paper=list(gt.PRESETS["darts"]), metavar="LIST",
          help="candidate ops, separated by commas; or a preset: "
@@ -288,6 +295,18 @@ def add_stop_group(parser):
     switch(g, "--eigenvalue",
            help="record and plot that eigenvalue after each epoch; takes the time of some steps "
                 "and several times the memory of one")
+
+
+def add_select_group(parser):
+    """From the supernet to a cell (sec. 2.4, or another way)."""
+    g = parser.add_argument_group("selection", "how the cell is read from the supernet")
+    flag(g, "--select", choices=("alpha", "perturbation"), default="alpha",
+         help="alpha: the strongest ops, the paper's; perturbation (DARTS-PT): after the last "
+              "epoch, the ops whose removal costs the supernet most accuracy on the alpha half "
+              "(docs/search-methods.md)")
+    flag(g, "--tune_epochs", type=non_negative, default=0.5, metavar="E",
+         help="of --select perturbation: after each edge that is decided, the weights are trained "
+              "for this many epochs, or parts of one (0: not)")
 
 
 def add_augment_net_group(parser):
@@ -515,6 +534,7 @@ class SearchConfig(RunConfig):
         add_loss_group(parser)
         add_alpha_group(parser)
         add_stop_group(parser)
+        add_select_group(parser)
 
     def inherit(self, flags):
         """`auto_primitives`: the ops are still to be chosen by the size of the images."""
@@ -543,6 +563,19 @@ class SearchConfig(RunConfig):
                 f"--warmup_epochs {self.warmup_epochs} of --epochs {self.epochs} leave alpha none "
                 f"to learn in; lower it"
             )
+        C, K = self.init_channels, self.partial_channels
+        # ops are given two channels at least: a skip connection of stride 2 has two halves
+        allowed = [1, *(k for k in range(2, C // 2 + 1) if C % k == 0)]
+        if K not in allowed:
+            self.error(
+                f"--partial_channels {K}: with --init_channels {C} it is one of "
+                f"{', '.join(map(str, allowed))}"
+            )
+        if self.auxiliary_skip and self.epochs == 1:
+            self.error("--auxiliary_skip fades out over the epochs; take --epochs 2 or more")
+        tuned = self.tune_epochs != self.default("tune_epochs")
+        if tuned and self.select != "perturbation":
+            self.error("--tune_epochs belongs to --select perturbation and does nothing without")
         for name in ("hessian", "eps", "reuse_gradient"):
             if name in self.said and self.order == 1:
                 self.error(f"--{name} belongs to the second order and does nothing at --order 1")

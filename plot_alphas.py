@@ -4,8 +4,9 @@
 
 Reads alphas.jsonl. One small panel per edge, from its row to its column; the colors of the ops are
 those of the drawings. Under each panel stands the strongest op and how far it is ahead of the
-runner-up. Edges that the genotype keeps are framed. Below: the mean entropy of alpha, and where it
-was recorded the dominant eigenvalue of the Hessian in alpha.
+runner-up; with partial channels (PC-DARTS) also the weight of the edge, and the strength that ranks
+it. Edges that the genotype keeps are framed. Below: the mean entropy of alpha, and where it was
+recorded the dominant eigenvalue of the Hessian in alpha.
 """
 
 from console import interrupts
@@ -137,6 +138,12 @@ def name_edges(axes, edges):
                 f"+{edge['margin']:.4f} to {edge['second']}", where, xytext=(0, -9),
                 textcoords="offset points", ha="center", va="top", fontsize=6, color=palette.INK,
             )  # fmt: skip
+        if edge["edge_weight"] is not None:
+            axes.annotate(
+                f"edge {edge['edge_weight']:.3f}, strength {edge['strength']:.4f}", where,
+                xytext=(0, -16), textcoords="offset points", ha="center", va="top", fontsize=6,
+                color=palette.INK,
+            )  # fmt: skip
 
 
 def name_panels(axes, n_nodes):
@@ -183,6 +190,8 @@ def table(record):
     """The edges of both cells as text, one line each: what is ahead of what, and by how much."""
     lines = [f"  {'cell':<7} {'edge':<12} {'kept':<4}  {'strongest op':<18} {'weight':>6}   "
              f"{'runner-up':<18} {'weight':>6}  {'margin':>6}"]  # fmt: skip
+    if "edge_weights" in record:
+        lines[0] += f"  {'edge weight':>11}  {'strength':>8}"
     for cell in CELLS:
         for e in alphas.edges(record, cell):
             edge = f"{gt.input_name(e['input'])} -> {e['node']}"
@@ -190,6 +199,10 @@ def table(record):
             line = f"  {cell:<7} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
             if e["second"] is not None:
                 line += f"   {e['second']:<18} {e['second_weight']:6.4f}  {e['margin']:6.4f}"
+            if e["edge_weight"] is not None:
+                line = (
+                    f"{line:<{len(lines[0]) - 21}}  {e['edge_weight']:11.4f}  {e['strength']:8.4f}"
+                )
             lines.append(line)
     return "\n".join(lines)
 

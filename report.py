@@ -110,6 +110,7 @@ def collect(run_path):
         "strategies": summary.get("strategies", []),
         "stopped": summary.get("stopped"),
         "how_sure": summary.get("how_sure"),
+        "selection": is_selected(run_path) and summary.get("selection"),
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, metadata.get("epoch") if is_search else None)
@@ -142,8 +143,9 @@ def cells(run_path, genotype, epoch):
     None) with the widths they need on a phone, op counts with colors."""
     found = []
     for cell, name in CELLS.items():
-        names = [drawing(cell, epoch)] if reader.is_count(epoch) else []  # of a search
-        names.append(drawing(cell))  # of a training
+        names = [drawing(cell)]  # of a training, or of a cell that alpha has not chosen
+        if reader.is_count(epoch) and not is_selected(run_path):
+            names.insert(0, drawing(cell, epoch))  # of a search
         paths = [os.path.join(run_path, files.PLOTS, f"{name}.png") for name in names]
         picture = next(filter(os.path.isfile, paths), paths[-1])
         gif = os.path.join(run_path, f"{cell}.gif")
@@ -203,6 +205,13 @@ def draw_epochs(run_path, only_missing=False):
         epoch = record["epoch"]
         if not (only_missing and all(epoch in found for found in have)):
             visualize.plot_epoch(record, plot_path, dataset, scores.get(epoch))
+    if is_selected(run_path):
+        draw_cell(run_path)
+
+
+def is_selected(run_path):
+    """Whether the cell of a search was chosen by other means than alpha (--select)."""
+    return "select" in gt.metadata(run_path)
 
 
 def draw_search(run_path):
@@ -211,8 +220,8 @@ def draw_search(run_path):
     gif_maker.make_gifs(run_path)
 
 
-def draw_training(run_path):
-    """Draw the cell of a training into its plots/ anew."""
+def draw_cell(run_path):
+    """Draw the cell of a training, or one that alpha has not chosen, into its plots/ anew."""
     paths = [os.path.join(run_path, files.PLOTS, drawing(cell)) for cell in CELLS]
     visualize.plot(gt.load(run_path), *paths, gt.metadata(run_path).get("dataset"))
 
@@ -223,7 +232,7 @@ def draw_all(run_path):
     if os.path.exists(os.path.join(run_path, files.ALPHAS)):
         makers = (plot_train_val.plot_run, plot_alphas.plot_run, draw_search)
     else:
-        makers = (plot_train_val.plot_run, draw_training)
+        makers = (plot_train_val.plot_run, draw_cell)
     for maker in makers:
         try:
             maker(run_path)

@@ -33,6 +33,7 @@ from devices.step_guard import StepGuard
 from models import memory, small_maps, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
+from strategies import perturbation
 from strategies.steering import Strategies
 from tracking import resume, run_folder, search_log
 from tracking.budget import Budget
@@ -49,9 +50,10 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_cells)
+        channels = cfg.init_channels // cfg.partial_channels  # of the narrowest op
         if cfg.deterministic:
-            check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
-        check_ops.quick(cfg.primitives, cfg.init_channels)
+            check_ops.require_deterministic(cfg.primitives, channels, device.torch_device)
+        check_ops.quick(cfg.primitives, channels)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)
         run = Run(cfg, device, name, folder, state, budget.advice)
         utils.seed_everything(cfg.seed)
@@ -90,6 +92,7 @@ def main(argv=None):
         for epoch in run.epochs():
             strategies.before_epoch(epoch)
             lr = optims.w.param_groups[0]["lr"]
+            net.fade_skip(epoch, cfg.epochs)
             outer = architect if strategies.alpha_moves else None
             trained = train(data, net, outer, optims, epoch, run)
             trained |= loader_speed.speed((data.train, data.alpha), trained)
@@ -109,6 +112,9 @@ def main(argv=None):
                 trained["seconds"] + val["seconds"],
                 drawing=functools.partial(search_log.draw, run, record, data.spec.name),
             )
+        if cfg.select == "perturbation":
+            selected = perturbation.after_search(run, data, net)
+            search_log.record_selection(run, data.spec, net, selected)
         search_log.finish(run, data, pictures)
     return run.files.path
 
@@ -126,6 +132,8 @@ def build_supernet(cfg, data, device):
         primitives=cfg.primitives,
         k=cfg.k,
         stem=stems.pick(cfg.stem, data.spec.size),
+        partial_channels=cfg.partial_channels,
+        auxiliary_skip=cfg.auxiliary_skip,
     )
     net.net.checkpoint_cells = cfg.checkpoint_cells
     return net

@@ -6,19 +6,28 @@ import genotypes as gt
 
 
 def strengths(record, gene, cell):
-    """The mixing weight of every kept edge, in the shape of `gene`.
+    """The strength of every kept edge, in the shape of `gene`: the mixing weight of its op. With
+    edge weights, times that of the edge and the number of inputs of its node, so that an undecided
+    edge weight changes nothing.
 
     record  a line of alphas.jsonl;  cell  "normal" or "reduce". None where the two do not fit
     together, as for a gene that was not derived from this alpha.
     """
     column = {op: i for i, op in enumerate(record["primitives"])}
+
+    def strength(node, op, j):
+        mix, of_edge = record[cell][node][j][column[op]], edge_weight(record, cell, node, j)
+        return mix if of_edge is None else mix * of_edge * (node + 2)
+
     try:
-        return [
-            [record[cell][node][j][column[op]] for op, j in edges]
-            for node, edges in enumerate(gene)
-        ]
+        return [[strength(node, op, j) for op, j in edges] for node, edges in enumerate(gene)]
     except (IndexError, KeyError):
         return None
+
+
+def edge_weight(record, cell, node, j):
+    """The weight of an edge among those that enter its node (PC-DARTS); None without any."""
+    return record["edge_weights"][cell][node][j] if "edge_weights" in record else None
 
 
 def edges(record, cell):
@@ -30,6 +39,8 @@ def edges(record, cell):
     second, second_weight  the strongest of the others; None without one
     margin                 by how much the first is ahead of the second; None without one. Below 0
                            where the first was kept for another reason, as by --max_skips
+    edge_weight            of the edge among those that enter its node; None where all are alike
+    strength               what ranks the edge: weight, times edge_weight where there is one
     kept                   whether the genotype of this record keeps the edge
     """
     names = record["primitives"]
@@ -44,7 +55,10 @@ def edges(record, cell):
             edge = {
                 "node": node, "input": j, "op": names[first], "weight": row[first],
                 "second": None, "second_weight": None, "margin": None, "kept": (node, j) in kept,
+                "edge_weight": edge_weight(record, cell, node, j), "strength": row[first],
             }  # fmt: skip
+            if edge["edge_weight"] is not None:
+                edge["strength"] *= edge["edge_weight"]
             if rest:
                 second = rest[0]
                 edge |= {"second": names[second], "second_weight": row[second]}
@@ -69,13 +83,13 @@ def leads(record, cell):
     dropped = {}
     for edge in found:
         if not edge["kept"]:
-            dropped[edge["node"]] = max(dropped.get(edge["node"], 0.0), edge["weight"])
+            dropped[edge["node"]] = max(dropped.get(edge["node"], 0.0), edge["strength"])
     return {
         (edge["node"], edge["input"]): (
             edge["op"],
             edge["weight"],
             edge["margin"],
-            edge["weight"] - dropped[edge["node"]] if edge["node"] in dropped else None,
+            edge["strength"] - dropped[edge["node"]] if edge["node"] in dropped else None,
         )
         for edge in found
         if edge["kept"]

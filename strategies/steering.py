@@ -57,9 +57,10 @@ class Strategies:
         """Scalar: lambda times the sum over all edges of logsumexp(alpha of the edge), beta-DARTS
         (arXiv 2203.01665). Its gradient is lambda * mix, so strong entries are pushed down most.
 
-        alphas: tables (edges of a node, n_ops)
+        alphas: tables (edges of a node, n_ops); vectors, the weights of edges, are passed over
         """
-        return self.decay * sum(torch.logsumexp(alpha, dim=-1).sum() for alpha in alphas)
+        tables = [alpha for alpha in alphas if alpha.dim() == 2]
+        return self.decay * sum(torch.logsumexp(alpha, dim=-1).sum() for alpha in tables)
 
     def measure(self):
         """What the record of an epoch's validation holds beside the scores."""

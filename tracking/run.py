@@ -34,7 +34,8 @@ class Run:
     board        TensorBoard (tracking.board.Board)
     best, last   {"epoch", "top1", "genotype"} of the best and of the last finished epoch
     stopped      why the run has ended before its last epoch, or None
-    chosen       what a search that was stopped recommends in place of its best, as `best`, or None
+    chosen       what a search recommends in place of its best, as `best`, or None
+    selection    how it was chosen, if not by alpha
     """
 
     def __init__(self, cfg, device, default_name, folder, state=None, advice=None):
@@ -60,6 +61,7 @@ class Run:
         self.loaders = []  # of the data (None: not there), whose processes end with the run
         self.best, self.last = {**NO_EPOCH, "top1": -1.0, "warmup": True}, dict(NO_EPOCH)
         self.stopped = self.chosen = None
+        self.selection = ""
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
         if state is not None:

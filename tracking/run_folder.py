@@ -3,7 +3,7 @@
     config.json      flags, versions, device, start time
     NAME.log         what the terminal said, without the bars, and the details of each epoch
     metrics.jsonl    one JSON object per phase and epoch
-    alphas.jsonl     search: softmax(alpha) and the genotype after each epoch
+    alphas.jsonl     search: softmax(alpha), weights of edges and the genotype after each epoch
     genotype.json    search: of the best epoch, and genotype-last.json;  augment: its cell
     summary.json     the size of the final network, the time for pictures, the next command
     checkpoint.pt    the last epoch, with all that resuming needs;  previous.pt  the one before

@@ -51,6 +51,11 @@ def log_setup(run, data, net, memory, strategies):
         f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{sum(w.numel() for w in net.weights()):,} weights; ops {', '.join(net.primitives)}"
     )
+    if cfg.partial_channels > 1:
+        log.info(
+            f"partial channels: 1 of {cfg.partial_channels} goes through the ops, the others pass "
+            f"beside them; every edge has a weight"
+        )
     for op, why in net.looped_ops().items():
         log.info(f"{op} runs edge by edge, since its block {why}; the other ops run wide")
     common_log.warn_of_learning_rate(run, data, "w_lr")
@@ -131,20 +136,39 @@ def warn_of_short_travel(run, strategies):
 def record_genotypes(run, spec):
     """genotype-last.json of the last epoch and genotype.json of what is recommended. Behind the
     checkpoint, so that they are never ahead of it."""
-    cfg = run.cfg
     for name, found in ((files.GENOTYPE_LAST, run.last), (files.GENOTYPE, run.recommended)):
-        text = gt.to_json(
-            gt.from_str(found["genotype"]),
-            epoch=found["epoch"],
-            top1=found["top1"],
-            dataset=spec.name,
-            size=list(spec.size),
-            primitives=cfg.primitives,
-            n_nodes=cfg.n_nodes,
-            k=cfg.k,
-            flags=flags_to_inherit(cfg),
-        )
-        files.write_text(run.files.file(name), text + "\n")
+        write_genotype(run, spec, name, found)
+
+
+def write_genotype(run, spec, name, found, **metadata):
+    """`found` {"genotype", "epoch", "top1"} as JSON in the run folder."""
+    cfg = run.cfg
+    text = gt.to_json(
+        gt.from_str(found["genotype"]),
+        epoch=found["epoch"],
+        top1=found["top1"],
+        **metadata,
+        dataset=spec.name,
+        size=list(spec.size),
+        primitives=cfg.primitives,
+        n_nodes=cfg.n_nodes,
+        k=cfg.k,
+        flags=flags_to_inherit(cfg),
+    )
+    files.write_text(run.files.file(name), text + "\n")
+
+
+def record_selection(run, spec, net, genotype):
+    """Recommend the cell that --select perturbation has chosen in the last epoch's supernet, in
+    genotype.json, and say how many edges differ from alpha's, in genotype-last.json."""
+    different, edges = gt.n_different(genotype, net.genotype(run.cfg.max_skips))
+    run.chosen = {**run.last, "genotype": gt.to_str(genotype)}
+    write_genotype(run, spec, files.GENOTYPE, run.chosen, select="perturbation")
+    run.selection = (
+        f"chosen by perturbation in the supernet of epoch {run.last['epoch']}; {different} of "
+        f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
+    )
+    run.files.update_summary(selection=run.selection)
 
 
 def flags_to_inherit(cfg):
@@ -176,6 +200,14 @@ def record_alphas(run, net, genotype, curvature):
         }
         board.scalars(f"alpha_{cell}", weights, step)
     board.scalars("alpha_entropy", record["entropy"], step)
+    if edge_weights := net.edge_weights():
+        record["edge_weights"] = {cell: gt.as_lists(found) for cell, found in edge_weights.items()}
+        for cell, tables in record["edge_weights"].items():
+            weights = {f"{j}-{node}": weight for node, row in enumerate(tables, start=2)
+                       for j, weight in enumerate(row)}  # fmt: skip
+            board.scalars(f"edge_weight_{cell}", weights, step)
+    if run.cfg.auxiliary_skip:
+        record["skip_factor"] = net.skip_factor.item()
     record["genotype"] = gt.to_str(genotype)
     run.files.append(files.ALPHAS, record)
     return record
@@ -198,6 +230,8 @@ def log_epoch(run, train, val, record):
         )
     if "eigenvalue" in record:
         log.detail(f"    dominant eigenvalue of the Hessian in alpha {record['eigenvalue']:.4g}")
+    if "skip_factor" in record:
+        log.detail(f"    auxiliary skip: factor {record['skip_factor']:.2f}")
     if 2 * skips >= edges:
         log.warn(
             f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
@@ -237,7 +271,8 @@ def finish(run, data, pictures):
     skips, edges = skips_of(gt.count_ops(best.normal))
     if 2 * skips >= edges:
         run.log.warn(f"the recommended normal cell has {skips} skip connections on {edges} edges")
-    log_how_sure(run)
+    if not run.selection:
+        log_how_sure(run)
     run.log.result(
         f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: "
         f"the cell must be trained from scratch. Train it with\n{augment_command(run)}"
@@ -250,15 +285,19 @@ def log_genotypes(run, best):
     best_name = "best" if run.chosen is None else "chosen"
     if run.stopped:
         run.log.result(f"ended after epoch {last_epoch} of {run.cfg.epochs}: {run.stopped}")
-    if last_epoch != best_epoch:
+    if run.selection:
+        run.log.info(f"genotype of alpha (epoch {last_epoch}): {run.last['genotype']}")
+        run.log.result(f"genotype {run.selection} (recommended): {best}")
+    elif last_epoch != best_epoch:
         run.log.info(
             f"last genotype (epoch {last_epoch}, supernet top1 {run.last['top1']:.2%} on the alpha "
             f"half): {run.last['genotype']}"
         )
-    run.log.result(
-        f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch {best_epoch}, "
-        f"supernet top1 {run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
-    )
+    if not run.selection:
+        run.log.result(
+            f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch {best_epoch}, "
+            f"supernet top1 {run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
+        )
     run.log.info(f"the {best_name} genotype in words:\n" + gt.describe(best, run.cfg.layers))
     try:
         history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
@@ -266,8 +305,8 @@ def log_genotypes(run, best):
         history = {}
     if best_epoch in history:
         run.log.info(
-            "its edges, strongest op besides none and runner-up (* is kept):\n"
-            + plot_alphas.table(history[best_epoch])
+            f"{'edges by alpha' if run.selection else 'its edges'}, strongest op besides none and "
+            f"runner-up (* is kept):\n" + plot_alphas.table(history[best_epoch])
         )
 
 
