@@ -104,7 +104,8 @@ class Architect:
             if reuse:
                 _copy(statistics, first.statistics)  # what is put back
         if self.penalty is not None:  # in alpha alone, so no virtual step and no w' change it
-            grads = torch.autograd.grad(self.penalty(self.alphas), self.alphas)
+            penalty = self.penalty(self.alphas)
+            grads = torch.autograd.grad(penalty, self.alphas, materialize_grads=True)
             torch._foreach_add_(dalpha, list(grads))
         for alpha, grad in zip(self.alphas, dalpha, strict=True):
             alpha.grad = grad

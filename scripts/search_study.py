@@ -38,13 +38,19 @@ from records import figure, files, palette, reader
 from tracking import run_folder
 
 # Flags of search.py. All are small, so that they differ in how they search and not in size.
+FIRST = "--quick --order 1 --alpha_lr auto --epochs 18 --warmup_epochs 5"
 VARIANTS = {
-    "quick": "--quick",
+    "paper": "--quick --alpha_lr 3e-4 --hessian difference --eps 0.01 --no-reuse_gradient",
+    "second": "--quick --alpha_lr auto --warmup_epochs 3",
+    "first": FIRST,
+    "limited": f"{FIRST} --primitives auto --max_skips 2",
+    "partial": f"{FIRST} --partial_channels 2",
+    "perturbation": f"{FIRST} --select perturbation",
 }
 # How a cell is trained: flags of augment.py. Long enough for more epochs to change little.
 RECIPE = "--layers 5 --init_channels 8 --batch_size 64 --lr 0.05 --drop_path_prob 0"
-EPOCHS = {"digits": 40, "mnist": 15}
-OTHER_EPOCHS = 12
+EPOCHS = {"digits": 30}
+OTHER_EPOCHS = 8
 
 
 # --- data sets ----------------------------------------------------------------------------------
@@ -273,6 +279,12 @@ def study(data, flags, args):
     searches = {key: results[path("search", *key)] for key in keys}
 
     genotypes = {("random", seed): gt.random_genotype(seed) for seed in range(args.random)}
+    if args.random_ops:
+        ops = args.random_ops.split(",")
+        genotypes |= {
+            ("random, fewer ops", seed): gt.random_genotype(seed, ops)
+            for seed in range(args.random)
+        }
     if args.published:
         genotypes |= {("published", name): cell for name, cell in gt.PUBLISHED.items()}
     genotypes |= {key: gt.from_str(found["genotype"]) for key, found in searches.items()}
@@ -300,6 +312,7 @@ def main(argv=None):
     add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
     add("--searches", type=int, default=5, help="searches of each variant")
     add("--random", type=int, default=10, help="random cells")
+    add("--random_ops", metavar="LIST", help="as many random cells of these ops, too")
     add("--published", action=argparse.BooleanOptionalAction, default=True, help="and published")
     add("--trainings", type=int, default=2, help="trainings of each cell")
     add("--epochs", type=int, help="of a training")
