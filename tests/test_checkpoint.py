@@ -31,7 +31,6 @@ from records import files
 from tracking import checkpoint, resume
 from tracking.run_folder import RunFolder
 
-
 NONE_IS_FINE = [(key, None) for key in ("inside", "stopped", "chosen")]
 
 
