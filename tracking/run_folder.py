@@ -90,10 +90,10 @@ def _names_of(root):
 
 
 @contextmanager
-def set_up(cfg):
+def set_up(cfg, resumes_from=(files.CHECKPOINT, files.PREVIOUS)):
     """The RunFolder of a run that is being set up. Where that fails, everything is put back as it
-    was."""
-    folder = RunFolder(cfg.ROOT, cfg.name)
+    was. `resumes_from` as in RunFolder."""
+    folder = RunFolder(cfg.ROOT, cfg.name, resumes_from)
     try:
         yield folder
     except BaseException:
@@ -110,8 +110,9 @@ class RunFolder:
     findings  what was found out while it was taken or restored, to warn of
     """
 
-    def __init__(self, root, name=None):
-        self.root = root
+    def __init__(self, root, name=None, resumes_from=(files.CHECKPOINT, files.PREVIOUS)):
+        """`resumes_from` are files, any of which means that --resume can go on."""
+        self.root, self.resumes_from = root, resumes_from
         self._set_name(name)
         self.earlier = None
         self.findings = []
@@ -129,9 +130,8 @@ class RunFolder:
         return os.path.join(self.path, name)
 
     def has_checkpoint(self):
-        """Whether an epoch has been finished."""
-        names = (files.CHECKPOINT, files.PREVIOUS)
-        return any(os.path.exists(self.file(name)) for name in names)
+        """Whether there is something to go on from: an epoch, or a training of a comparison."""
+        return any(os.path.exists(self.file(name)) for name in self.resumes_from)
 
     # --- taking it ------------------------------------------------------------------------------
 
