@@ -132,8 +132,12 @@ def train_all(run, workers, rung, epochs, taking_part):
 
 def survivors(run, rung, going_on, baselines):
     """The better half of those that go on, and the baselines that have not failed."""
-    scores = {row.name: (row.last.mean, row.last.mean_loss) for row in run.rows()
-              if not row.fault and row.last and row.last.rung == rung}  # fmt: skip
+    scores = {
+        row.name: (found.mean, found.mean_loss)
+        for row in run.rows()
+        for found in row.rungs  # of one that goes on, later ones may be finished, too
+        if found.rung == rung and not row.fault
+    }
     kept = halving.better_half({name: scores[name] for name in going_on if name in scores})
     return kept, [name for name in baselines if name in scores]
 

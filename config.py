@@ -103,6 +103,14 @@ def add_run_group(parser, root):
               "result (0: after each epoch only)")
 
 
+def add_several_group(parser):
+    g = parser.add_argument_group("several searches", "and which of their cells to train")
+    flag(g, "--seeds", type=count, default=1, keep="never", metavar="N",
+         help="search N times, with --seed, --seed + 1, ..., a process each, as many at once as "
+              "there are CUDA cards or cores; then compare.py tells the best cell, and whether the "
+              "search beat random ones")
+
+
 def add_step_flag(g):
     flag(g, "--on_nan", choices=("stop", "skip"), default="stop", keep="free",
          help="a loss or gradient that is NaN or infinite changes no weight, and then: stop ends "
@@ -414,6 +422,20 @@ class Config(argparse.Namespace):
         """All flags as a dict of JSON values."""
         return {name: getattr(self, name) for name in self._actions}
 
+    def words(self, names):
+        """The words of a command line that say the flags `names` as they are."""
+        found = []
+        for name in names:
+            option, value = self._actions[name].option_strings[0], getattr(self, name)
+            if isinstance(value, bool):
+                found.append(option if value else f"--no-{option[2:]}")
+            elif self._actions[name].nargs == "+":
+                found += [option, *map(str, value)]
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, list) else value
+                found.append(f"{option}={text}")
+        return found
+
     def default(self, name):
         """The default of a flag."""
         return self._actions[name].value
@@ -531,6 +553,7 @@ class SearchConfig(RunConfig):
 
     def add_groups(self, parser):
         add_run_group(parser, self.ROOT)
+        add_several_group(parser)
         add_device_group(parser)
         add_data_group(parser, 0, "side in pixels of the square that cutout blanks; 0: none")
         add_search_net_group(parser)

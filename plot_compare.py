@@ -78,11 +78,13 @@ def draw_ranking(axes, rows):
         text.set_color(palette.CANDIDATES[row.kind])
         text.set_fontweight("bold" if row is best else "normal")
     axes.set_ylim(len(rows) - 0.4, -0.6)
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(left, -1), min(right, 101))  # the band may reach beyond what there is
     axes.set_xlabel("accuracy on the scored images [%]")
     epochs = sorted({(r.rung, r.epochs) for row in rows for r in row.rungs})
     words = ", ".join(str(n) for _, n in epochs)
-    band = "" if most is None else "; green: within the noise of the best cell"
-    axes.set_title(f"Ranking: dots after {words} epochs, ticks are trainings{band}",
+    band = "" if most is None else "; green: noise around the best cell"
+    axes.set_title(f"Ranking: dots after {words} epochs, ticks: trainings{band}",
                    fontsize="small", loc="left")  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
 

@@ -227,7 +227,8 @@ class Comparison:
         self.bar = tqdm(
             total=total, initial=done, desc=what, dynamic_ncols=True, file=sys.stderr, leave=False,
             disable=True if self.cfg.quiet else None,
-            bar_format="{desc} {percentage:3.0f}%|{bar:16}| {n}/{total} {elapsed}, {remaining} left",
+            bar_format="{desc} {percentage:3.0f}%|{bar:16}| {n}/{total} {elapsed}, "
+                       "{remaining} left",
         )  # fmt: skip
 
     def draw(self):
