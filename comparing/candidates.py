@@ -50,7 +50,7 @@ def inherit(cfg):
     words = [
         f"{name} {_text(value)}" for name, value in taken.items() if value != cfg.default(name)
     ]
-    return f"inherited from {source}: {', '.join(words) or 'the defaults'}"
+    return f"inherited from {_tidy(source)}: {', '.join(words) or 'the defaults'}"
 
 
 def _metadata(name):
@@ -59,6 +59,11 @@ def _metadata(name):
         return {}
     found = gt.metadata(name)
     return found if isinstance(found.get("flags"), dict) else {}
+
+
+def _tidy(path):
+    """A folder without the slash that a shell puts behind it."""
+    return path.rstrip("/" + os.sep) or path
 
 
 def _text(value):
@@ -98,7 +103,7 @@ def _candidate(name, cfg):
     kind = FOUND if data else GIVEN
     if data.get("kind") in (PUBLISHED, GIVEN, RANDOM):  # what a comparison has chosen
         kind = data["kind"]
-    name = name.rstrip("/" + os.sep) or name
+    name = _tidy(name)
     return _known(Candidate(name, kind, genotype, data.get("flags")))
 
 

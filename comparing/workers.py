@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any, NamedTuple
 
 import torch
@@ -170,7 +170,9 @@ class Workers:
                 target=work, args=(theirs, slot, self.setting), name=f"training {slot + 1}",
                 daemon=not self.setting.options.workers,  # those may have no processes themselves
             )  # fmt: skip
-            with held_back():  # it inherits what is held back: deaf from its first moment on
+            if hasattr(signal, "pthread_sigmask"):  # its own start lets SIGINT and SIGTERM through
+                resource_tracker.ensure_running()
+            with held_back():  # a process inherits what is held back: deaf from its first moment on
                 process.start()
             theirs.close()
             self._slots[slot] = process, pipe

@@ -12,14 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genotypes as gt
-from config import AugmentConfig, EvaluateConfig, ExportConfig, PredictConfig, SearchConfig
+from config import (
+    AugmentConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 
 # what --quick sets, by the README
 QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 12, "threads": 1}
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 # the least that a command line must hold
 RUNS = [(SearchConfig, []), (AugmentConfig, ["--genotype", "PDARTS"])]
-ALL = [*RUNS, (EvaluateConfig, ["x"]), (ExportConfig, ["x"]), (PredictConfig, ["x", "--from", "y"])]
+ALL = [
+    *RUNS,
+    (CompareConfig, ["PDARTS"]),
+    (EvaluateConfig, ["x"]),
+    (ExportConfig, ["x"]),
+    (PredictConfig, ["x", "--from", "y"]),
+]
 
 
 def flags_of(config, needed):
