@@ -32,7 +32,7 @@ def seconds(costs, always, epochs, n_seeds, jobs):
     costs   {name: (seconds to begin, seconds of an epoch)};  always  those that no rung drops
     epochs  of the last rung;  jobs  trainings at once
     """
-    going_on = sorted(set(costs) - set(always), key=lambda name: -costs[name][1])
+    going_on = sorted(set(costs) - set(always), key=lambda name: costs[name][::-1], reverse=True)
     total = 0.0
     for n_epochs in plan(len(going_on), epochs):
         names = [*going_on, *always]

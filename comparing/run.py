@@ -85,11 +85,10 @@ class Comparison:
     def load_data(self):
         """Open the training set in its two parts, once, so that it is downloaded and known when the
         processes open it. Raises ValueError where a comparison goes on with other images."""
-        cfg = self.cfg
-        jobs = self.jobs
+        cfg, roots = self.cfg, (files.COMPARISONS, files.SEARCHES, files.TRAININGS)
         options = DataOptions.from_config(
             cfg,
-            cache_files=(os.path.join(files.SEARCHES, ".images.json"),),
+            cache_files=tuple(os.path.join(root, ".images.json") for root in roots),
             may_shrink_batch="batch_size" not in cfg.said,
             pin_memory=self.device == "cuda",
         )
@@ -105,7 +104,7 @@ class Comparison:
             )
         self.spec, self.n_scored = data.spec, len(data.val.dataset)
         self.options = options._replace(
-            known_spec=data.spec, batch_size=data.batch_size, cache_gb=options.cache_gb / jobs
+            known_spec=data.spec, batch_size=data.batch_size, cache_gb=options.cache_gb / self.jobs
         )
         self.n_trained = len(data.train.dataset)
 
@@ -246,7 +245,7 @@ class Comparison:
             gt.from_str(best.genotype),
             name=best.name,
             kind=best.kind,
-            top1=best.last.mean,
+            score=best.last.mean,
             dataset=self.spec.name,
             size=list(self.spec.size),
             primitives=cfg.primitives,

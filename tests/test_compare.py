@@ -410,7 +410,7 @@ def test_the_epochs_of_a_budget_fit_and_one_more_does_not(costs, n_seeds, jobs, 
 
     def slowly(epochs):
         """All trainings handed out one by one, the costly candidates going on."""
-        left = sorted(set(costs) - set(always), key=lambda c: costs[c][1])[::-1]
+        left = sorted(set(costs) - set(always), key=lambda c: (costs[c][1], costs[c][0]))[::-1]
         total = 0.0
         for n in halving.plan(len(left), epochs):
             clocks = [0.0] * jobs
@@ -601,6 +601,30 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch):
     monkeypatch.setattr(Process, "broken", ("e-seed1", "e-seed2"))
     text = ends_in_one_line(search.main, [*FAST_SEARCH, "--seeds", "2", "--name", "e"], code=1)
     assert text.endswith("it broke")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such signals")
+def test_several_searches_that_are_asked_to_end_are_all_asked(here, monkeypatch):
+    sent, asked = [], []
+
+    class Forever:
+        def poll(self):
+            if not sent:
+                sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+        def send_signal(self, number):
+            asked.append(number)
+
+        def communicate(self):
+            assert len(asked) == 2  # all are asked before one is waited for
+
+    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Forever())
+    monkeypatch.setattr(several.pick, "cores", lambda: 2)
+    monkeypatch.setattr(several, "POLL", 0)
+    words = ["--seeds", "3", "--name", "d", "--device", "cpu"]
+    text = ends_in_one_line(search.main, words, code=143)
+    assert asked == [signal.SIGTERM] * 2
+    assert text.endswith("search.py --name d --seeds 3 --resume")
 
 
 def test_what_was_said_is_said_again():
