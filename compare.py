@@ -184,6 +184,13 @@ def finish(run):
     run.log.info(comparison.table(rows))
     if comparison.winner(rows) is None:
         return False
+    guessing = 1 / len(run.spec.classes)
+    first = max(row.rungs[0].mean for row in rows if row.rungs)
+    if first < 2 * guessing:
+        run.log.warn(
+            f"the best of the first rung has {first:.2%}, and guessing {guessing:.2%}: that is too "
+            f"short to choose among cells; take more --epochs"
+        )
     run.log.result(
         f"{comparison.chance_words(rows)}\n{comparison.noise_words(rows)}\n"
         f"{comparison.winner_words(rows)}\nlook at {run.files.file(files.REPORT)}, and train it "

@@ -377,6 +377,19 @@ def test_one_that_dies_is_trained_no_more(scripted):
     assert comparison.read(COMMAND)[-1].name == "random:2"
 
 
+@pytest.mark.parametrize(("top1", "warned"), [(0.19, True), (0.21, False)])
+def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypatch, top1, warned):
+    score = {"epoch": 1, "top1": top1, "loss": 1.0, "seconds": 1.0}
+
+    def perform(self, job):
+        yield Answer(job, "done", [score])
+
+    monkeypatch.setattr(scripted, "perform", perform)
+    compare.main([*TINY, "--random", "2", *NAMED])
+    assert (f"the best of the first rung has {top1:.2%}, and guessing 10.00%"
+            in log_of(COMMAND)) == warned  # fmt: skip
+
+
 @pytest.mark.parametrize("name", config.BASELINES)
 @pytest.mark.parametrize(("C_in", "size"), [(1, (8, 8)), (3, (32, 48)), (3, (96, 96))])
 def test_baselines_take_images_of_every_size(name, C_in, size):
