@@ -181,6 +181,7 @@ def describe_rung(rung, n_rungs, epochs, taking_part, n_seeds):
 def finish(run):
     """The ranking and what follows from it; whether there is a winner."""
     rows = run.rows()
+    run.bar.close()
     run.log.info(comparison.table(rows))
     if comparison.winner(rows) is None:
         return False

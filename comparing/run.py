@@ -176,7 +176,8 @@ class Comparison:
     def stop_if_asked(self):
         """Raise interrupts.Stopped, if a signal has asked for it: what is finished is saved."""
         if self.signals.number is not None:
-            raise interrupts.Stopped(self.signals.number, f"after {self._done()}", saved=True)
+            where = f"after {self._done()}" if self.records else "at once"
+            raise interrupts.Stopped(self.signals.number, where, saved=True)
 
     def farewell(self, error):
         """The last line of a comparison that this KeyboardInterrupt ended: what to do next."""

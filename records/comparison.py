@@ -322,7 +322,7 @@ def table(rows):
         last = row.last
         spread = "" if last.deviation is None else f"{100 * last.deviation:.2f}"
         scores = f"{last.mean:.2%}", spread, f"{last.mean_loss:.4f}", str(last.epochs)
-        size = f"{row.params / 1e6:.3f} M", f"{row.madds / 1e6:.1f} M"
+        size = f"{row.params / 1e6:.3f} M", f"{row.madds / 1e6:.2f} M"
         cells.append((str(i), row.name, KINDS[row.kind], *scores, *size))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [

@@ -197,6 +197,26 @@ def test_a_comparison_goes_on_behind_what_is_finished(scripted, stop):
     assert "--seeds was 2 in that run and cannot change now" in text
 
 
+@pytest.mark.skipif(os.name != "posix", reason="has no such signals")
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (1, "stopped by SIGTERM at once before a training was finished; start again, with"),
+        (3, "stopped by SIGTERM after 2 trainings; go on with "),
+    ],
+)
+def test_a_signal_ends_a_comparison_in_one_line(scripted, monkeypatch, n, text):
+    perform = scripted.perform
+
+    def signalled(self, job):
+        if len(self.done) + 1 == n:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from perform(self, job)
+
+    monkeypatch.setattr(scripted, "perform", signalled)
+    assert text in ends_in_one_line(compare.main, [*TINY, "--random", "2", *NAMED], code=143)
+
+
 # --- what is said -------------------------------------------------------------------------------
 
 
