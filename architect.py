@@ -53,12 +53,13 @@ class Architect:
     weights(), as SearchCNNController.
     """
 
-    def __init__(self, net, hessian="difference", eps=0.3, reuse_gradient=False):
+    def __init__(self, net, hessian="difference", eps=0.3, reuse_gradient=False, penalty=None):
         """
         hessian          a key of HESSIANS
         eps              numerator of eps in Eq. 8 (the paper's: 0.01, a footnote of sec. 2.3)
         reuse_gradient   the step of w takes dL_train/dw of the virtual step, computed before
                          alpha's step, and saves a pass: both steps read the same (w, alpha)
+        penalty          a term of L_val in alpha alone: penalty(alphas) -> scalar
         """
         if hessian not in HESSIANS:
             raise ValueError(f"hessian {hessian!r} is none of {', '.join(HESSIANS)}")
@@ -66,6 +67,7 @@ class Architect:
         self.hessian = hessian
         self.eps = eps
         self.reuse_gradient = reuse_gradient
+        self.penalty = penalty
         self.alphas = list(net.alphas())
         # frozen weights take no step, virtual or real
         self.weights = [w for w in net.weights() if w.requires_grad]
@@ -101,6 +103,9 @@ class Architect:
                     torch._foreach_add_(dalpha, hessian, alpha=-xi)  # Eq. 7
             if reuse:
                 _copy(statistics, first.statistics)  # what is put back
+        if self.penalty is not None:  # in alpha alone, so no virtual step and no w' change it
+            grads = torch.autograd.grad(self.penalty(self.alphas), self.alphas)
+            torch._foreach_add_(dalpha, list(grads))
         for alpha, grad in zip(self.alphas, dalpha, strict=True):
             alpha.grad = grad
         if not reuse:

@@ -42,7 +42,8 @@ def main(argv=None):
         state = resume.to_resume(cfg, folder)
         inherited = "" if state else inherit.inherit_flags(cfg)
         device = pick.prepare_device(cfg)
-        run = Run(cfg, device, inherit.default_run_name(cfg), folder, state)
+        name = inherit.default_run_name(cfg)
+        run = Run(cfg, device, name, folder, state, budget.advice)
         # a resumed run keeps its cell, whatever has become of the file it came from
         genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
         gt.require_known(genotype, OPS)
@@ -80,7 +81,7 @@ def main(argv=None):
         run.track(model=net, optim=optim, scheduler=scheduler, train_loader=data.train)
         run.last["genotype"] = gt.to_str(genotype)  # in a checkpoint inside the first epoch, too
 
-    with errors.run_errors(cfg.PROG, run, budget.advice), run:
+    with errors.run_errors(cfg.PROG, run), run:
         augment_log.log_setup(run, data, genotype, size, kept_as, (inherited, copied))
         augment_log.record_setup(run, data, genotype, size)
         pictures = Pictures(run, augment_log.PICTURES)

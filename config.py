@@ -1,7 +1,8 @@
 """The command lines of search.py, augment.py and of what uses a trained network.
 
-One rule decides the value of a flag: defaults < --quick < inherited < said. `flag` says of each
-what --quick makes of it, whether a training inherits it, and whether it may change on --resume.
+One rule decides the value of a flag: defaults < --quick < --paper < inherited < said. `flag` says
+of each what --quick and --paper make of it, whether a training inherits it, and whether it may
+change on --resume.
 
 Nothing on disk is touched here. Defaults are the paper's (arXiv 1806.09055, sec. 3.1 and App. A);
 one that differs says so in its help text. docs/reference.md has the table.
@@ -35,10 +36,11 @@ from console.parser import (
 from data_sets import named
 
 
-def flag(group, name, *, default=None, quick=None, inherit=None, keep="fixed", **words):
+def flag(group, name, *, default=None, quick=None, paper=None, inherit=None, keep="fixed", **words):
     """Add a flag to a group; `words` are those of argparse.
 
     quick    its value under --quick (None: no other)
+    paper    its value under --paper (None: no other)
     inherit  whether a training inherits it, from its search or from the training of --init_from:
              "network", it does; "images", it does on the same images; "space", a comparison does,
              from the first search
@@ -47,7 +49,8 @@ def flag(group, name, *, default=None, quick=None, inherit=None, keep="fixed", *
     """
     # suppressed, so that what is parsed is what was said
     action = group.add_argument(name, default=argparse.SUPPRESS, **words)
-    action.value, action.quick, action.inherit, action.keep = default, quick, inherit, keep
+    action.value, action.quick, action.paper = default, quick, paper
+    action.inherit, action.keep = inherit, keep
 
 
 def switch(group, name, **words):
@@ -55,8 +58,17 @@ def switch(group, name, **words):
     flag(group, name, action="store_true", default=False, **words)
 
 
+def alpha_lr(text):
+    """A learning rate, or "auto", of which the search makes one."""
+    try:
+        return text if text == "auto" else positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
+
+
 def primitives(text):
-    """A preset's name, or op names separated by commas; OPS is asked when the supernet is built."""
+    """A preset's name, "auto", or op names separated by commas; OPS is asked when the supernet is
+    built."""
     if text in gt.PRESETS:
         return list(gt.PRESETS[text])
     names = [name.strip() for name in text.split(",")]
@@ -109,6 +121,13 @@ def add_several_group(parser):
          help="search N times, with --seed, --seed + 1, ..., a process each, as many at once as "
               "there are CUDA cards or cores; then compare.py tells the best cell, and whether the "
               "search beat random ones")
+
+
+def add_paper_switch(parser):
+    g = parser.add_argument_group("setting")
+    switch(g, "--paper",
+           help="the setting of the DARTS paper: sets every flag that the paper gives a value, "
+                "unless you say it (docs/reference.md lists them)")
 
 
 def add_step_flag(g):
@@ -203,32 +222,47 @@ def add_stem_flags(g):
 
 def add_search_net_group(parser):
     g = parser.add_argument_group("supernet")
-    flag(g, "--init_channels", type=count, default=16, quick=8, help="channels of the first cells")
-    flag(g, "--layers", type=cells, default=8, quick=4,
+    flag(g, "--init_channels", type=count, default=16, quick=8, paper=16,
+          help="channels of the first cells")
+    flag(g, "--layers", type=cells, default=8, quick=4, paper=8,
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
-    flag(g, "--n_nodes", type=nodes, default=4, help="computed nodes of a cell")
+    flag(g, "--n_nodes", type=nodes, default=4, paper=4, help="computed nodes of a cell")
     add_stem_flags(g)
-    flag(g, "--k", type=count, default=2,
+    flag(g, "--k", type=count, default=2, paper=2,
          help="edges that a node of the found cell keeps (all, where it has fewer)")
+    flag(g, "--max_skips", type=count_or_zero, metavar="M",
+         help="P-DARTS: skip connections that the normal cell may keep (default: any number)")
     flag(g, "--max_madds", type=positive, metavar="M", keep="free",
          help="warn when the found network needs more than M million multiply-adds")
     switch(g, "--checkpoint_cells", help="compute each cell twice to need less memory")
-    flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",
-         help="candidate ops, separated by commas, or a preset: "
-              f"{', '.join(gt.PRESETS)} (default: PRIMITIVES of genotypes.py)")
+    flag(g, "--partial_channels", type=count, default=1, paper=1, metavar="K",
+         help="PC-DARTS: one channel of K goes through the ops, which takes less time and memory, "
+              "and alpha gets a weight for every edge; must divide --init_channels "
+              "(docs/search-methods.md)")
+    switch(g, "--auxiliary_skip",
+           help="DARTS-: every edge has one more skip connection, outside the softmax, which fades "
+                "out over the search (docs/search-methods.md)")
+    flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES),
+         paper=list(gt.PRESETS["darts"]), metavar="LIST",
+         help="candidate ops, separated by commas; or a preset: "
+              f"{', '.join(gt.PRESETS)}; or auto, PRIMITIVES without those that are too wide for "
+              "the maps of the last cells (default: PRIMITIVES of genotypes.py)")
 
 
 def add_weight_group(parser):
     """The inner problem: SGD on w (App. A.1)."""
     g = parser.add_argument_group("w", "network weights: SGD, cosine learning rate")
-    flag(g, "--epochs", type=count, default=50, quick=12, help="passes over the weights' half")
-    flag(g, "--batch_size", type=batch, default=64, quick=32,
+    flag(g, "--epochs", type=count, default=50, quick=12, paper=50,
+          help="passes over the weights' half")
+    flag(g, "--batch_size", type=batch, default=64, quick=32, paper=64,
          help="images of one step, from each half; scale --w_lr in proportion")
-    flag(g, "--w_lr", type=positive, default=0.025, help="learning rate of the first epoch")
-    flag(g, "--w_lr_min", type=non_negative, default=0.0,
+    flag(g, "--w_lr", type=positive, default=0.025, paper=0.025,
+          help="learning rate of the first epoch")
+    flag(g, "--w_lr_min", type=non_negative, default=0.0, paper=0.0,
          help="where the cosine ends (the official code ends at 0.001)")
-    flag(g, "--w_momentum", type=probability, default=0.9, help="of SGD")
-    flag(g, "--w_weight_decay", type=non_negative, default=3e-4, help="L2 term of SGD")
+    flag(g, "--w_momentum", type=probability, default=0.9, paper=0.9, help="of SGD")
+    flag(g, "--w_weight_decay", type=non_negative, default=3e-4, paper=3e-4,
+          help="L2 term of SGD")
     flag(g, "--w_grad_clip", type=positive, default=5.0,
          help="largest norm of the gradient of w; alpha is never clipped")
     add_step_flag(g)
@@ -237,24 +271,60 @@ def add_weight_group(parser):
 def add_alpha_group(parser):
     """The outer problem: Adam on alpha (sec. 2.3; values of App. A.1)."""
     g = parser.add_argument_group("alpha", "architecture parameters, one update per update of w")
-    flag(g, "--alpha_lr", type=positive, default=3e-4, help="step size of Adam, constant")
-    flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3,
+    flag(g, "--alpha_lr", type=alpha_lr, default=3e-4, paper=3e-4,
+         help="step size of Adam, constant; auto: alpha can move as far as in the paper, however "
+              "few the steps are (0.0003 to 0.03)")
+    flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3, paper=1e-3,
          help="L2 term inside Adam (not decoupled)")
-    flag(g, "--order", type=digit, choices=(1, 2), default=2,
+    flag(g, "--order", type=digit, choices=(1, 2), default=2, paper=2,
          help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less time "
               "and memory")
-    flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="difference",
+    flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="forward",
+         paper="difference",
          help="the second-order term of --order 2: central difference (the paper's), one-sided "
               "difference (a pass less), exact (several times the time and memory) or none (w' "
               "alone: two passes less); docs/gradient.md compares them")
-    flag(g, "--eps", type=positive, default=0.3,
+    flag(g, "--eps", type=positive, default=0.3, paper=0.01,
          help="of --hessian difference and forward: by how much the weights are moved. The paper's "
               "0.01 measures mostly noise (docs/gradient.md)")
     flag(g, "--reuse_gradient", action=argparse.BooleanOptionalAction, default=True,
+         paper=False,
          help="train the weights with the gradient that --order 2 has computed already; the paper "
               "computes it again after alpha's step, which takes a pass more")
-    flag(g, "--val_portion", type=fraction, default=0.5,
+    flag(g, "--val_portion", type=fraction, default=0.5, paper=0.5,
          help="portion of the training images that only alpha learns from")
+    flag(g, "--warmup_epochs", type=count_or_zero, default=0, paper=0,
+         help="epochs at the start in which only the weights learn")
+    flag(g, "--beta_decay", type=non_negative, default=0.0, paper=0.0, metavar="LAMBDA",
+         help="beta-DARTS: a penalty on strong entries of alpha whose weight grows from 0 to "
+              "LAMBDA over the search (docs/search-methods.md)")
+
+
+def add_stop_group(parser):
+    g = parser.add_argument_group("early stop", "of a search; docs/search-methods.md")
+    flag(g, "--stop_unchanged", type=count, metavar="N",
+         help="DARTS+: end when the cell has not changed for N epochs (default: never)")
+    flag(g, "--stop_skips", type=count, metavar="M",
+         help="DARTS+: end when the normal cell has M skip connections, with the cell of the epoch "
+              "before (default: never)")
+    switch(g, "--stop_eigenvalue",
+           help="RobustDARTS: end when the dominant eigenvalue of the Hessian in alpha has "
+                "risen by a third within five epochs, with the cell from before; needs ten epochs")
+    switch(g, "--eigenvalue",
+           help="record and plot that eigenvalue after each epoch; takes the time of some steps "
+                "and several times the memory of one")
+
+
+def add_select_group(parser):
+    """From the supernet to a cell (sec. 2.4, or another way)."""
+    g = parser.add_argument_group("selection", "how the cell is read from the supernet")
+    flag(g, "--select", choices=("alpha", "perturbation"), default="alpha",
+         help="alpha: the strongest ops, the paper's; perturbation (DARTS-PT): after the last "
+              "epoch, the ops whose removal costs the supernet most accuracy on the alpha half "
+              "(docs/search-methods.md)")
+    flag(g, "--tune_epochs", type=non_negative, default=0.5, metavar="E",
+         help="of --select perturbation: after each edge that is decided, the weights are trained "
+              "for this many epochs, or parts of one (0: not)")
 
 
 def add_augment_net_group(parser):
@@ -409,11 +479,13 @@ class Config(argparse.Namespace):
         self._parser.error(message)
 
     def inherit(self, flags):
-        """Set all flags: defaults < --quick < `flags`, of an earlier run, < said."""
+        """Set all flags: defaults < --quick < --paper < `flags`, of an earlier run, < said."""
         actions = self._actions.items()
         values = {name: a.value for name, a in actions}
-        if {**values, **self.said}.get("quick"):
-            values |= {name: a.quick for name, a in actions if a.quick is not None}
+        for setting in ("quick", "paper"):
+            if {**values, **self.said}.get(setting):
+                chosen = {name: getattr(a, setting) for name, a in actions}
+                values |= {name: value for name, value in chosen.items() if value is not None}
         values |= {name: value for name, value in flags.items() if name in self._actions}
         for name, value in {**values, **self.said}.items():
             setattr(self, name, value)
@@ -440,11 +512,17 @@ class Config(argparse.Namespace):
         """The default of a flag."""
         return self._actions[name].value
 
-    def require_sayable(self, flags, source):
-        """End the program where `source` holds a value that no command line could give a flag."""
+    def unsayable(self, flags):
+        """The first of `flags` that no command line could give, in words; None where all could."""
         for name, value in flags.items():
             if name in self._actions and not _could_be_said(self._actions[name], value):
-                self.error(f"{source} says --{name} {value!r}, which is no value of that flag")
+                return f"--{name} {value!r}, which is no value of that flag"
+        return None
+
+    def require_sayable(self, flags, source):
+        """End the program where `source` holds a value that no command line could give a flag."""
+        if fault := self.unsayable(flags):
+            self.error(f"{source} says {fault}")
 
     def marked(self, flags, **marks):
         """Those of `flags` that are marked so: inherit="images", keep="free", ..."""
@@ -554,14 +632,31 @@ class SearchConfig(RunConfig):
     def add_groups(self, parser):
         add_run_group(parser, self.ROOT)
         add_several_group(parser)
+        add_paper_switch(parser)
         add_device_group(parser)
         add_data_group(parser, 0, "side in pixels of the square that cutout blanks; 0: none")
         add_search_net_group(parser)
         add_weight_group(parser)
         add_loss_group(parser)
         add_alpha_group(parser)
+        add_stop_group(parser)
+        add_select_group(parser)
+
+    def inherit(self, flags):
+        """`auto_primitives`: the ops are still to be chosen by the size of the images."""
+        super().inherit(flags)
+        self.auto_primitives = self.primitives == ["auto"]
+        if self.auto_primitives:
+            self.primitives = list(gt.PRIMITIVES)
 
     def check_together(self):
+        if self.quick and self.paper:
+            self.error("--quick and --paper are two settings; choose one")
+        others = set(self.primitives) - {"skip_connect", "none"}
+        if self.max_skips is not None and not ("skip_connect" in self.primitives and others):
+            self.error(
+                "--max_skips chooses between skip_connect and other ops; --primitives lacks these"
+            )
         if self.w_lr_min > self.w_lr:
             self.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
         if self.k > self.n_nodes + 1:
@@ -569,11 +664,36 @@ class SearchConfig(RunConfig):
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
             )
+        if self.warmup_epochs >= self.epochs:
+            self.error(
+                f"--warmup_epochs {self.warmup_epochs} of --epochs {self.epochs} leave alpha none "
+                f"to learn in; lower it"
+            )
+        C, K = self.init_channels, self.partial_channels
+        # ops are given two channels at least: a skip connection of stride 2 has two halves
+        allowed = [1, *(k for k in range(2, C // 2 + 1) if C % k == 0)]
+        if K not in allowed:
+            self.error(
+                f"--partial_channels {K}: with --init_channels {C} it is one of "
+                f"{', '.join(map(str, allowed))}"
+            )
+        if self.auxiliary_skip and self.epochs == 1:
+            self.error("--auxiliary_skip fades out over the epochs; take --epochs 2 or more")
+        tuned = self.tune_epochs != self.default("tune_epochs")
+        if tuned and self.select != "perturbation":
+            self.error("--tune_epochs belongs to --select perturbation and does nothing without")
         for name in ("hessian", "eps", "reuse_gradient"):
             if name in self.said and self.order == 1:
                 self.error(f"--{name} belongs to the second order and does nothing at --order 1")
         if "eps" in self.said and self.hessian in ("exact", "none"):
             self.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
+        for name in ("eigenvalue", "stop_eigenvalue"):
+            if getattr(self, name) and (self.compile or self.checkpoint_cells):
+                self.error(
+                    f"--{name} goes backward twice, which --compile and --checkpoint_cells cannot"
+                )
+        if self.stop_skips is not None and "skip_connect" not in self.primitives:
+            self.error("--stop_skips counts skip_connect, which --primitives lacks")
         for name in ("compile", "checkpoint_cells"):
             if self.hessian == "exact" and getattr(self, name):
                 self.error(f"--hessian exact goes backward twice, which --{name} cannot")

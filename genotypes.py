@@ -145,18 +145,24 @@ def as_lists(weights):
     return [rows.tolist() if hasattr(rows, "tolist") else list(rows) for rows in weights]
 
 
-def parse(weights, k=2, primitives=None):
+def parse(weights, k=2, primitives=None, max_skips=None, edge_weights=None):
     """Alpha of one cell type -> gene: keep the k strongest edges of each node (sec. 2.4).
 
-    weights     alpha before softmax, one table per node: weights[i] has shape (i + 2, n_ops), the
-                row is the edge's input node, the columns are `primitives`. Tensors, arrays, lists.
-    k           edges kept per node; a node with fewer edges keeps them all.
-    primitives  names of the columns (default: PRIMITIVES).
+    weights       alpha before softmax, one table per node: weights[i] has shape (i + 2, n_ops),
+                  the row is the edge's input node, the columns are `primitives`. Tensors, arrays,
+                  lists.
+    k             edges kept per node; a node with fewer edges keeps them all.
+    primitives    names of the columns (default: PRIMITIVES).
+    max_skips     skip connections that the gene may keep: while it has more, the weakest of them
+                  counts as zero and the gene is derived again (P-DARTS, arXiv 1904.12760). A skip
+                  connection stays where its edge has no other op.
+    edge_weights  the weight of each edge among those that enter its node (PC-DARTS): for node i
+                  i + 2 numbers. None: all alike.
 
     Every edge stands for its strongest op other than "none", and its strength is that one op's
-    softmax weight. "none" takes part in the softmax, so an edge with a large "none" is weak, and
-    rows with different offsets compare fairly. On equal strength the lower input node and the
-    earlier op win. The kept edges come in the order of their input nodes.
+    softmax weight, times the weight of the edge. "none" takes part in the softmax, so an edge with
+    a large "none" is weak, and rows with different offsets compare fairly. On equal strength the
+    lower input node and the earlier op win. The kept edges come in the order of their input nodes.
     """
     primitives = list(PRIMITIVES if primitives is None else primitives)
     real = [column for column, name in enumerate(primitives) if name != "none"]
@@ -164,20 +170,41 @@ def parse(weights, k=2, primitives=None):
         raise ValueError(f"primitives need an op besides 'none', got {primitives}")
     if k < 1:
         raise ValueError(f"k, the edges kept per node, must be 1 or more, got {k}")
-    gene = []
-    for rows in as_lists(weights):
-        strongest = []  # (strength, input node, op), one per edge
-        for j, row in enumerate(rows):
-            if len(row) != len(primitives):
-                raise ValueError(
-                    f"alpha has {len(row)} columns for {len(primitives)} primitives {primitives}"
-                )
-            mixing = softmax(row)
-            best = max(real, key=mixing.__getitem__)
-            strongest.append((mixing[best], j, primitives[best]))
-        kept = sorted(strongest, key=lambda edge: -edge[0])[:k]  # stable: ties keep their order
-        gene.append([(op, j) for _, j, op in sorted(kept, key=lambda edge: edge[1])])
-    return gene
+    tables = as_lists(weights)
+    for row in (row for rows in tables for row in rows):
+        if len(row) != len(primitives):
+            raise ValueError(
+                f"alpha has {len(row)} columns for {len(primitives)} primitives {primitives}"
+            )
+    mix = [[softmax(row) for row in rows] for rows in tables]
+    if edge_weights is not None:
+        mix = [
+            [[of_edge * m for m in row] for of_edge, row in zip(of_node, rows, strict=True)]
+            for of_node, rows in zip(as_lists(edge_weights), mix, strict=True)
+        ]
+    kept = [_strongest_edges(rows, k, real) for rows in mix]
+    while max_skips is not None:
+        skips = [
+            (strength, i, j, column)
+            for i, edges in enumerate(kept)
+            for strength, j, column in edges
+            if primitives[column] == "skip_connect"
+        ]
+        strength, i, j, column = min(skips, default=(-1.0, 0, 0, 0))
+        if len(skips) <= max_skips or strength < 0:
+            break
+        mix[i][j][column] = -1.0  # behind whatever rounds to zero
+        kept[i] = _strongest_edges(mix[i], k, real)
+    return [[(primitives[column], j) for _, j, column in edges] for edges in kept]
+
+
+def _strongest_edges(rows, k, real):
+    """The k strongest edges of a node, (strength, input node, column of the op), in the order of
+    their input nodes. `rows` are the mixing weights of its edges, `real` the columns of the ops."""
+    best = [max(real, key=row.__getitem__) for row in rows]
+    edges = [(rows[j][column], j, column) for j, column in enumerate(best)]
+    kept = sorted(edges, key=lambda edge: -edge[0])[:k]  # stable: ties keep their order
+    return sorted(kept, key=lambda edge: edge[1])
 
 
 def mean_entropy(weights):
@@ -190,6 +217,14 @@ def mean_entropy(weights):
 def count_ops(gene):
     """How often each op is kept: {"sep_conv_3x3": 5, "skip_connect": 3}, most frequent first."""
     return dict(Counter(op for edges in gene for op, _ in edges).most_common())
+
+
+def n_different(genotype, other):
+    """(how many edges of a genotype the other has not, how many it has)."""
+    genes = [(getattr(genotype, f), getattr(other, f)) for f in ("normal", "reduce")]
+    nodes = [pair for gene in genes for pair in zip(*gene, strict=True)]
+    different = sum((Counter(edges) - Counter(others)).total() for edges, others in nodes)
+    return different, sum(len(edges) for edges, _ in nodes)
 
 
 def ops_of(genotype):

@@ -4,7 +4,9 @@
 
 Reads alphas.jsonl. One small panel per edge, from its row to its column; the colors of the ops are
 those of the drawings. Under each panel stands the strongest op and how far it is ahead of the
-runner-up. Edges that the genotype keeps are framed. Below: the mean entropy of alpha.
+runner-up; with partial channels (PC-DARTS) also the weight of the edge, and the strength that ranks
+it. Edges that the genotype keeps are framed. Below: the mean entropy of alpha, and where it was
+recorded the dominant eigenvalue of the Hessian in alpha.
 """
 
 from console import interrupts
@@ -56,10 +58,13 @@ def figure(history, title=None, chosen=None):
     chosen = chosen or history[-1]
     n_nodes = len(chosen["normal"])
     n_rows = n_nodes + 1  # inputs that an edge can come from
-    fig = Figure(figsize=(3.7 * n_nodes, 1.15 * n_rows + 2.9), layout="constrained")
+    values = {r["epoch"]: r["eigenvalue"] for r in history if reader.is_number(r.get("eigenvalue"))}
+    below = [1.7, 1.5] if values else [1.7]  # heights of what stands below the panels
+    size = (3.7 * n_nodes, 1.15 * n_rows + 1.2 + sum(below))
+    fig = Figure(figsize=size, layout="constrained")
     if title:
         fig.suptitle(title, parse_math=False)
-    grid = fig.add_gridspec(2, 2, height_ratios=(1.15 * n_rows, 1.7))
+    grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(1.15 * n_rows, *below))
     tables = [rows for record in history for cell in CELLS for rows in record[cell]]
     weights = [weight for rows in tables for row in rows for weight in row]
     limits = low, high = min(weights), max(weights)
@@ -72,6 +77,8 @@ def figure(history, title=None, chosen=None):
             fontsize="medium",
         )
     entropy(fig.add_subplot(grid[1, :]), history, chosen["epoch"])
+    if values:
+        eigenvalue(fig.add_subplot(grid[2, :]), values, chosen["epoch"])
     handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
                for op in chosen["primitives"]]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)),
@@ -131,6 +138,12 @@ def name_edges(axes, edges):
                 f"+{edge['margin']:.4f} to {edge['second']}", where, xytext=(0, -9),
                 textcoords="offset points", ha="center", va="top", fontsize=6, color=palette.INK,
             )  # fmt: skip
+        if edge["edge_weight"] is not None:
+            axes.annotate(
+                f"edge {edge['edge_weight']:.3f}, strength {edge['strength']:.4f}", where,
+                xytext=(0, -16), textcoords="offset points", ha="center", va="top", fontsize=6,
+                color=palette.INK,
+            )  # fmt: skip
 
 
 def name_panels(axes, n_nodes):
@@ -163,10 +176,22 @@ def entropy(axes, history, chosen):
     axes.legend(fontsize="small")
 
 
+def eigenvalue(axes, values, chosen):
+    """{epoch: dominant eigenvalue of the Hessian of L_val in alpha}; a line at `chosen`."""
+    axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=palette.INK)
+    axes.axvline(chosen, color=palette.FAINT, linewidth=0.8)
+    axes.set_ylabel("dominant\neigenvalue", fontsize="small")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
 def table(record):
     """The edges of both cells as text, one line each: what is ahead of what, and by how much."""
     lines = [f"  {'cell':<7} {'edge':<12} {'kept':<4}  {'strongest op':<18} {'weight':>6}   "
              f"{'runner-up':<18} {'weight':>6}  {'margin':>6}"]  # fmt: skip
+    if "edge_weights" in record:
+        lines[0] += f"  {'edge weight':>11}  {'strength':>8}"
     for cell in CELLS:
         for e in alphas.edges(record, cell):
             edge = f"{gt.input_name(e['input'])} -> {e['node']}"
@@ -174,6 +199,10 @@ def table(record):
             line = f"  {cell:<7} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
             if e["second"] is not None:
                 line += f"   {e['second']:<18} {e['second_weight']:6.4f}  {e['margin']:6.4f}"
+            if e["edge_weight"] is not None:
+                line = (
+                    f"{line:<{len(lines[0]) - 21}}  {e['edge_weight']:11.4f}  {e['strength']:8.4f}"
+                )
             lines.append(line)
     return "\n".join(lines)
 

@@ -109,9 +109,15 @@ def collect(run_path):
         "network": network,
         "next": summary.get("next"),
         "gradient": summary.get("gradient"),
+        "strategies": summary.get("strategies", []),
+        "stopped": summary.get("stopped"),
+        "how_sure": summary.get("how_sure"),
+        "selection": is_selected(run_path) and summary.get("selection"),
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
-        "cells": cells(run_path, genotype, best) if genotype else [],
+        "cells": cells(run_path, genotype, metadata.get("epoch") if is_search else None)
+        if genotype
+        else [],
         "edges": edges(run_path, metadata.get("epoch")),
         "curves": data_uri(os.path.join(run_path, files.CURVES)),
         "alphas": data_uri(os.path.join(run_path, files.ALPHA_FIGURE)),
@@ -134,13 +140,14 @@ def throughput(metrics):
     return sum(speeds) / len(speeds) if speeds else None
 
 
-def cells(run_path, genotype, best):
-    """Both cells: title, drawing and animation (data: URIs or None) with the widths they need on a
-    phone, op counts with colors."""
+def cells(run_path, genotype, epoch):
+    """Both cells, of a search as drawn at `epoch`: title, drawing and animation (data: URIs or
+    None) with the widths they need on a phone, op counts with colors."""
     found = []
     for cell, name in CELLS.items():
-        names = [drawing(cell, best[0])] if best else []  # of a search
-        names.append(drawing(cell))  # of a training
+        names = [drawing(cell)]  # of a training, or of a cell that alpha has not chosen
+        if reader.is_count(epoch) and not is_selected(run_path):
+            names.insert(0, drawing(cell, epoch))  # of a search
         paths = [os.path.join(run_path, files.PLOTS, f"{name}.png") for name in names]
         picture = next(filter(os.path.isfile, paths), paths[-1])
         gif = os.path.join(run_path, f"{cell}.gif")
@@ -160,9 +167,13 @@ def edges(run_path, epoch):
         history = reader.read_alphas(run_path)
     except ValueError:
         return []
+    if epoch not in {record["epoch"] for record in history}:
+        return []
+    decided = alphas.decided(history, epoch)
     return [
         {**edge, "cell": name.split()[0], "from": gt.input_name(edge["input"]),
-         "color": palette.color(edge["op"])}
+         "color": palette.color(edge["op"]),
+         "decided": decided.get((cell, edge["node"], edge["input"]), False)}
         for record in history if record["epoch"] == epoch
         for cell, name in CELLS.items() for edge in alphas.edges(record, cell)
     ]  # fmt: skip
@@ -196,6 +207,13 @@ def draw_epochs(run_path, only_missing=False):
         epoch = record["epoch"]
         if not (only_missing and all(epoch in found for found in have)):
             visualize.plot_epoch(record, plot_path, dataset, scores.get(epoch))
+    if is_selected(run_path):
+        draw_cell(run_path)
+
+
+def is_selected(run_path):
+    """Whether the cell of a search was chosen by other means than alpha (--select)."""
+    return "select" in gt.metadata(run_path)
 
 
 def draw_search(run_path):
@@ -204,8 +222,8 @@ def draw_search(run_path):
     gif_maker.make_gifs(run_path)
 
 
-def draw_training(run_path):
-    """Draw the cell of a training into its plots/ anew."""
+def draw_cell(run_path):
+    """Draw the cell of a training, or one that alpha has not chosen, into its plots/ anew."""
     paths = [os.path.join(run_path, files.PLOTS, drawing(cell)) for cell in CELLS]
     visualize.plot(gt.load(run_path), *paths, gt.metadata(run_path).get("dataset"))
 
@@ -283,7 +301,7 @@ def draw_all(run_path):
     if os.path.exists(os.path.join(run_path, files.ALPHAS)):
         makers = (plot_train_val.plot_run, plot_alphas.plot_run, draw_search)
     else:
-        makers = (plot_train_val.plot_run, draw_training)
+        makers = (plot_train_val.plot_run, draw_cell)
     for maker in makers:
         try:
             maker(run_path)

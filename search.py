@@ -12,6 +12,7 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -31,9 +32,11 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import memory, stems
+from models import memory, small_maps, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
+from strategies import perturbation
+from strategies.steering import Strategies
 from tracking import resume, run_folder, search_log
 from tracking.budget import Budget
 from tracking.picture_schedule import Pictures
@@ -51,11 +54,12 @@ def main(argv=None):
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_cells)
+        channels = cfg.init_channels // cfg.partial_channels  # of the narrowest op
         if cfg.deterministic:
-            check_ops.require_deterministic(cfg.primitives, cfg.init_channels, device.torch_device)
-        check_ops.quick(cfg.primitives, cfg.init_channels)
+            check_ops.require_deterministic(cfg.primitives, channels, device.torch_device)
+        check_ops.quick(cfg.primitives, channels)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)
-        run = Run(cfg, device, name, folder, state)
+        run = Run(cfg, device, name, folder, state, budget.advice)
         utils.seed_everything(cfg.seed)
 
         # data: two halves of the training set; the test split stays closed
@@ -63,37 +67,47 @@ def main(argv=None):
         budget.check(device, memory.supernet_cells, data)
 
         # model
+        if cfg.auto_primitives:
+            small_maps.choose(cfg, data.spec)
         net = build_supernet(cfg, data, device)
         kept_as = layout.place(net, device, data, cfg)
 
         # optimizers (sec. 3.1.1 and App. A.1)
-        optims = build_optimizers(cfg, net, device)
+        strategies = Strategies(cfg, run.n_steps)
+        optims = build_optimizers(cfg, net, device, strategies.alpha_lr)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optims.w, cfg.epochs, cfg.w_lr_min)
-        architect = Architect(net, cfg.hessian, cfg.eps, cfg.reuse_gradient)
+        choices = (cfg.hessian, cfg.eps, cfg.reuse_gradient)
+        architect = Architect(net, *choices, penalty=strategies.penalty)
         run.track(
             model=net,
             w_optim=optims.w,
             alpha_optim=optims.alpha,
             scheduler=scheduler,
+            strategies=strategies,
             train_loader=data.train,
             alpha_loader=data.alpha,
         )
 
-    with errors.run_errors(cfg.PROG, run, budget.advice), run:
-        search_log.log_setup(run, data, net, kept_as)
-        search_log.record_setup(run, data)
+    with errors.run_errors(cfg.PROG, run), run:
+        search_log.log_setup(run, data, net, kept_as, strategies)
+        search_log.record_setup(run, data, strategies)
         pictures = Pictures(run, search_log.PICTURES)
 
         for epoch in run.epochs():
+            strategies.before_epoch(epoch)
             lr = optims.w.param_groups[0]["lr"]
-            trained = train(data, net, architect, optims, epoch, run)
+            net.fade_skip(epoch, cfg.epochs)
+            outer = architect if strategies.alpha_moves else None
+            trained = train(data, net, outer, optims, epoch, run)
             trained |= loader_speed.speed((data.train, data.alpha), trained)
-            val = validate(run.stoppable(data.val), net, device)
+            val = validate(run.stoppable(data.val), net, device) | strategies.measure()
             scheduler.step()  # a run that stops while it validates is saved as of its last step
 
-            genotype = net.genotype()
+            genotype = net.genotype(cfg.max_skips)
             is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
-            record = search_log.record_alphas(run, net, genotype)
+            curvature = strategies.curvature(net, data, device)
+            record = search_log.record_alphas(run, net, genotype, curvature)
+            strategies.after_epoch(run, record)
             run.save(is_best)
             search_log.record_genotypes(run, data.spec)
             search_log.log_epoch(run, trained, val, record)
@@ -102,6 +116,9 @@ def main(argv=None):
                 trained["seconds"] + val["seconds"],
                 drawing=functools.partial(search_log.draw, run, record, data.spec.name),
             )
+        if cfg.select == "perturbation":
+            selected = perturbation.after_search(run, data, net)
+            search_log.record_selection(run, data.spec, net, selected)
         search_log.finish(run, data, pictures)
     return run.files.path
 
@@ -119,6 +136,8 @@ def build_supernet(cfg, data, device):
         primitives=cfg.primitives,
         k=cfg.k,
         stem=stems.pick(cfg.stem, data.spec.size),
+        partial_channels=cfg.partial_channels,
+        auxiliary_skip=cfg.auxiliary_skip,
     )
     net.net.checkpoint_cells = cfg.checkpoint_cells
     return net
@@ -129,15 +148,15 @@ class Optimizers(NamedTuple):
     alpha: torch.optim.Optimizer
 
 
-def build_optimizers(cfg, net, device):
-    """SGD with momentum for w, Adam for alpha."""
+def build_optimizers(cfg, net, device, alpha_lr):
+    """SGD with momentum for w, Adam with learning rate `alpha_lr` for alpha."""
     fused = device.is_cuda
     w_optim = torch.optim.SGD(
         net.weights(), cfg.w_lr, cfg.w_momentum, weight_decay=cfg.w_weight_decay, fused=fused
     )
     alpha_optim = torch.optim.Adam(
         net.alphas(),
-        cfg.alpha_lr,
+        alpha_lr,
         betas=(0.5, 0.999),
         weight_decay=cfg.alpha_weight_decay,
         fused=fused,
@@ -148,6 +167,7 @@ def build_optimizers(cfg, net, device):
 
 def train(data, net, architect, optims, epoch, run):
     """One pass over D_train: each step moves alpha on D_val, then w on D_train (Algorithm 1).
+    Without an architect w moves alone.
 
     Returns the means of `utils.Meter.result` over the training images.
     """
@@ -158,12 +178,14 @@ def train(data, net, architect, optims, epoch, run):
     xi = w_lr if cfg.order == 2 else 0.0  # sec. 2.3: xi = 0 is first order
     net.train()
 
-    def search_step(trn_X, trn_y, val_X, val_y):  # never waits, so that a CUDA graph can hold it
+    def search_step(trn_X, trn_y, *val):  # never waits, so that a CUDA graph can hold it
         guard.begin()
-        # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
-        with device.autocast():
-            passed = architect.unrolled_backward(trn_X, trn_y, val_X, val_y, xi, optims.w)
-        guard.update(optims.alpha, alpha=get_total_norm([a.grad for a in net.alphas()]))
+        passed = None
+        if architect is not None:
+            # alpha: gradient of L_val(w - xi * dL_train/dw, alpha), Eq. 6-8
+            with device.autocast():
+                passed = architect.unrolled_backward(trn_X, trn_y, *val, xi, optims.w)
+            guard.update(optims.alpha, alpha=get_total_norm([a.grad for a in net.alphas()]))
 
         # w: plain SGD, with the gradient of the virtual step or anew, where alpha is now
         if passed is None:
@@ -182,11 +204,11 @@ def train(data, net, architect, optims, epoch, run):
         search_step = Graphed(search_step, functools.partial(run.log.warn, kind="CUDA graph"))
 
     # D_val restarts when used up, so --val_portion never shortens the pass over D_train
-    batches = zip(data.train, utils.endless(data.alpha), strict=False)
-    for step, (train_batch, val_batch) in run.steps(batches):
+    val_batches = utils.endless(data.alpha) if architect is not None else itertools.repeat(None)
+    for step, (train_batch, val_batch) in run.steps(zip(data.train, val_batches, strict=False)):
         trn_X, trn_y = device.put(train_batch)  # (N, C_in, H, W), (N,)
-        val_X, val_y = device.put(val_batch)
-        loss, logits = search_step(trn_X, trn_y, val_X, val_y)
+        val = () if val_batch is None else device.put(val_batch)
+        loss, logits = search_step(trn_X, trn_y, *val)
         meter.add(loss, logits, trn_y)
         run.step_done(epoch, step, meter)
     return run.trained(epoch, meter)

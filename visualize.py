@@ -44,7 +44,7 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
     The two input cells, the computed nodes, and the output; the concat list decides which nodes
     reach the output. Nodes are numbered as the paper's figures do, from 0 for the first computed.
 
-    strengths  the mixing weight of every edge, in the shape of `gene`: makes edges wide or narrow
+    strengths  of every edge, in the shape of `gene` (alphas.strengths): makes edges wide or narrow
     n_ops      how many ops shared an edge; 1 / n_ops is the weight of an op while undecided
     """
     graph = graphviz.Digraph(
@@ -77,11 +77,11 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
 
 
 def pen_width(strength, n_ops):
-    """Width in points of an edge: 1.4 when undecided (1 / n_ops) or unknown, 7 at a weight of 1."""
+    """Width in points of an edge: 1.4 when undecided (1 / n_ops) or unknown, 7 from 1 on."""
     if strength is None:
         return "1.8"
     undecided = 1 / n_ops if n_ops and n_ops > 1 else 0.0
-    return f"{1.4 + 5.6 * max(0.0, strength - undecided) / (1 - undecided):.2f}"
+    return f"{1.4 + 5.6 * max(0.0, min(strength, 1.0) - undecided) / (1 - undecided):.2f}"
 
 
 def caption_html(caption, gene):

@@ -69,7 +69,7 @@ class Comparison:
         """
         self.cfg, self.files, self.known = cfg, folder, known
         self.log = Log(cfg.quiet)
-        self.signals = interrupts.StopSignals()
+        self.signals, self.advice = folder.signals, None
         self.device = pick.pick_device(cfg.device).type
         self.candidates = known or []  # records: name, kind, genotype, params, madds, fault
         self.records = comparison.trainings(folder.path) if known else {}
@@ -138,19 +138,18 @@ class Comparison:
     def __enter__(self):
         cfg, folder = self.cfg, self.files
         try:
-            if self.known is None:
-                folder.write_config(cfg.flags(), self.device)
-            else:
+            self.signals.__enter__()  # again, if the folder was set up under them
+            self.signals.wait()
+            if self.known is not None:
                 files.remove_temporary(folder.path, files.OWN)
                 lines = "".join(json.dumps(record) + "\n" for record in self.records.values())
                 files.write_text(folder.file(files.METRICS), lines)
-                folder.write_config(cfg.flags(), self.device)
+            folder.write_config(cfg.flags(), self.device)
             self.write_summary()
             self.log.open(folder.file(f"{folder.name}.log"))
         except BaseException:
-            folder.give_back()
+            self._close(folder.give_back)
             raise
-        self.signals.__enter__()
         return self
 
     def write_summary(self, **more):
@@ -159,17 +158,20 @@ class Comparison:
         )
 
     def __exit__(self, kind, error, traceback):
-        self.signals.__exit__()
-        self.bar.close()
         try:
-            with contextlib.suppress(OSError):  # the disk is full, perhaps
-                if isinstance(error, KeyboardInterrupt):
-                    self.log.detail(self.farewell(error))  # the terminal gets it from errors
-                elif error is not None:
-                    self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
+            if error is not None:
+                found = errors.ending(error, self)
+                text = found[0] if found else f"stopped by {kind.__name__}: {error}"
+                with contextlib.suppress(OSError):  # the disk is full, perhaps
+                    self.log.detail(text)  # the terminal gets it from errors
         finally:
-            self.files.release()
-            self.log.close()
+            self._close(self.files.release)
+
+    def _close(self, leave):
+        """Close all that is open, then `leave` the folder; each, whatever becomes of the others."""
+        with contextlib.ExitStack() as stack:
+            for close in (self.signals.__exit__, leave, self.log.close, self.bar.close):
+                stack.callback(close)
 
     # --- while it goes on -----------------------------------------------------------------------
 

@@ -113,6 +113,7 @@ class Searches:
             dynamic_ncols=True, leave=False, disable=True if cfg.quiet or cfg.resume else None,
         )  # fmt: skip
         with interrupts.StopSignals() as signals:
+            signals.wait()
             try:
                 while waiting or running:
                     while waiting and free:
@@ -174,7 +175,7 @@ def search(cfg):
     with errors.run_errors(cfg.PROG):
         found = searches.run()
     if not found:
-        errors.end(cfg.PROG, next(iter(searches.errors.values())), 1, None)
+        errors.end(cfg.PROG, "no search was finished; the warnings say why", 1, None)
     return compare_words(cfg, searches.base, found)
 
 

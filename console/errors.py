@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager, suppress
 
 from console import interrupts
-from console.terminal import complain, visible
+from console.terminal import byte_size, complain, visible
 
 WINDOWS = os.name == "nt"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -52,12 +52,14 @@ def _windows_word(word):
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|could not create a (primitive|memory)|bad_alloc|out of memory"
     r"|ALLOC_FAILED|[Cc]an(not|'t) allocate|[Uu]nable to allocate|[Nn]ot enough memory"
-    r"|shared memory"
 )
 
 
 def is_out_of_memory(error):
-    """Whether an exception says that memory has run out, of the host or of a GPU."""
+    """Whether an exception says that memory has run out, of the host or of a GPU; not the shared
+    memory of loader processes."""
+    if _LOADER_DIED.search(str(error)):
+        return False
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
@@ -71,22 +73,9 @@ def out_of_memory(error, advice=None):
     found = re.search(r"allocate (?:more than )?([\d.,]+ ?(?:bytes|B|[KMGTPE]i?B))", text)
     what = f"when it asked for {found[1]}" if found else f"({one_line(error, 120)})"
     if what.endswith("bytes"):
-        what = f"when it asked for {int(found[1].split()[0]) / 2**20:,.1f} MiB"
+        what = f"when it asked for {byte_size(int(found[1].split()[0].replace(',', '')))}"
     todo = advice() if advice else "close other programs, or lower --batch_size if there is one"
-    if "shared memory" in text:  # of loader processes
-        todo = "lower --workers; with 0 there are no loader processes, which need it"
     return f"out of {'GPU ' if 'CUDA' in text else ''}memory {what}; {todo}"
-
-
-@contextmanager
-def memory_errors(prog, advice=None):
-    """Memory that runs out ends as one line with exit code 1; `advice()` says what to do."""
-    try:
-        yield
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error):
-            raise
-        end(prog, out_of_memory(error, advice), 1, error)
 
 
 def no_deterministic_form(error):
@@ -96,69 +85,92 @@ def no_deterministic_form(error):
 
 @contextmanager
 def usage_errors(prog, advice=None):
-    """Around what the user can correct: wrong input ends as one line with exit code 2, a file that
-    cannot be read or written and memory that runs out (`memory_errors`) with 1."""
-    try:
-        with interrupts.caught(), memory_errors(prog, advice):
-            yield
-    except ValueError as error:
-        end(prog, one_line(error, 2000), 2, error)
-    except OSError as error:
-        end(prog, one_line(error, 2000), 1, error)
-    except KeyboardInterrupt:
-        end_interrupted(prog, "interrupted", 130)
+    """Around what the user can correct: wrong input ends as one line with exit code 2, all else
+    that `ending` knows, such as a file that cannot be read, with 1."""
+    with _ends_in_one_line(prog, lambda error: ending(error, advice=advice)):
+        try:
+            with interrupts.caught():
+                yield
+        except ValueError as error:
+            end(prog, one_line(error, 2000), 2, error)
 
 
 @contextmanager
 def run_errors(prog, run=None, advice=None):
-    """Around the work: a full disk or memory, a diverged loss, a loader process that died, Ctrl-C
-    or a signal ends as one line, exit code 1 (128 + the number of the signal). `run` is a
-    tracking.run.Run, which has saved what it could by then; `advice` as in `memory_errors`."""
-    try:
-        with interrupts.caught(), memory_errors(prog, advice):
+    """Around the work: what `ending` knows ends as one line. `run`, a tracking.run.Run within, has
+    saved what it could by then, and has that line at the end of its log."""
+    with _ends_in_one_line(prog, lambda error: ending(error, run, advice)):
+        with interrupts.caught():
             yield
-    except KeyboardInterrupt as error:
-        text = (str(error) or "interrupted") if run is None else run.farewell(error)
-        end_interrupted(prog, text, interrupts.exit_code(error))
-    except RuntimeError as error:
-        if _LOADER_DIED.search(str(error)):
-            end(prog, _loader_died(error, run), 1, error)
-        if not no_deterministic_form(error):
+
+
+@contextmanager
+def _ends_in_one_line(prog, ending_of):
+    try:
+        yield
+    except BaseException as error:
+        found = ending_of(error)
+        if found is None:
             raise
-        op = str(error).split()[0]
-        end(prog, f"{op} has no deterministic form; leave --deterministic out", 1, error)
-    except FloatingPointError as error:
-        end(prog, one_line(error) if run is None else run.not_finite(error), 1, error)
-    except OSError as error:
-        go_on = "" if run is None else f"; the run has stopped{run.way_on()}"
-        end(prog, one_line(f"{_describe(error)}{go_on}", 2000), 1, error)
+        text, code = found
+        if isinstance(error, KeyboardInterrupt):
+            interrupts.below_the_c()
+        end(prog, text, code, None if isinstance(error, KeyboardInterrupt) else error)
+
+
+def ending(error, run=None, advice=None):
+    """(last line, exit code) of a command that this exception ends: Ctrl-C or a signal, memory that
+    ran out, a loader process that died, a loss that is not finite, a file that cannot be read or
+    written. None for a fault of ours, which keeps its traceback.
+
+    run     the tracking.run.Run that has ended, if any
+    advice  () -> what to do where memory has run out, in words; a run has its own
+    """
+    if isinstance(error, KeyboardInterrupt):
+        text = (str(error) or "interrupted") if run is None else run.farewell(error)
+        return text, interrupts.exit_code(error)
+    if not isinstance(error, (RuntimeError, MemoryError, ArithmeticError, OSError)):
+        return None
+    stopped = "" if run is None else f"; the run has stopped{run.way_on()}"
+    if isinstance(error, FloatingPointError):
+        return (one_line(error) if run is None else run.not_finite(error)), 1
+    if isinstance(error, RuntimeError) and _LOADER_DIED.search(str(error)):
+        return f"{_loader_died(error)}{stopped}", 1
+    if is_out_of_memory(error):
+        text = out_of_memory(error, advice if run is None else run.advice)
+        if run is not None and run.files.has_checkpoint():
+            text += "; a run that goes on keeps these flags, so free some memory first"
+        return f"{text}{stopped}", 1
+    if isinstance(error, OSError):
+        return one_line(f"{_describe(error)}{stopped}", 2000), 1
+    if "No working C++ compiler" in str(error):
+        text = "--compile needs a C++ compiler, and there is none; install one, or leave it out"
+        return f"{text}{stopped}", 1
+    if no_deterministic_form(error):
+        return f"{str(error).split()[0]} has no deterministic form; leave --deterministic out", 1
+    return None
 
 
 def _describe(error):
     """An OSError: the file, what is wrong with it, what to do."""
     if error.errno is None or error.filename is None:
         return one_line(error, 2000)
-    path = os.path.relpath(error.filename)
-    path = error.filename if path.startswith("..") else path
+    path = relative = str(error.filename)
+    with suppress(ValueError, OSError):  # another drive of Windows; the current folder is gone
+        relative = os.path.relpath(path)
+    path = path if relative.startswith("..") else relative
     text = f"{path} cannot be written or read ({error.strerror})"
     if errno.errorcode.get(error.errno) in ("ENOSPC", "EDQUOT", "EFBIG", "EIO"):
         text += "; free some room on that disk"
     return text
 
 
-def _loader_died(error, run):
-    text = (
-        "a loader process died, mostly for want of memory, or of shared memory (/dev/shm, which a "
-        "container may have little of); use fewer --workers, or --workers 0"
+def _loader_died(error):
+    return (
+        f"a loader process died, mostly for want of memory, or of shared memory (/dev/shm, which a "
+        f"container may have little of); use fewer --workers, or --workers 0 "
+        f"({one_line(error, 120)})"
     )
-    again = "" if run is None or not run.files.has_checkpoint() else ", and --resume"
-    return f"{text}{again} ({one_line(error, 120)})"
-
-
-def end_interrupted(prog, text, code):
-    """As `end`, below the ^C of a terminal."""
-    interrupts.below_the_c()
-    end(prog, text, code, None)
 
 
 def end(prog, text, code, cause):

@@ -26,13 +26,17 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(error):
-    """Of a program that ends with this KeyboardInterrupt: 128 + the number of its signal."""
-    return 128 + getattr(error, "number", signal.SIGINT)
+    """Of a program that ends with this KeyboardInterrupt: 128 + the number of its signal. SIGUSR1
+    counts as SIGTERM, since clusters ask for the same by either."""
+    number = getattr(error, "number", signal.SIGINT)
+    return 128 + (signal.SIGTERM if number == getattr(signal, "SIGUSR1", None) else number)
 
 
 class StopSignals:
     """While entered, SIGTERM, SIGUSR1 (clusters: soon your time is up) and SIGHUP (the terminal was
-    closed) are remembered in `number` instead of ending the program; a second one raises Stopped.
+    closed) do not kill the program. Until `wait` is called the first one raises Stopped, and others
+    are passed over while that is cleaned up. From then on the first one is remembered in `number`,
+    and a second one raises Stopped.
 
     What the program was started to ignore stays ignored, as SIGHUP is under nohup. Does nothing in
     another thread than the main one, where Python allows no handlers.
@@ -42,6 +46,7 @@ class StopSignals:
 
     def __init__(self):
         self.number = None  # of the signal that came
+        self._waits = False
         self._before = {}
 
     def __enter__(self):
@@ -49,17 +54,24 @@ class StopSignals:
             for name in self.NAMES:
                 number = getattr(signal, name, None)
                 if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._on_signal)
+                    before = signal.signal(number, self._on_signal)
+                    self._before.setdefault(number, before)
         return self
 
     def __exit__(self, *error):
         while self._before:
             signal.signal(*self._before.popitem())
 
+    def wait(self):
+        """From here on the program looks at `number` now and then."""
+        self._waits = True
+
     def _on_signal(self, number, frame):
-        if self.number is not None:
+        first, self.number = self.number is None, self.number or number
+        if first and not self._waits:
+            raise Stopped(number, "before the run began")
+        if self._waits and not first:
             raise Stopped(number)
-        self.number = number
 
 
 # --- Ctrl-C in a script -------------------------------------------------------------------------
@@ -99,6 +111,8 @@ def _on_ctrl_c(number, frame):
 def _unraisablehook(caught):
     """Python drops an exception that is raised in the callback of a weak reference. Ctrl-C must not
     get lost there: once more, a moment later."""
+    if caught.exc_type is Stopped:  # its signal is remembered
+        return
     if caught.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(caught)
         return

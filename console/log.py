@@ -52,7 +52,7 @@ class Log:
 
     def close(self):
         self.close_bars()
-        for handler in list(self._logger.handlers):
+        for handler in list(self._logger.handlers if self._logger else ()):
             with contextlib.suppress(OSError):  # a full disk, which has been told of
                 handler.close()
             self._logger.removeHandler(handler)

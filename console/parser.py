@@ -28,7 +28,8 @@ class Parser(argparse.ArgumentParser):
         for text in arg_strings:
             fault = _fault(action, text)
             if text == "--" and action.option_strings:
-                fault = "is no value"
+                self._check_value(action, self._get_value(action, text))  # what a number must be
+                fault = "is no value; a file or folder of that name would be ./--"
             if fault:
                 raise argparse.ArgumentError(action, f"{shown(text)} {fault}")
         return super()._get_values(action, arg_strings)

@@ -36,6 +36,15 @@ def visible(text, keep=""):
     return _UNSAFE.sub(escape, str(text))
 
 
+def byte_size(n):
+    """Bytes in words: "1.5 GiB"."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while n >= 1024 and len(units) > 1:
+        n /= 1024
+        units.pop(0)
+    return f"{n:,.0f} {units[0]}" if n >= 100 or units[0] == "bytes" else f"{n:.1f} {units[0]}"
+
+
 class Guarded:
     """A text stream that never raises: once writing has failed, it swallows what is written.
 

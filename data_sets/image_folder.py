@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from console.terminal import visible
+from console.terminal import byte_size, visible
 from data_sets import cache, image_files, splits
 from data_sets.named import DataSpec
 
@@ -357,8 +357,11 @@ def load(part, options, budget):
     if spec.mean is None:
         mean, std = map(tuple, found["mean_std"])
         spec = spec._replace(mean=mean, std=std)
-    where = f"in memory ({needed:.3g} GB)"
+    where = f"in memory ({byte_size(1e9 * needed)})"
     if not in_memory:
-        where = f"read from disk each time: decoded they take {needed:.3g} GB, more than --cache_gb"
+        where = (
+            f"read from disk each time: decoded they take {byte_size(1e9 * needed)}, more than the "
+            f"{byte_size(1e9 * budget.left_gb)} that are left of --cache_gb"
+        )
     log.info(f"{len(listed.files)} images of {listed.root} are {where}")
     return splits.Part(spec, ImageFiles(listed, spec.C_in, spec.size, pixels), held_out_files)

@@ -45,12 +45,3 @@ def _swap():
         return 1024 * int(lines["SwapTotal"].split()[0])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def text(n):
-    """Bytes in words: "1.5 GiB"."""
-    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    while n >= 1024 and len(units) > 1:
-        n /= 1024
-        units.pop(0)
-    return f"{n:,.0f} {units[0]}" if n >= 100 or units[0] == "bytes" else f"{n:.1f} {units[0]}"

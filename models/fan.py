@@ -65,7 +65,7 @@ class WideOp(nn.Module):
 class Fan(nn.Module):
     """All edges that leave one node, each with all candidate ops mixed (Eq. 2).
 
-    x (N, C, H, W), mix (k, n_ops), softmax(alpha) of the k edges
+    x (N, C, H, W), mix (k, n_ops), the weight of every op on the k edges
     -> k maps (N, C, ceil(H/stride), ceil(W/stride)), one per edge.
     """
 
@@ -78,7 +78,7 @@ class Fan(nn.Module):
         for name in primitives:
             if name == "none":
                 continue  # adds zeros: it has its part in the softmax and needs no work
-            blocks = [ops.OPS[name](C, stride, affine=False) for _ in range(k)]
+            blocks = [ops.of_supernet(name, C, stride) for _ in range(k)]
             try:
                 widened = widen(blocks, C)
             except CannotWiden as reason:

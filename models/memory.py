@@ -44,10 +44,12 @@ def supernet_cells(cfg):
     """The `Cells` of the supernet, by the flags of search.py."""
     n = cfg.n_nodes
     names = [name for name in cfg.primitives if name != "none"]
+    names += ["skip_connect"] if cfg.auxiliary_skip else []  # which may make two of them
     from_inputs, from_nodes = 2 * n, n * (n - 1) // 2
     normal, reduce = (
-        Counter({(op, stride): from_inputs for op in names})
-        + Counter({(op, 1): from_nodes for op in names})
+        Counter(
+            [(op, stride) for op in names] * from_inputs + [(op, 1) for op in names] * from_nodes
+        )
         for stride in (1, 2)
     )
     return Cells(normal, reduce, (n, n))
@@ -71,6 +73,7 @@ def estimate(cfg, cells, C_in, size):
     """
     search = hasattr(cfg, "n_nodes")
     C = cfg.init_channels
+    partial = cfg.partial_channels if search else 1
     weights, maps, (C_pp, C_p), (H, W) = _stem(cfg, C_in, size)
     kept_by, outputs, objects = [], 0, 0
     for i in range(cfg.layers):
@@ -79,12 +82,15 @@ def estimate(cfg, cells, C_in, size):
             C *= 2
         weights += (C_pp + C_p) * C
         kept = (C_pp + C_p + 2 * C) * H * W  # both inputs after ReLU, both after convolution
+        part = C // partial  # channels of the ops
         for (name, stride), n in cells[reduction].items():
-            weights += n * op_weights(name, C, stride, affine=not search)
-            kept += n * op_maps(name, stride, affine=not search) * C * H * W
+            weights += n * op_weights(name, part, stride, affine=not search)
+            kept += n * op_maps(name, stride, affine=not search) * part * H * W
             objects += n * OBJECTS
         if search:  # the input of the edges after ReLU, which all ops of an edge share
-            kept += cfg.n_nodes * (cfg.n_nodes + 3) // 2 * C * H * W
+            kept += cfg.n_nodes * (cfg.n_nodes + 3) // 2 * part * H * W
+        if partial > 1:  # every node before and after its channels are shuffled
+            kept += 2 * cfg.n_nodes * C * H * W
         kept_by.append(kept)
         C_pp, C_p = C_p, cells.widths[reduction] * C
         if reduction:

@@ -299,6 +299,32 @@ class FusedMBConv(Residual):
 
 # --- the mixed op of the supernet ---------------------------------------------------------------
 
+# The skip connection outside the softmax that DARTS- adds to every edge (arXiv 2009.01027): an op
+# of the supernet with a weight of its own, which is no candidate.
+AUXILIARY_SKIP = "auxiliary skip"
+
+
+def of_supernet(name, C, stride):
+    """The module of a candidate op, or of AUXILIARY_SKIP, as the supernet has it."""
+    return OPS["skip_connect" if name == AUXILIARY_SKIP else name](C, stride, affine=False)
+
+
+def shuffle(x, groups):
+    """x (N, C, H, W) with its channels reordered: channel g * (C / groups) + c comes to
+    c * groups + g, so that each part of the result has channels of every group."""
+    if x.is_contiguous(memory_format=torch.channels_last):  # and so is the result
+        x = x.permute(0, 2, 3, 1).unflatten(3, (groups, -1)).transpose(3, 4)
+        return x.flatten(3).permute(0, 3, 1, 2)
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def bypass(x, stride):
+    """What channels become that pass an edge beside its ops: pooled by 2 at stride 2.
+
+    (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride)).
+    """
+    return F.max_pool2d(x, 2, 2, ceil_mode=True) if stride == 2 else x
+
 
 class MixedOp(nn.Module):
     """All candidate ops of one edge, summed with the mixing weights (sec. 2.2, Eq. 2).
@@ -309,7 +335,7 @@ class MixedOp(nn.Module):
 
     def __init__(self, C, stride, primitives):
         super().__init__()
-        self.ops = nn.ModuleList(OPS[name](C, stride, affine=False) for name in primitives)
+        self.ops = nn.ModuleList(of_supernet(name, C, stride) for name in primitives)
 
     def forward(self, x, mix):
         return sum(weight * op(x) for weight, op in zip(mix, self.ops, strict=True))

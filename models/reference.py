@@ -10,6 +10,26 @@ from torch import nn
 from models import ops
 
 
+class PartialOp(ops.MixedOp):
+    """An edge with partial channels (PC-DARTS, arXiv 1907.05737): the first C / K channels go
+    through the mixed ops, the others beside them; then the channels are shuffled.
+
+    x (N, C, H, W), row (n_ops + 1,): what the ops are multiplied with, and what the channels
+    beside them are -> (N, C, ceil(H/stride), ceil(W/stride)).
+    """
+
+    def __init__(self, C, stride, primitives, K):
+        super().__init__(C // K, stride, primitives)
+        self.K, self.part = K, C // K
+        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True) if stride == 2 else nn.Identity()
+
+    def forward(self, x, row):
+        mixed = super().forward(x[:, : self.part], row[:-1])
+        y = torch.cat([mixed, row[-1] * self.pool(x[:, self.part :])], dim=1)
+        # channel g * part + c -> c * K + g
+        return torch.stack(y.chunk(self.K, dim=1), dim=2).flatten(1, 2)
+
+
 class PerEdgeCell(nn.Module):
     """A cell of the continuous relaxation (sec. 2.1 and 2.2).
 
@@ -17,7 +37,7 @@ class PerEdgeCell(nn.Module):
     computed nodes. H' is H in a normal cell and ceil(H/2) in a reduction cell.
     """
 
-    def __init__(self, n_nodes, C_pp, C_p, C, reduction_p, reduction, primitives):
+    def __init__(self, n_nodes, C_pp, C_p, C, reduction_p, reduction, primitives, partial=1):
         """Arguments as in search_cells.SearchCell."""
         super().__init__()
         self.reduction = reduction
@@ -31,12 +51,16 @@ class PerEdgeCell(nn.Module):
         self.dag = nn.ModuleList()  # dag[i][j]: the edge from node j to node i + 2
         for i in range(n_nodes):
             strides = [2 if reduction and j < 2 else 1 for j in range(i + 2)]
-            self.dag.append(nn.ModuleList(ops.MixedOp(C, s, primitives) for s in strides))
+            if partial == 1:
+                edges = [ops.MixedOp(C, s, primitives) for s in strides]
+            else:
+                edges = [PartialOp(C, s, primitives, partial) for s in strides]
+            self.dag.append(nn.ModuleList(edges))
 
-    def forward(self, s0, s1, mix):
-        """`mix[i]` (i + 2, n_ops): softmax(alpha) of the edges into node i + 2."""
+    def forward(self, s0, s1, rows):
+        """`rows` as in search_cells.SearchCell."""
         states = [self.preproc0(s0), self.preproc1(s1)]
-        for edges, rows in zip(self.dag, mix, strict=True):
-            inputs = zip(edges, states, rows, strict=True)
+        for edges, table in zip(self.dag, rows, strict=True):
+            inputs = zip(edges, states, table, strict=True)
             states.append(sum(edge(state, row) for edge, state, row in inputs))
         return torch.cat(states[2:], dim=1)

@@ -78,8 +78,12 @@ def build(stem, C_in, C, stem_multiplier):
     raise ValueError(f"unknown stem {stem!r}; known: cifar, imagenet")
 
 
+STEMS = {"cifar": CifarStem, "imagenet": ImageNetStem}
+
+
 def map_size(size, stem):
-    """Size (H, W) of the map that the first cell reads, for images of `size`."""
+    """Size (H, W) of the map that the first cell reads, for images of `size`. `stem` is one, or its
+    class."""
     return tuple(-(-side // stem.shrinks) for side in size)
 
 

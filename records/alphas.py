@@ -1,48 +1,136 @@
-"""What alpha decided on every edge, from a record of `reader.read_alphas`."""
+"""What alpha decided on every edge, from records of `reader.read_alphas`, and how surely."""
+
+import statistics
 
 import genotypes as gt
 
 
 def strengths(record, gene, cell):
-    """The mixing weight of every kept edge, in the shape of `gene`.
+    """The strength of every kept edge, in the shape of `gene`: the mixing weight of its op. With
+    edge weights, times that of the edge and the number of inputs of its node, so that an undecided
+    edge weight changes nothing.
 
     record  a line of alphas.jsonl;  cell  "normal" or "reduce". None where the two do not fit
     together, as for a gene that was not derived from this alpha.
     """
     column = {op: i for i, op in enumerate(record["primitives"])}
+
+    def strength(node, op, j):
+        mix, of_edge = record[cell][node][j][column[op]], edge_weight(record, cell, node, j)
+        return mix if of_edge is None else mix * of_edge * (node + 2)
+
     try:
-        return [
-            [record[cell][node][j][column[op]] for op, j in edges]
-            for node, edges in enumerate(gene)
-        ]
+        return [[strength(node, op, j) for op, j in edges] for node, edges in enumerate(gene)]
     except (IndexError, KeyError):
         return None
+
+
+def edge_weight(record, cell, node, j):
+    """The weight of an edge among those that enter its node (PC-DARTS); None without any."""
+    return record["edge_weights"][cell][node][j] if "edge_weights" in record else None
 
 
 def edges(record, cell):
     """What every edge of a cell has decided, as dicts:
 
     node, input            the edge: node 0 is the first computed one, the input counts as in a gene
-    op, weight             the strongest op besides "none", and its mixing weight
-    second, second_weight  the runner-up among these; None without one
-    margin                 by how much the first is ahead of the second; None without one
+    op, weight             the strongest op besides "none", of a kept edge the op that is kept, and
+                           its mixing weight
+    second, second_weight  the strongest of the others; None without one
+    margin                 by how much the first is ahead of the second; None without one. Below 0
+                           where the first was kept for another reason, as by --max_skips
+    edge_weight            of the edge among those that enter its node; None where all are alike
+    strength               what ranks the edge: weight, times edge_weight where there is one
     kept                   whether the genotype of this record keeps the edge
     """
     names = record["primitives"]
     real = [i for i, op in enumerate(names) if op != "none"]
     gene = getattr(gt.from_str(record["genotype"]), cell)
-    kept = {(node, j) for node, chosen in enumerate(gene) for _, j in chosen}
+    kept = {(node, j): op for node, chosen in enumerate(gene) for op, j in chosen}
     found = []
     for node, rows in enumerate(record[cell]):
         for j, row in enumerate(rows):
-            first, *rest = sorted(real, key=lambda i: -row[i])
+            op = kept.get((node, j))
+            first, *rest = sorted(real, key=lambda i: (names[i] != op, -row[i]))
             edge = {
                 "node": node, "input": j, "op": names[first], "weight": row[first],
                 "second": None, "second_weight": None, "margin": None, "kept": (node, j) in kept,
+                "edge_weight": edge_weight(record, cell, node, j), "strength": row[first],
             }  # fmt: skip
+            if edge["edge_weight"] is not None:
+                edge["strength"] *= edge["edge_weight"]
             if rest:
                 second = rest[0]
                 edge |= {"second": names[second], "second_weight": row[second]}
                 edge["margin"] = row[first] - row[second]
             found.append(edge)
     return found
+
+
+# --- how sure -------------------------------------------------------------------------------------
+
+FEWEST = 3  # epochs that noise is measured on; fewer decide nothing
+AHEAD = 2.0  # a lead counts from so many standard deviations on
+ABOVE_CHANCE = 1.5  # a mixing weight counts from so many times that of an undecided edge on
+LEAST_TRAVEL = 0.25  # of eight ops; below, alpha cannot bring an op to ABOVE_CHANCE
+
+
+def leads(record, cell):
+    """{(node, input): (op, its mixing weight, lead over the runner-up, lead of the edge)} of the
+    kept edges. The lead of the edge is that over the strongest edge of its node that was dropped;
+    a lead is None where there is nothing to be ahead of."""
+    found = edges(record, cell)
+    dropped = {}
+    for edge in found:
+        if not edge["kept"]:
+            dropped[edge["node"]] = max(dropped.get(edge["node"], 0.0), edge["strength"])
+    return {
+        (edge["node"], edge["input"]): (
+            edge["op"],
+            edge["weight"],
+            edge["margin"],
+            edge["strength"] - dropped[edge["node"]] if edge["node"] in dropped else None,
+        )
+        for edge in found
+        if edge["kept"]
+    }
+
+
+def decided(history, epoch):
+    """{(cell, node, input): whether the edge is decided} of the edges that are kept at `epoch`.
+
+    history  `reader.read_alphas`;  epoch  one of it
+
+    The last quarter of the epochs up to `epoch`, three at least, tells the noise. An edge is
+    decided if in all of them it was kept with the same op; if at `epoch` the op is ahead of the
+    runner-up, and the edge of the first one dropped, by more than two standard deviations of that
+    lead; and if the op has 1.5 times the mixing weight of chance. Fewer epochs decide nothing.
+    """
+    until = [record for record in history if record["epoch"] <= epoch]
+    window = until[-max(FEWEST, len(until) // 4) :]
+    chance = 1 / len(window[-1]["primitives"])
+    found = {}
+    for cell in ("normal", "reduce"):
+        past = [leads(record, cell) for record in window]
+        for edge, (op, weight, *_) in past[-1].items():
+            same = len(window) >= FEWEST and all(edge in r and r[edge][0] == op for r in past)
+            clear = same and all(_is_clear([record[edge][i] for record in past]) for i in (2, 3))
+            found[(cell, *edge)] = clear and weight >= ABOVE_CHANCE * chance
+    return found
+
+
+def _is_clear(lead):
+    """Whether the last value of a lead is beyond the noise of all; where there is none, it is."""
+    if None in lead:
+        return lead[-1] is None
+    return lead[-1] > max(AHEAD * statistics.stdev(lead), 0.0)
+
+
+def how_sure(history, epoch):
+    """{"edges", "decided", "text"}: how many of the kept edges are decided at `epoch`."""
+    found = decided(history, epoch)
+    kept, sure = len(found), sum(found.values())
+    text = f"{sure} of {kept} edges are decided by more than the noise of the last epochs"
+    if sure < kept:
+        text += "; the rest is close to chance: search longer, or compare with other cells"
+    return {"edges": kept, "decided": sure, "text": text}

@@ -92,15 +92,22 @@ def read_config(run_path):
 
 
 def read_summary(run_path):
-    """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient"."""
+    """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
+    "strategies", "how_sure", "stopped", "selection"."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
     }  # fmt: skip
-    texts = dict.fromkeys(("next", "val_name", "gradient"), is_text)
+    texts = dict.fromkeys(("next", "val_name", "gradient", "stopped", "selection"), is_text)
     return keep_fitting(
         read_object(os.path.join(run_path, SUMMARY)),
-        {"picture_seconds": is_number, "network": network, **texts},
+        {
+            "picture_seconds": is_number,
+            "network": network,
+            "strategies": [is_text],
+            "how_sure": {"edges": is_count, "decided": is_number, "text": is_text},
+            **texts,
+        },
     )
 
 
@@ -146,12 +153,18 @@ def _is_alpha_record(record):
     wanted = {"epoch": is_count, "primitives": [is_text], "genotype": is_text, **tables}
     if not fits(record, {**wanted, "entropy": dict.fromkeys(CELLS, is_number)}):
         return False
+    of_edges = {"edge_weights": {cell: [[is_weight]] for cell in CELLS}}  # PC-DARTS
+    if "edge_weights" in record and not fits(record, of_edges):
+        return False
     names, n_nodes = record["primitives"], len(record["normal"])
     if not n_nodes or not set(names) - {"none"} or len(set(names)) < len(names):
         return False
     sizes = [[len(names)] * n_inputs for n_inputs in range(2, n_nodes + 2)]
     if any([[len(row) for row in rows] for rows in record[cell]] != sizes for cell in CELLS):
         return False
+    for cell, tables in record.get("edge_weights", {}).items():
+        if [len(table) for table in tables] != list(range(2, n_nodes + 2)) or cell not in CELLS:
+            return False
     try:
         genotype = gt.from_str(record["genotype"])
     except ValueError:

@@ -60,9 +60,9 @@ def trained_sgd(net, steps=2):
     return sgd
 
 
-def exact(net, trn_X, trn_y, val_X, val_y, xi, w_optim, hessian=True):
+def exact(net, trn_X, trn_y, val_X, val_y, xi, w_optim, hessian=True, penalty=None):
     """Eq. 7 by double backward on a copy; with hessian=False its first term alone, L_val at a w'
-    that does not depend on alpha."""
+    that does not depend on alpha. `penalty(alphas)` is added to L_val."""
     net = copy.deepcopy(net)
     values = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
     alphas = [values[name] for name, _ in net.named_alphas()]
@@ -78,7 +78,8 @@ def exact(net, trn_X, trn_y, val_X, val_y, xi, w_optim, hessian=True):
     moved = dict(values)
     for name, w, g, v in zip(names, weights, grads, velocity, strict=True):
         moved[name] = w - xi * (MOMENTUM * v + (g if hessian else g.detach()) + DECAY * w)
-    return torch.autograd.grad(loss(moved, val_X, val_y), alphas, materialize_grads=True)
+    goal = loss(moved, val_X, val_y) + (penalty(alphas) if penalty else 0)
+    return torch.autograd.grad(goal, alphas, materialize_grads=True)
 
 
 def hessian_vector(net, dw, X, y):

@@ -197,22 +197,30 @@ def open_run(here):
 
 
 def ends_in_one_line(main, words, code=2):
-    """main(words) ends with this exit code and one line on standard error, which is returned. Wrong
-    usage (code 2) leaves every file and folder as it was."""
+    """main(words) ends with this exit code and one line on standard error, which is returned, and
+    of which standard output has nothing. Wrong usage (code 2) leaves every file and folder as it
+    was, and standard output empty."""
 
     def tree():
         return {path: path.is_file() and path.stat().st_mtime_ns for path in Path().rglob("*")}
 
     before = tree()
-    with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as caught:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        pytest.raises(SystemExit) as caught,
+    ):
         main(list(words))
-    text = err.getvalue()
+    text, shown = err.getvalue(), out.getvalue()
     assert caught.value.code == code, text
     assert text.endswith("\n"), text
     assert text.count("\n") == 1, text
-    assert "Traceback" not in text
+    assert "Traceback" not in text + shown
+    assert "stopped by" not in shown
+    assert text.strip().split(": ", 1)[-1] not in shown
     if code == 2:
         assert tree() == before
+        assert shown == ""
     return text.strip()
 
 

@@ -5,7 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import FAST_OPS, TINY_AUGMENT, TINY_SEARCH, checkpoint_of, ends_in_one_line, log_of
+from conftest import (
+    FAST_OPS,
+    TINY_AUGMENT,
+    TINY_SEARCH,
+    checkpoint_of,
+    ends_in_one_line,
+    interrupt,
+    log_of,
+)
 from data_helpers import make, options, write
 
 import augment
@@ -75,9 +83,8 @@ def test_differences_in_words(here, change, words):
 
 def test_a_run_whose_images_have_changed_goes_on_only_if_that_is_said(here):
     root = make(here / "pets")
-    search.main(SEARCH)
+    interrupt(search, [*SEARCH, "--epochs", "2"], epoch=2)
     before = (here / "searchs/s/checkpoint.pt").read_bytes()
-    search.main(RESUME)  # the same images
     for i in range(10, 16):
         write(root / "train" / "cat" / f"{i}.png")
     text = ends_in_one_line(search.main, RESUME)
@@ -86,6 +93,11 @@ def test_a_run_whose_images_have_changed_goes_on_only_if_that_is_said(here):
     assert (here / "searchs/s/checkpoint.pt").read_bytes() == before
     search.main([*RESUME, "--new_split"])
     assert "WARNING: these are not the images that the run began with" in log_of("searchs/s")
+    (root / "train/cat/15.png").unlink()  # and now there is no epoch left to train
+    text = ends_in_one_line(search.main, RESUME)
+    assert text.endswith("and it has finished; put them back, or start a new run")
+    text = ends_in_one_line(search.main, [*RESUME, "--new_split"])
+    assert "searchs/s has finished, so there is nothing to divide anew; leave --new_split" in text
     text = ends_in_one_line(search.main, [*SEARCH[:-1], "--name", "t", "--new_split"])
     assert "--new_split belongs to --resume" in text
 

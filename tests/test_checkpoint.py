@@ -26,7 +26,7 @@ import genotypes as gt
 import predict
 import search
 from config import SearchConfig
-from data_sets import named
+from data_sets import named, shuffled
 from records import files
 from tracking import checkpoint, resume
 from tracking.run_folder import RunFolder
@@ -182,12 +182,29 @@ def test_what_is_missing_or_of_another_type_is_refused_and_named(here):
                 assert f": {key} is " in str(caught.value)
 
 
-@pytest.mark.parametrize("change", ["lr", "w", "T_max", "state"])
+@pytest.mark.parametrize(
+    "change",
+    ["lr", "w", "T_max", "state", "momentum", "shape", "some momentum", "other weight", "schedule",
+     "pass"],
+)  # fmt: skip
 def test_a_state_with_values_of_other_types_is_refused(change):
     net = nn.Linear(2, 2)
-    optim = torch.optim.SGD(net.parameters(), 0.1)
+    optim = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, 4)
+    loader = shuffled.ShuffledLoader([1, 2], 1, [0])
+    sound = [{"momentum_buffer": torch.zeros(2, 2)}, {"momentum_buffer": torch.zeros(2)}]
+
+    def with_momentum(state):
+        return optim, {**optim.state_dict(), "state": {0: sound[0], 1: sound[1], **state}}
+
+    checkpoint.load_state(*with_momentum({}), "x.pt")
     part, state = {
+        "momentum": with_momentum({1: {"momentum_buffer": True}}),
+        "shape": with_momentum({1: sound[0]}),
+        "some momentum": with_momentum({1: {}}),
+        "other weight": with_momentum({2: sound[0]}),
+        "schedule": (scheduler, {"a": 1}),
+        "pass": (loader, {"pass": -1, "done": 0}),
         "lr": (optim, {**optim.state_dict(), "param_groups": [{"lr": "0.1", "params": [0, 1]}]}),
         "w": (net, {**net.state_dict(), "weight": [1.0]}),
         "T_max": (scheduler, {**scheduler.state_dict(), "T_max": None}),
@@ -230,7 +247,7 @@ def test_what_cannot_be_resumed_ends_in_one_line(here):
     assert "no run to go on with: searchs/x does not exist" in text
     (here / "searchs" / "x").mkdir(parents=True)
     text = ends_in_one_line(search.main, words)
-    assert "nothing to resume in searchs/x: no epoch was finished; start it again" in text
+    assert "nothing was saved in searchs/x to go on from; start again" in text
     (here / "searchs" / "x" / "checkpoint.pt").write_text("half")
     text = ends_in_one_line(search.main, words)
     assert "searchs/x/checkpoint.pt is damaged or no checkpoint; no checkpoint is whole" in text
@@ -286,6 +303,48 @@ def test_where_both_are_damaged_the_best_is_used(here, undisturbed, quick_epochs
     search.main(["--name", "s", "--resume"])
     assert "going on from best.pt, after epoch 2" in log_of("searchs/s")
     same_result("searchs/s", undisturbed[0])
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "best.pt"])
+def test_any_checkpoint_that_is_left_is_gone_on_from(here, undisturbed, quick_epochs, name):
+    run = copy_of(undisturbed[0], "searchs/s")
+    for other in {"checkpoint.pt", "previous.pt", "best.pt"} - {name}:
+        os.remove(f"{run}/{other}")
+    search.main(["--name", "s", "--resume"])
+    assert checkpoint_of(run)["epoch"] == 3
+
+
+def test_a_state_inside_an_epoch_is_named_as_such(here, undisturbed, quick_epochs):
+    run = copy_of(undisturbed[0], "searchs/s")
+    state = checkpoint_of(run, "previous.pt")  # of epoch 2, with another step
+    state["inside"] = {"epoch": 3, "step": 1, "meter": {}}
+    checkpoint.save(state, f"{run}/previous.pt")
+    damage(f"{run}/checkpoint.pt")
+    folder = RunFolder("searchs", "s")
+    assert equal(resume._newest(folder), state)
+    assert folder.findings[0].endswith("; going on from previous.pt, after step 1 of epoch 3")
+
+
+@pytest.mark.parametrize(
+    ("system", "said"), [(errno.EDQUOT, os.strerror(errno.EDQUOT)), (None, "not all of it could")]
+)
+def test_what_torch_cannot_write_has_the_reason_of_the_system(here, monkeypatch, system, said):
+    def broken(state, path):
+        raise RuntimeError("[enforce fail] basic_ios::clear: iostream error")
+
+    def refuse(path, mode="r", **words):
+        if "a" in mode and system:
+            raise OSError(system, os.strerror(system), path)
+        return real(path, mode, **words)
+
+    real = open
+    monkeypatch.setattr(torch, "save", broken)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match=said) as caught:
+        checkpoint.save(whole(), "c.pt")
+    assert (caught.value.filename, caught.value.errno) == ("c.pt", system or errno.EIO)
+    assert "basic_ios" not in str(caught.value)
+    assert os.listdir() == []
 
 
 def test_what_is_derived_is_never_believed(here, undisturbed, quick_epochs):

@@ -91,7 +91,7 @@ def test_flags_are_values_of_json():
         assert json.loads(json.dumps(flags)) == flags
 
 
-# --- defaults < --quick < inherited < said ------------------------------------------------------
+# --- defaults < --quick < --paper < inherited < said --------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,32 @@ def test_quick_sets_five_flags_unless_said(config, needed, quick):
     said = config([*needed, "--epochs", "50", "--quick", "--layers", "8"])
     assert (said.epochs, said.layers) == (50, 8)
     assert said.init_channels == quick["init_channels"]
+
+
+# the paper's, by its sec. 2.3 and 3.1.1 and App. A.1
+PAPER = {
+    "epochs": 50, "batch_size": 64, "init_channels": 16, "layers": 8, "n_nodes": 4, "k": 2,
+    "w_lr": 0.025, "w_lr_min": 0.0, "w_momentum": 0.9, "w_weight_decay": 3e-4,
+    "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3, "order": 2, "hessian": "difference",
+    "eps": 0.01, "reuse_gradient": False, "val_portion": 0.5, "warmup_epochs": 0,
+    "beta_decay": 0.0, "primitives": gt.PRESETS["darts"],
+}  # fmt: skip
+
+
+def test_paper_sets_the_papers_values_unless_said(capsys):
+    cfg = SearchConfig(["--paper", "--epochs", "3"])
+    assert {name: getattr(cfg, name) for name in PAPER} == {**PAPER, "epochs": 3}
+    assert {name for name, a in cfg._actions.items() if a.paper is not None} == set(PAPER)
+    with pytest.raises(SystemExit):
+        SearchConfig(["--paper", "--quick"])
+    assert "--quick and --paper are two settings; choose one" in capsys.readouterr().err
+
+
+def test_a_limit_of_skips_needs_a_choice(capsys):
+    for ops in ("sep_conv_3x3,none", "skip_connect,none"):
+        with pytest.raises(SystemExit):
+            SearchConfig(["--max_skips", "2", "--primitives", ops])
+        assert "--max_skips chooses between skip_connect and other" in capsys.readouterr().err
 
 
 def test_what_was_said_is_known_from_what_was_not():
@@ -151,13 +177,15 @@ def four_sources(draw):
     names = st.sets(st.sampled_from(sorted(ways)))
     chosen = {name: draw(st.sampled_from(ways[name])) for name in draw(names)}
     words = [word for words, _ in draw(st.permutations(list(chosen.values()))) for word in words]
-    inherited = {name: draw(st.sampled_from(ways[name]))[1] for name in draw(names) - {"quick"}}
+    inherited = {
+        name: draw(st.sampled_from(ways[name]))[1] for name in draw(names) - {"quick", "paper"}
+    }
     return config, words, {name: value for name, (_, value) in chosen.items()}, inherited
 
 
 @settings(deadline=None, max_examples=150)
 @given(four_sources())
-def test_said_beats_inherited_beats_quick_beats_default(sources):
+def test_said_beats_inherited_beats_paper_beats_quick_beats_default(sources):
     config, words, said, inherited = sources
     cfg = config(words)
     assert cfg.said == said
@@ -168,6 +196,8 @@ def test_said_beats_inherited_beats_quick_beats_default(sources):
             wanted = action.value
             if "quick" in said and name in quick:
                 wanted = quick[name]
+            if "paper" in said and action.paper is not None:
+                wanted = action.paper
             if name in earlier:
                 wanted = earlier[name]
             if name in said:
@@ -395,7 +425,7 @@ def test_flags_of_alphas_gradient_that_do_nothing_are_refused(capsys, words, mes
 
 
 def test_the_papers_gradient_is_one_flag_each_away():
-    cfg = SearchConfig(["--eps", "0.01", "--no-reuse_gradient"])
+    cfg = SearchConfig(["--hessian", "difference", "--eps", "0.01", "--no-reuse_gradient"])
     assert (cfg.hessian, cfg.eps, cfg.reuse_gradient) == ("difference", 0.01, False)
 
 
@@ -430,7 +460,7 @@ def test_what_goes_together_is_checked_behind_the_flags_of_the_run_that_goes_on(
 def test_a_flag_that_an_old_run_did_not_know_binds_by_its_default(capsys):
     saved = SearchConfig([]).flags()
     del saved["hessian"]
-    SearchConfig(["--name", "x", "--resume", "--hessian", "difference"]).resume_from(saved)
+    SearchConfig(["--name", "x", "--resume", "--hessian", "forward"]).resume_from(saved)
     with pytest.raises(SystemExit):
         SearchConfig(["--name", "x", "--resume", "--hessian", "none"]).resume_from(saved)
-    assert "--hessian was difference in that run" in capsys.readouterr().err
+    assert "--hessian was forward in that run" in capsys.readouterr().err

@@ -1,11 +1,12 @@
-"""The picture commands on a finished run, one of whose files is damaged: no traceback, and whatever
-cannot be done is said in a line."""
+"""The picture commands on a run, one of whose files is damaged, or which goes on meanwhile: no
+traceback, and whatever cannot be done is said in a line."""
 
 import contextlib
 import io
 import json
 import random
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,38 @@ def quick_pictures(monkeypatch):
 def test_a_damaged_file_costs_no_traceback(kind, here, finished_augment, quick_pictures):
     for script, folder, path in CASES:
         assert_ends_well(script, finished_augment[0] / folder, path, kind, seed=0)
+
+
+def go_on(folder, whole, stop):
+    """Write the files of a run over and over, as the run does it: lines grow, by halves at worst,
+    other files are replaced."""
+    growing = (files.METRICS, files.ALPHAS)
+    others = [p for p in whole.rglob("*") if p.is_file() and p.suffix in (".json", ".png", ".html")]
+    while not stop.is_set():
+        for name in growing:
+            lines = (whole / name).read_text().splitlines(keepends=True)
+            files.write_text(folder / name, "".join(lines[: len(lines) // 2]))
+            with open(folder / name, "a") as stream:
+                for line in lines[len(lines) // 2 :]:
+                    stream.write(line[:20])
+                    stream.flush()
+                    stream.write(line[20:])
+        for path in others:
+            with files.atomic_write(str(folder / path.relative_to(whole))) as temporary:
+                shutil.copyfile(path, temporary)
+
+
+def test_report_beside_a_search_that_goes_on(here, finished_augment, quick_pictures, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    whole, folder = finished_augment[0] / SEARCH, here / SEARCH
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("tb", "*.pt"))
+    stop = threading.Event()
+    search = threading.Thread(target=go_on, args=(folder, whole, stop))
+    search.start()
+    try:
+        ends = [run(report, [SEARCH]) for _ in range(4)]
+    finally:
+        stop.set()
+        search.join()
+    assert ends == [(0, f"{Path(SEARCH, files.REPORT)}\n", "")] * 4
+    assert not [path.name for path in folder.rglob("*.tmp*")]

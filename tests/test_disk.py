@@ -245,7 +245,7 @@ def test_a_real_quota_in_a_real_process(here):
     assert "code 1" in done.stdout
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
-    assert "searchs/q/checkpoint.pt cannot be written or read (torch cannot write it" in done.stderr
+    assert "searchs/q/checkpoint.pt cannot be written or read (File too large)" in done.stderr
     assert "free some room on that disk" in done.stderr
 
 

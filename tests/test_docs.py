@@ -42,7 +42,7 @@ CONFIGS = {
 
 # Flags that the table of defaults leaves out although a resumed run may not change them: some have
 # no influence on a result, ...
-NO_INFLUENCE = {"quick", "compile", "checkpoint_cells"}
+NO_INFLUENCE = {"quick", "paper", "eigenvalue", "compile", "checkpoint_cells"}
 # ... some say what is searched or trained.
 SUBJECT = {"dataset", "primitives", "genotype", "init_from"}
 
@@ -172,6 +172,14 @@ def test_the_table_of_quick_is_the_parsers():
         changed = {k: str(v) for k, v in quick[phase].flags().items() if v != before[k]}
         assert changed.pop("quick") == "True"
         assert changed == {row[0]: row[column] for row in rows}
+
+
+def test_the_table_of_paper_is_the_parsers():
+    rows = re.findall(r"^\| `--(\w+)` \| (\S+) \|$", section(REFERENCE, "What --paper sets"), re.M)
+    cfg = config.SearchConfig(["--paper"])
+    papers = {name for name, action in cfg._actions.items() if action.paper is not None}
+    assert papers - {"primitives"} == {name for name, _ in rows}
+    assert {name: str(getattr(cfg, name)) for name, _ in rows} == dict(rows)
 
 
 def test_every_product_file_is_named_and_there():

@@ -1,12 +1,15 @@
 """How commands end, and the commands that they print."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import log_of
 
 from config import SearchConfig
 from console import errors
@@ -112,3 +115,40 @@ def test_the_printed_command_uses_this_python(here, monkeypatch):
         assert errors.command("augment.py").startswith(sys.executable)
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     assert errors.command("augment.py").startswith("python ")
+
+
+def test_a_file_is_named_where_the_current_folder_is_gone(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    error = OSError(errno.ENOENT, "No such file or directory", "searchs/x/metrics.jsonl")
+    code, text = ends(errors.run_errors("search.py"), error, capsys)
+    assert code == 1
+    assert text.startswith("search.py: searchs/x/metrics.jsonl cannot be written or read (No such")
+
+
+def test_the_log_ends_with_the_last_line_whatever_it_is(here, capsys):
+    """A fault of ours keeps its traceback, and the log has its name."""
+    for error, code in (
+        (OSError(errno.ENOSPC, "No space left on device", "searchs/x/checkpoint.pt"), 1),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore\nmore"), 1),
+        (RuntimeError("DataLoader worker (pid 81) is killed by signal: Killed."), 1),
+        (RuntimeError("InvalidCxxCompiler: No working C++ compiler found in torch\n\nSet ..."), 1),
+        (RuntimeError("aten::x does not have a deterministic implementation"), 1),
+        (KeyboardInterrupt(), 130),
+    ):
+        cfg = SearchConfig(["--name", "x", "--overwrite"])
+        run = Run(cfg, Device(torch.device("cpu")), "digits", RunFolder(cfg.ROOT, cfg.name))
+        with pytest.raises(SystemExit) as caught, errors.run_errors("search.py", run), run:
+            raise error
+        out, err = capsys.readouterr()
+        assert caught.value.code == code
+        assert err.count("\n") == 1
+        assert err == f"search.py: {log_of('searchs/x').splitlines()[-1]}\n"
+        assert str(error).split(";")[0] not in out or not str(error)
+        shutil.rmtree("searchs")
+    run = Run(cfg, Device(torch.device("cpu")), "digits", RunFolder(cfg.ROOT, cfg.name))
+    with pytest.raises(ZeroDivisionError), errors.run_errors("search.py", run), run:
+        raise ZeroDivisionError("division by zero")
+    assert log_of("searchs/x").splitlines()[-1] == "stopped by ZeroDivisionError: division by zero"

@@ -4,11 +4,12 @@ import contextlib
 import json
 import math
 import os
+import random
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import genotypes as gt
@@ -404,3 +405,51 @@ def test_presets_and_primitives():
     assert gt.PRESETS["efficient"] == [
         "sep_conv_3x3", "mb_conv_3x3", "fused_mb_conv_3x3", "none",
     ]  # fmt: skip
+
+
+# --- at most so many skip connections ------------------------------------------------------------
+
+LIMITED = ["skip_connect", "sep_conv_3x3", "max_pool_3x3", "none"]
+
+
+def slow_gene(alphas, k, max_skips):
+    """P-DARTS' rule, op by op: the weakest kept one is forbidden until few are left."""
+    forbidden = set()
+    while True:
+        gene, skips = [], []
+        for node, rows in enumerate(alphas):
+            edges = []
+            for j, row in enumerate(rows):
+                total = sum(math.exp(a) for a in row)
+                edges.append(max(
+                    (math.exp(a) / total, -column, j) for column, a in enumerate(row)
+                    if LIMITED[column] != "none" and not (column == 0 and (node, j) in forbidden)
+                ))  # fmt: skip
+            kept = sorted(edges, key=lambda e: (-e[0], e[2]))[:k]
+            gene.append(sorted((j, LIMITED[-column]) for _, column, j in kept))
+            skips += [(weight, node, j) for weight, column, j in kept if column == 0]
+        if len(skips) <= max_skips:
+            return [[(op, j) for j, op in edges] for edges in gene]
+        forbidden.add(min(skips)[1:])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.integers(0, 5), st.integers(1, 3), st.floats(0, 3))
+def test_the_limit_of_skips_is_that_of_a_slow_search(seed, max_skips, k, liking):
+    rng = random.Random(seed)
+    alphas = [
+        [[rng.gauss(liking * (op == "skip_connect"), 1) for op in LIMITED] for _ in range(n)]
+        for n in range(2, 6)
+    ]
+    found = gt.parse(alphas, k, LIMITED, max_skips)
+    assert found == slow_gene(alphas, k, max_skips)
+    assert gt.count_ops(found).get("skip_connect", 0) <= max_skips
+    free = gt.parse(alphas, k, LIMITED)
+    assert gt.parse(alphas, k, LIMITED, 100) == free
+    if gt.count_ops(free).get("skip_connect", 0) <= max_skips:
+        assert found == free
+
+
+def test_a_skip_connection_stays_where_there_is_no_other_op():
+    gene = gt.parse([[[1.0, 0.0]] * 2], 2, ["skip_connect", "none"], max_skips=0)
+    assert gene == [[("skip_connect", 0), ("skip_connect", 1)]]

@@ -291,6 +291,21 @@ def test_what_init_from_refuses(there, words, message):
     assert f"augment.py: {message}" in text
 
 
+@pytest.mark.parametrize(
+    ("flag", "source"),
+    [
+        ("--init_from", "augments/a"),
+        ("--init_from", "augments/../augments/a/best.pt"),
+        ("--genotype", "augments/a"),
+        ("--genotype", "augments/a/genotype.json"),
+    ],
+)
+def test_a_run_is_not_overwritten_by_one_that_starts_from_it(there, flag, source):
+    words = [flag, source, "--name", "a", "--overwrite"]
+    text = ends_in_one_line(augment.main, words)
+    assert f"--overwrite would remove augments/a, which {flag} starts from; choose another" in text
+
+
 def test_a_network_that_shares_no_tensor_is_refused(there, here):
     state = checkpoint_of(there / "augments" / "a")
     state["model"] = {f"other.{name}": value for name, value in state["model"].items()}

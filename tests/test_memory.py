@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CPU, FAST_AUGMENT, FAST_SEARCH, ends_in_one_line
+from conftest import CPU, FAST_AUGMENT, FAST_SEARCH, SMALL_SEARCH, ends_in_one_line, log_of
 
 import augment
 import check_ops
@@ -20,6 +20,7 @@ import genotypes as gt
 import search
 from config import AugmentConfig, SearchConfig
 from console import errors
+from console.terminal import byte_size
 from data_sets import named
 from devices import memory as device_memory
 from models import augment_cnn, memory, ops, stems
@@ -162,6 +163,34 @@ def test_what_runs_is_never_refused(monkeypatch, config, words, images, gib):
     Budget(cfg).check(CPU, cells_of, data(*images))
 
 
+@pytest.mark.parametrize(
+    ("words", "asked", "fitting"),
+    [
+        # what the run would really take: the default batch, not the least possible one
+        (
+            "--init_channels 1000000",
+            "--batch_size 64, --init_channels 1000000,",
+            "--init_channels ",
+        ),
+        # no flag alone
+        ("--init_channels 1000 --n_nodes 100 --layers 1000", "--batch_size 64,", "--batch_size "),
+        # the size of images that nobody has looked at is not named
+        ("--dataset folder --init_channels 1000000", "--stem_multiplier 3; ", "--init_channels "),
+    ],
+)
+def test_before_images_are_read_all_that_is_named_holds(monkeypatch, words, asked, fitting):
+    monkeypatch.setattr(device_memory, "host", lambda: 16 * GIB)
+    with pytest.raises(ValueError, match=" would fit$") as caught:
+        Budget(SearchConfig(words.split())).check(CPU, cells_of)
+    text, found = str(caught.value).removesuffix(" would fit").split("by the estimate ")
+    assert asked in text
+    assert found.startswith(fitting)
+    cfg = SearchConfig([*words.split(), *found.replace(",", "").split()])
+    size = (1, 1) if cfg.dataset == "folder" else (8, 8)
+    need = memory.estimate(cfg, cells_of(cfg), 1, size)
+    assert need.total(cfg.batch_size) <= 16 * GIB
+
+
 def test_where_the_memory_is_unknown_nothing_is_refused(monkeypatch):
     monkeypatch.setattr(device_memory, "host", lambda: None)
     budget = Budget(SearchConfig(["--init_channels", "1000000"]))
@@ -197,7 +226,7 @@ def test_the_memory_of_this_machine_is_known(monkeypatch):
     [(0, "0 bytes"), (1536, "1.5 KiB"), (200 * GIB, "200 GiB"), (2**61, "2,097,152 TiB")],
 )
 def test_bytes_in_words(n, text):
-    assert device_memory.text(n) == text
+    assert byte_size(n) == text
 
 
 # --- memory that runs out -----------------------------------------------------------------------
@@ -207,7 +236,7 @@ CPU_ERROR = RuntimeError(
     "tried to allocate 4294967296 bytes. Error code 12 (Cannot allocate memory)"
 )
 NO_MEMORY = [
-    (CPU_ERROR, "asked for 4,096.0 MiB"),
+    (CPU_ERROR, "asked for 4.0 GiB"),
     (RuntimeError("could not create a primitive"), "(could not create a primitive)"),
     (RuntimeError("std::bad_alloc"), "(std::bad_alloc)"),
     (MemoryError(), "(MemoryError)"),
@@ -221,7 +250,6 @@ NO_MEMORY = [
         "asked for 2.00 GiB",
     ),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "(CUDA error: CUBLAS"),
-    (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>"), "(unable to all"),
     (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "(MPS backend"),
 ]
 
@@ -245,13 +273,28 @@ def test_memory_that_runs_out_ends_in_one_line(here, monkeypatch, error, asked):
         monkeypatch.setattr(search, moment, full)
     text = ends_in_one_line(search.main, FAST_SEARCH, code=1)
     assert f"memory {'when it ' * asked.startswith('asked')}{asked}" in text
-    if "shared memory" in str(error):
-        assert "lower --workers" in text
-        return
     assert "--batch_size " in text
     assert "--init_channels 2, --layers 3, --n_nodes 2" in text
     assert "need about" in text
     assert "the block" not in text
+
+
+def test_memory_that_runs_out_later_says_how_the_run_goes_on(here, quick_epochs):
+    validate, epochs = search.validate, []
+
+    def full(*args):
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise CPU_ERROR
+        return validate(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "validate", full)
+        text = ends_in_one_line(search.main, [*SMALL_SEARCH, "--name", "s"], code=1)
+    resume = errors.command("search.py", "--name", "s", "--resume")
+    assert "a run that goes on keeps these flags, so free some memory first" in text
+    assert text.endswith("; the run has stopped; go on after epoch 1 with " + resume)
+    assert log_of("searchs/s").splitlines()[-1] == text.removeprefix("search.py: ")
 
 
 @pytest.mark.parametrize("where", ["build", "forward", "backward"])
@@ -292,7 +335,7 @@ def test_a_real_allocation_that_fails_is_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58, dtype=torch.uint8)
     assert errors.is_out_of_memory(caught.value)
-    assert "274,877,906,944.0 MiB" in errors.out_of_memory(caught.value)
+    assert "262,144 TiB" in errors.out_of_memory(caught.value)
     with pytest.raises((MemoryError, RuntimeError)) as caught:
         bytearray(2**60)
     assert errors.is_out_of_memory(caught.value)

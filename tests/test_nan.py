@@ -96,7 +96,14 @@ def test_a_search_stops_in_one_line_and_keeps_its_checkpoint(here, spoil, fault)
     state = checkpoint_of("searchs/x")
     assert state["epoch"] == 1
     assert all(t.isfinite().all() for t in state["model"].values())
-    assert "stopped by NotFinite" in log_of("searchs/x")
+    assert log_of("searchs/x").splitlines()[-1] == text.removeprefix("search.py: ")
+
+
+def test_what_was_saved_inside_an_epoch_is_named(here, spoil):
+    spoil(nn.utils, "clip_grad_norm_", {2}, functools.partial(spoil_weights, math.nan))
+    text = ends_in_one_line(search.main, [*SEARCH, "--checkpoint_minutes", "1e-9"], code=1)
+    assert "(epoch 1, step 2 of 2; " in text
+    assert "the checkpoint of step 1 of epoch 1 is kept, go on from there without" in text
 
 
 def test_the_run_goes_on_from_there_without_such_steps(here, spoil):
@@ -128,8 +135,8 @@ def test_a_step_that_is_left_out_changes_nothing(here, spoil, form):
 
     real = search.build_optimizers
 
-    def build(cfg, net, device):
-        Spy.net, Spy.optims = net, real(cfg, net, device)
+    def build(cfg, net, *args):
+        Spy.net, Spy.optims = net, real(cfg, net, *args)
         return Spy.optims
 
     with pytest.MonkeyPatch.context() as patch:
@@ -169,7 +176,8 @@ def test_a_training_stops_or_leaves_out(here, spoil, fault):
     text = ends_in_one_line(augment.main, AUGMENT, code=1)
     assert f"{what} is not finite (epoch 1, step 2 of 2; learning rate now --lr 0.025)" in text
     assert text.endswith(
-        "lower --lr or --grad_clip 5.0, or leave such steps out with --on_nan skip"
+        "lower --lr or --grad_clip 5.0, or leave such steps out with --on_nan skip; nothing was "
+        "saved; start again, with --overwrite to keep the name"
     )
     assert not list(here.glob("augments/x/*.pt"))
     augment.main([*AUGMENT, "--name", "y", "--on_nan", "skip"])

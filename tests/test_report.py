@@ -48,7 +48,9 @@ def test_the_page_of_a_search_says_everything(search_run):
     assert f"{network['params'] / 1e6:.3f} M" in text
     assert f"{network['madds'] / 1e6:.1f} M multiply-adds at 8x8" in text
     assert "images per second" in text
-    assert "This search: second order (central difference, eps 0.3, gradient of w reused)." in text
+    assert (
+        "This search: second order (one-sided difference, eps 0.3, gradient of w reused)." in text
+    )
     assert re.search(r"pictures [\d.]+ s, [\d.]+ % of it", text)
     assert "augment.py --genotype searchs/s" in text
     assert best["genotype"] in text

@@ -120,6 +120,7 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
     assert set(state) == {
         "model", "w_optim", "alpha_optim", "scheduler", "rng", "epoch", "best", "top1",
         "genotype", "flags", "data", "images", "train_loader", "alpha_loader", "inside",
+        "strategies", "stopped", "chosen",
     }  # fmt: skip
     assert state["epoch"] == 2
     flags = state["flags"]
@@ -149,7 +150,7 @@ def test_what_the_log_says(finished_search):
     folder, out = finished_search
     log = log_of(folder / "searchs/s")
     assert "digits: 360 images for w, 359 for alpha, batch 64, w_lr 0.025" in out
-    assert "second order (central difference, eps 0.3, gradient of w reused)" in out
+    assert "second order (one-sided difference, eps 0.3, gradient of w reused)" in out
     assert log.count("mean entropy of alpha") == 4
     assert re.search(r"\d s per step, \d+ images per second", log)
     top1 = scores(folder / "searchs/s")
@@ -224,8 +225,9 @@ def test_a_quiet_search_says_its_result_and_its_size_if_that_is_over_the_limit(h
     warned, said = ([row for row in said.out.splitlines() if row.startswith("WARNING: ") == is_so]
                     for is_so in (True, False))  # fmt: skip
     assert "multiply-adds are more than --max_madds 0.001; train" in "".join(warned)
-    first, *rest = said
+    first, sure, *rest = said
     assert first.startswith("last and best genotype (epoch 1")
+    assert sure.startswith("0 of 8 edges are decided")
     assert len(rest) == 2
     assert shlex.split(rest[-1])[2:] == ["--genotype", "searchs/s", "--quick"]
     assert " 1/1 " in log_of("searchs/s")
@@ -476,8 +478,8 @@ def test_the_weight_step_is_plain_sgd_on_the_training_batch(here, monkeypatch, r
         for b, value in zip(net.buffers(), buffers, strict=True):
             b.copy_(value)
 
-    def make(*args):
-        spies.append(Spy(*args))
+    def make(*args, **words):
+        spies.append(Spy(*args, **words))
         return spies[0]
 
     monkeypatch.setattr(search, "Architect", make)
@@ -643,7 +645,7 @@ def test_an_unknown_op_is_refused_before_anything_is_downloaded(here, monkeypatc
 @pytest.mark.pictures
 def test_a_search_of_one_epoch_has_all_pictures_and_no_warning(here, capsys):
     search.main([*FAST_SEARCH, "--name", "s"])
-    assert capsys.readouterr().out.count("WARNING") == 2  # of its few steps, alone
+    assert capsys.readouterr().out.count("WARNING") == 1  # of alpha's way alone
     assert {"normal.gif", "reduce.gif", "loss_accuracy.png"} <= set(os.listdir("searchs/s"))
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import CPU, FAST_SEARCH, checkpoint_of, ends_in_one_line, log_of
 from data_helpers import make, options
+from fault_helpers import copy_of
 from torch._utils import ExceptionWrapper
 
 import augment
@@ -23,6 +24,7 @@ from console import errors, interrupts
 from data_sets import image_files, loaders
 from tracking import checkpoint
 from tracking.run import Run
+from tracking.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="has no such signals")
@@ -36,10 +38,11 @@ def send(name):
 
 
 @posix
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGHUP", 129)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 129)])
 def test_the_first_signal_is_remembered_and_the_second_stops_at_once(name, code):
     before = signal.getsignal(getattr(signal, name))
     with interrupts.StopSignals() as signals:
+        signals.wait()
         assert signals.number is None
         send(name)
         assert signals.number == getattr(signal, name)
@@ -47,6 +50,55 @@ def test_the_first_signal_is_remembered_and_the_second_stops_at_once(name, code)
             send(name)
         assert interrupts.exit_code(caught.value) == code
     assert signal.getsignal(getattr(signal, name)) == before
+
+
+@posix
+def test_before_the_run_begins_the_first_signal_stops_it_and_others_do_not_disturb():
+    before = signal.getsignal(signal.SIGTERM)
+    with interrupts.StopSignals():
+        with pytest.raises(interrupts.Stopped, match="stopped by SIGTERM before the run began"):
+            send("SIGTERM")
+        send("SIGTERM")  # while everything is put back as it was
+        with interrupts.StopSignals():  # of another
+            pass
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("word", ["", "--overwrite", "--resume"])
+def test_a_signal_while_images_are_read_leaves_everything_as_it_was(
+    here, undisturbed, monkeypatch, name, word
+):
+    if word:
+        copy_of(undisturbed[0], "searchs/s")
+    files = {path: path.is_dir() or path.read_bytes() for path in Path().rglob("*")}
+
+    def stop(*args):
+        assert os.path.exists("searchs/s/.lock")  # the folder is taken
+        send(name)
+        send(name)
+
+    monkeypatch.setattr(loaders, "search_data", stop)
+    words = ["--name", "s", *([word] if word else [])]
+    words = words if word == "--resume" else [*FAST_SEARCH, *words]
+    text = ends_in_one_line(search.main, words, code=143)
+    assert text == f"search.py: stopped by {name} before the run began"
+    assert {path: path.is_dir() or path.read_bytes() for path in Path().rglob("*")} == files
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@posix
+def test_a_signal_between_the_set_up_and_the_first_step_is_not_lost(here, monkeypatch):
+    write = RunFolder.write_config
+
+    def then_stop(*args):
+        write(*args)
+        send("SIGTERM")
+
+    monkeypatch.setattr(RunFolder, "write_config", then_stop)
+    text = ends_in_one_line(search.main, [*FAST_SEARCH, "--name", "s"], code=143)
+    assert "stopped by SIGTERM after step 1 of epoch 1; go on with" in text
 
 
 @posix
@@ -80,7 +132,7 @@ def test_a_run_in_another_thread_or_on_another_system_installs_what_it_can(monke
 
 
 @posix
-@pytest.mark.parametrize(("name", "code"), [("SIGUSR1", 138), ("SIGHUP", 129)])
+@pytest.mark.parametrize(("name", "code"), [("SIGUSR1", 143), ("SIGHUP", 129)])
 def test_every_signal_saves_and_has_its_exit_code(open_run, name, code):
     run = open_run()
     run.spec = loaders.named.spec("digits")
@@ -183,6 +235,8 @@ def test_a_loader_process_hears_its_parent_alone():
         "DataLoader worker (pid(s) 81, 82) exited unexpectedly",
         "DataLoader worker (pid 81) is killed by signal: Killed. ",
         "DataLoader worker (pid 81) is killed by signal: Bus error. It is possible that ...",
+        "unable to open shared memory object </torch_81_1> in read-write mode",
+        "unable to allocate shared memory(shm) for file </torch_1>: Cannot allocate memory (12)",
     ],
 )
 def test_a_loader_process_that_died_is_one_line_with_the_way_on(open_run, capsys, text):
@@ -198,14 +252,6 @@ def test_a_loader_process_that_died_is_one_line_with_the_way_on(open_run, capsys
         assert "fewer --workers, or --workers 0" in said
         assert ("--resume" in said) == saved
         Path(run.files.file("checkpoint.pt")).touch()
-
-
-def test_shared_memory_that_runs_out_points_to_the_loader_processes(capsys):
-    with pytest.raises(SystemExit) as caught, errors.run_errors("search.py"):
-        raise RuntimeError("unable to open shared memory object </torch_81_1> in read-write mode")
-    said = capsys.readouterr().err
-    assert (caught.value.code, said.count("\n")) == (1, 1)
-    assert "lower --workers" in said
 
 
 def test_an_error_in_a_loader_process_is_its_message(here, capsys):

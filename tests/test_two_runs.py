@@ -1,7 +1,9 @@
 """Runs that want one folder: taken in one step, held by one process, given back as it was."""
 
 import contextlib
+import errno
 import io
+import logging
 import os
 import random
 import shutil
@@ -28,7 +30,8 @@ from fault_helpers import copy_of
 
 import report
 import search
-from data_sets import cache
+from console.log import Log
+from data_sets import cache, loader_processes
 from records import files
 from tracking import checkpoint, run_folder
 from tracking.run_folder import RunFolder
@@ -127,11 +130,50 @@ def test_the_overwritten_run_stays_until_an_epoch_is_finished(here, undisturbed,
     assert checkpoint_of("searchs/s")["flags"]["seed"] == 5
 
 
+def test_a_killed_overwrite_names_the_run_that_it_moved_aside(here, undisturbed, quick_epochs):
+    aside = "searchs/s.before-overwrite"
+    os.makedirs("searchs/s")
+    assert "before-overwrite" not in ends_in_one_line(search.main, ["--name", "s", "--resume"])
+    copy_of(undisturbed[0], aside)
+    text = ends_in_one_line(search.main, ["--name", "s", "--resume"])
+    assert f"the run that had the name before is in {aside}: move it back" in text
+    copy_of(undisturbed[0], f"{aside}-10")
+    os.makedirs(f"{aside}-2")
+    assert f"is in {aside}-10: " in ends_in_one_line(search.main, ["--name", "s", "--resume"])
+
+    search.main([*SMALL_SEARCH, "--name", "s", "--overwrite"])
+    assert checkpoint_of("searchs/s")["epoch"] == checkpoint_of(aside)["epoch"] == 3
+    for left in (aside, f"{aside}-2", f"{aside}-10"):
+        assert f"WARNING: {left} is left of an --overwrite that was broken off" in log_of(
+            "searchs/s"
+        )
+
+
+def test_a_run_that_cannot_begin_closes_what_is_open(here, undisturbed, quick_epochs, monkeypatch):
+    """A warning that does not fit on the disk."""
+    copy_of(undisturbed[0], "searchs/s")
+    os.remove("searchs/s/metrics.jsonl")  # which is warned of
+
+    def full(self, text, kind=None):
+        raise OSError(errno.ENOSPC, "No space left on device", "searchs/s/s.log")
+
+    closed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "warn", full)
+        patch.setattr(loader_processes.Loader, "close", lambda loader: closed.append(loader))
+        text = ends_in_one_line(search.main, ["--name", "s", "--resume"], code=1)
+    assert "searchs/s/s.log cannot be written or read (No space left on device)" in text
+    assert len(closed) >= 2
+    assert logging.getLogger(f"darts.run.{os.path.abspath('searchs/s/s.log')}").handlers == []
+    assert not os.path.exists("searchs/s/.lock")
+    search.main(["--name", "s", "--resume"])  # nobody holds it
+
+
 def test_a_folder_that_was_barely_made_may_be_overwritten(here, quick_epochs):
     """Killed before config.json was written."""
     os.makedirs("searchs/s")
     text = ends_in_one_line(search.main, ["--name", "s", "--resume"])
-    assert "no epoch was finished; start it again with --overwrite" in text
+    assert "nothing was saved in searchs/s to go on from; start again with --overwrite" in text
     for name in (".lock", "config.json.tmp-0123abcd"):
         Path("searchs/s", name).touch()
     search.main([*SMALL_SEARCH, "--name", "s", "--overwrite"])

@@ -228,17 +228,28 @@ def search_step(net, w_optim, data, xi):
     return gradient
 
 
+PARTIAL = {"C": 4, "partial_channels": 2}
+
+
 @pytest.mark.parametrize(
-    ("primitives", "n_nodes", "xi"),
-    [*itertools.product([gt.PRIMITIVES], [2, 3, 4, 5], [0.05]), (gt.PRIMITIVES, 3, 0.0),
-     (gt.PRIMITIVES[:-1], 3, 0.05), (gt.PRESETS["efficient"], 3, 0.05),
-     (gt.PRESETS["efficient"], 3, 0.0)],
+    ("primitives", "n_nodes", "xi", "changes"),
+    [*itertools.product([gt.PRIMITIVES], [2, 3, 4, 5], [0.05], [{}]), (gt.PRIMITIVES, 3, 0.0, {}),
+     (gt.PRIMITIVES[:-1], 3, 0.05, {}), (gt.PRESETS["efficient"], 3, 0.05, {}),
+     (gt.PRESETS["efficient"], 3, 0.0, {}), (gt.PRIMITIVES, 2, 0.05, PARTIAL),
+     (gt.PRIMITIVES[:-1], 3, 0.05, {"C": 8, "partial_channels": 4}),
+     (gt.PRIMITIVES, 2, 0.05, {"auxiliary_skip": True}),
+     (gt.PRIMITIVES[3:], 2, 0.05, {**PARTIAL, "auxiliary_skip": True})],
 )  # fmt: skip
-def test_a_search_step_equals_that_of_the_per_edge_form(monkeypatch, primitives, n_nodes, xi):
-    plain, fast = pair(monkeypatch, n_nodes=n_nodes, primitives=primitives, C=2)
+def test_a_search_step_equals_that_of_the_per_edge_form(
+    monkeypatch, primitives, n_nodes, xi, changes
+):
+    plain, fast = pair(monkeypatch, n_nodes=n_nodes, primitives=primitives, **{"C": 2, **changes})
     optims = sgd(plain), sgd(fast)
     for step in range(2):
-        data = batches(torch.float64, seed=step)
+        for net in (plain, fast):
+            net.fade_skip(step + 2, 5)  # neither 1 nor 0
+        # maps of an odd size where channels pass beside the ops
+        data = batches(torch.float64, size=7 if "partial_channels" in changes else 8, seed=step)
         close(fast(data[0]), plain(data[0]))
         gradients = [
             search_step(net, w_optim, data, xi)

@@ -89,6 +89,11 @@ def _is_progress(value):
     return fits(value, _progress_of(value))
 
 
+def _is_searched(value):
+    """An epoch as the strategies of a search remember it."""
+    return _is_progress(value) and fits(value, {"eigenvalue": is_number})
+
+
 def _is_inside(value):
     """An epoch that is under way (tracking/inside.py), or none."""
     inside = {"epoch": is_count, "step": is_count, "meter": is_object}
@@ -112,11 +117,18 @@ _COMMON = {
     "images": _is_images,
     "best": _is_progress,
     "inside": _is_inside,
+    "stopped": lambda why: why is None or is_text(why),
+    "chosen": lambda value: value is None or _is_progress(value),
     "train_loader": is_object,
 }
 # the rest, by the program that writes it
 KINDS = {
-    "search.py": {"w_optim": is_object, "alpha_optim": is_object, "alpha_loader": is_object},
+    "search.py": {
+        "w_optim": is_object,
+        "alpha_optim": is_object,
+        "alpha_loader": is_object,
+        "strategies": {"history": [_is_searched]},
+    },
     "augment.py": {"optim": is_object},
 }
 
@@ -150,8 +162,10 @@ def save(state, path, previous=None):
     with files.atomic_write(path, previous) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a write that fails
-            raise OSError(errno.EIO, f"torch cannot write it ({one_line(error, 120)})") from error
+        except RuntimeError as error:  # what torch makes of a write that fails, without the reason
+            with open(temporary, "ab") as file:  # which the system says if it is asked again
+                file.write(bytes(2**16))
+            raise OSError(errno.EIO, "not all of it could be written") from error
 
 
 def load(path):
@@ -182,12 +196,18 @@ def _check_sums(path):
 def load_state(part, state, path):
     """Give `part` the state_dict read from `path`. Raises Damaged for values of other types than
     `part` has, ValueError where it does not fit."""
-    if not _is_like(state, part.state_dict()):
+    optimizer = isinstance(part, torch.optim.Optimizer)
+    try:
+        sound = _is_like(state, part.state_dict())
+        sound = sound and (not optimizer or _fits_optimizer(state, part))
+    except (AttributeError, IndexError, KeyError, TypeError):  # no state of anything
+        sound = False
+    if not sound:
         what = type(part).__name__
         raise Damaged(f"{path} is no whole checkpoint: a value of {what} is not what it should be")
     try:
         part.load_state_dict(state)
-        if isinstance(part, torch.optim.Optimizer):
+        if optimizer:
             # it has made steps, which a scheduler warns of where it cannot know it
             part._opt_called = True
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -197,18 +217,36 @@ def load_state(part, state, path):
         ) from None
 
 
+def _fits_optimizer(saved, optimizer):
+    """Whether the momentum in a state_dict is that of the parameters of `optimizer`, which has none
+    yet to compare it with."""
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    names = {tuple(sorted(state)) for state in saved["state"].values()}
+    return len(names) <= 1 and all(
+        value is None or (isinstance(value, torch.Tensor) and value.shape in ((), shapes[i]))
+        for i, state in saved["state"].items()
+        for value in state.values()
+    )
+
+
+# what a state_dict must have; of other values a version of torch may know more than another
+NEEDED = {"params", "lr", "last_epoch", "T_max", "base_lrs", "pass", "done"}
+
+
 def _is_like(saved, own):
-    """Whether values that both have are of the same types."""
+    """Whether what is needed is there, and values that both have are of the same types."""
     if isinstance(own, torch.Tensor):
         return isinstance(saved, torch.Tensor)
     if isinstance(own, dict):
-        return isinstance(saved, dict) and all(
-            _is_like(saved[key], value) for key, value in own.items() if key in saved
-        )
+        if not isinstance(saved, dict) or not own.keys() & NEEDED <= saved.keys():
+            return False
+        return all(_is_like(saved[key], value) for key, value in own.items() if key in saved)
     if isinstance(own, (list, tuple)):
         return isinstance(saved, (list, tuple)) and all(map(_is_like, saved, own))
     if isinstance(own, bool) or own is None or isinstance(own, str):
         return isinstance(saved, type(own))
-    if isinstance(own, (int, float)):
+    if isinstance(own, int):  # all are counted
+        return type(saved) is int and saved >= 0
+    if isinstance(own, float):
         return isinstance(saved, (int, float)) and math.isfinite(saved)
     return True

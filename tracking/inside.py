@@ -17,3 +17,10 @@ class Inside(NamedTuple):
         """Raises FloatingPointError where the loss is not finite: nothing to go on from."""
         self.meter.means()
         return {**self._asdict(), "meter": self.meter.state_dict()}
+
+
+def where(state):
+    """What a checkpoint was saved after, in words."""
+    if state["inside"] is None:
+        return f"epoch {state['epoch']}"
+    return str(Inside(**state["inside"]))

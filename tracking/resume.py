@@ -4,7 +4,7 @@ import os
 
 from records import files
 from records.reader import is_object, read_object
-from tracking import checkpoint
+from tracking import checkpoint, inside
 
 
 def to_resume(cfg, folder):
@@ -16,26 +16,38 @@ def to_resume(cfg, folder):
     """
     if not cfg.resume:
         return None
-    if not os.path.isdir(folder.path):
-        raise ValueError(f"no run to go on with: {folder.path} does not exist")
     if not folder.has_checkpoint():
-        raise ValueError(
-            f"nothing to resume in {folder.path}: no epoch was finished; start it again with "
-            f"--overwrite"
-        )
+        raise ValueError(_nothing_there(folder))
     folder.resume()
     state = _newest(folder)
     kind = checkpoint.kind_of(state)
     if kind != cfg.PROG:
         raise ValueError(f"{folder.path} is a run of {kind}; go on with it by {kind} --resume")
     cfg.resume_from(state["flags"])
+    if cfg.new_split and state["epoch"] >= cfg.epochs:
+        raise ValueError(
+            f"{folder.path} has finished, so there is nothing to divide anew; leave --new_split "
+            f"out, or start a new run"
+        )
     return state
+
+
+def _nothing_there(folder):
+    """Why nothing can be resumed, and what can be done."""
+    if os.path.isdir(folder.path):
+        text = f"nothing was saved in {folder.path} to go on from; start again with --overwrite"
+    else:
+        text = f"no run to go on with: {folder.path} does not exist"
+    earlier = folder.earlier_runs() if os.path.isdir(folder.root) else []
+    if earlier:  # killed before the first epoch of the run that was to replace it
+        text += f"; the run that had the name before is in {earlier[0]}: move it back, or resume it"
+    return text
 
 
 def _newest(folder):
     """The last checkpoint that is whole: each file holds all that resuming needs."""
     faults = []
-    for name in (files.CHECKPOINT, files.PREVIOUS, files.BEST):
+    for name in files.CHECKPOINTS:
         path = folder.file(name)
         if not os.path.exists(path):  # killed between two renames, or before there were two
             continue
@@ -46,7 +58,7 @@ def _newest(folder):
             continue
         folder.source = name
         if faults:
-            text = f"going on from {name}, after epoch {state['epoch']}"
+            text = f"going on from {name}, after {inside.where(state)}"
             folder.findings.append(f"{'; '.join(faults)}; {text}")
         return state
     text = "no checkpoint is whole; start again with --overwrite"

@@ -45,19 +45,24 @@ class Run:
     log          what it says (console.log.Log)
     board        TensorBoard (tracking.board.Board)
     best, last   {"epoch", "top1", "genotype"} of the best and of the last finished epoch
+    stopped      why the run has ended before its last epoch, or None
+    chosen       what a search recommends in place of its best, as `best`, or None
+    selection    how it was chosen, if not by alpha
     """
 
-    def __init__(self, cfg, device, default_name, folder, state=None):
+    def __init__(self, cfg, device, default_name, folder, state=None, advice=None):
         """
         cfg           a config.SearchConfig or AugmentConfig; gets a name here if it has none
         device        a devices.pick.Device
         default_name  what a run without --name is called, numbered where that is taken
         folder        the RunFolder, taken here unless the run goes on (run_folder.set_up)
         state         the checkpoint to go on from (resume.to_resume)
+        advice        () -> what to do if memory runs out, in words
 
         Raises ValueError when the folder exists, without --resume or --overwrite.
         """
         self.cfg, self.device, self.state, self.files = cfg, device, state, folder
+        self.advice, self.signals = advice, folder.signals
         self.log = Log(cfg.quiet, cfg.print_freq)
         self.board = Board()
         self.parts = {}  # what has a state_dict, by name
@@ -66,16 +71,28 @@ class Run:
         self.n_steps = self.top_k = 0
         self.spec = None  # the DataSpec of the images
         self.loaders = []  # of the data (None: not there), whose processes end with the run
-        self.best, self.last = {**NO_EPOCH, "top1": -1.0}, dict(NO_EPOCH)
+        self.best, self.last = {**NO_EPOCH, "top1": -1.0, "warmup": True}, dict(NO_EPOCH)
+        self.stopped = self.chosen = None
+        self.selection = ""
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
-        self.signals = interrupts.StopSignals()
         if state is not None:
             self.best = state["best"]
+            self.stopped, self.chosen = state["stopped"], state["chosen"]
             self.last = {key: state[key] for key in ("epoch", "top1", "genotype")}
         else:
             folder.take(default_name, cfg.overwrite)
             cfg.name = folder.name
+
+    @property
+    def recommended(self):
+        """{"epoch", "top1", "genotype"} of the cell that a search recommends."""
+        return self.chosen or self.best
+
+    def stop(self, why, chosen):
+        """End the run with the epoch that is being recorded; recommend what `chosen` holds."""
+        self.stopped = why
+        self.chosen = {key: chosen[key] for key in NO_EPOCH}
 
     @property
     def first_epoch(self):
@@ -112,6 +129,8 @@ class Run:
         if not differences:
             return
         text = f"these are not the images that the run began with: {'; '.join(differences)}"
+        if self.state["epoch"] >= self.cfg.epochs:
+            raise ValueError(f"{text}, and it has finished; put them back, or start a new run")
         if not self.cfg.new_split:
             raise ValueError(
                 f"{text}; put them back, start a new run, or go on with --new_split, which divides "
@@ -140,16 +159,22 @@ class Run:
             self.saved = str(self.inside or f"epoch {self.last['epoch']}")
 
     def __enter__(self):
-        flags, device_name = self.cfg.flags(), self.device.name
         try:
-            if self.state is None:
-                self.files.write_config(flags, device_name)
-            else:
-                resume.restore_files(self.files, self.state, self.cfg, device_name)
-            self.log.open(self.files.file(f"{self.files.name}.log"))
+            self._open()
         except BaseException:
-            self.files.give_back()
+            self._close(self.files.give_back)
             raise
+        return self
+
+    def _open(self):
+        self.signals.__enter__()  # again, if the folder was set up under them
+        self.signals.wait()
+        flags, device_name = self.cfg.flags(), self.device.name
+        if self.state is None:
+            self.files.write_config(flags, device_name)
+        else:
+            resume.restore_files(self.files, self.state, self.cfg, device_name)
+        self.log.open(self.files.file(f"{self.files.name}.log"))
         path = self.files.file(files.TENSORBOARD)
         self.board.open(path, flags, self.first_step, warn=self.log.warn)
         for finding in self.files.findings:
@@ -160,24 +185,27 @@ class Run:
                 f"finished"
             )
         self.saved_at = time.monotonic()
-        self.signals.__enter__()
-        return self
 
     def __exit__(self, kind, error, traceback):
-        self.signals.__exit__()
         try:
             self.log.close_bars()
-            with contextlib.suppress(OSError):  # the disk is full, perhaps
-                if isinstance(error, KeyboardInterrupt):
-                    self.log.detail(self.farewell(error))  # the terminal gets it from errors
-                elif error is not None:
-                    self.log.info(f"stopped by {kind.__name__}{f': {error}' if str(error) else ''}")
+            if error is not None:
+                found = errors.ending(error, self)
+                text = found[0] if found else f"stopped by {kind.__name__}: {error}"
+                with contextlib.suppress(OSError):  # the disk is full, perhaps
+                    self.log.detail(text)  # the terminal gets it from errors
         finally:
+            self._close(self.files.release)
+
+    def _close(self, leave):
+        """Close all that is open, then `leave` the folder; each, whatever becomes of the others."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.signals.__exit__)
+            stack.callback(leave)
+            stack.callback(self.log.close)
+            stack.callback(self.board.close)
             for loader in (found for found in self.loaders if found is not None):
-                loader.close()
-            self.board.close()
-            self.files.release()
-            self.log.close()
+                stack.callback(loader.close)
 
     def farewell(self, error):
         """The last line of a run that this KeyboardInterrupt ended: what to do next."""
@@ -187,18 +215,24 @@ class Run:
         """What to do after the run has ended early, behind a verb; `known`: it was said already
         what has been saved."""
         if not self.files.has_checkpoint():
-            keep = ", with --overwrite to keep the name" if os.path.exists(self.files.path) else ""
-            if self.files.earlier is not None:
-                keep += f"; the earlier run of this name is in {self.files.earlier}"
-            return f" before anything was saved; start again{keep}"
+            return f" before anything was saved; {self._start_again()}"
         there = f" after {self.saved}" if self.saved and not known else ""
-        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
-        return f"; go on{there} with {again}"
+        return f"; go on{there} with {self._go_on()}"
+
+    def _start_again(self):
+        text = "start again"
+        if os.path.exists(self.files.path):
+            text += ", with --overwrite to keep the name"
+        if self.files.earlier is not None:
+            text += f"; the earlier run of this name is in {self.files.earlier}"
+        return text
+
+    def _go_on(self, *words):
+        return errors.command(self.cfg.PROG, "--name", self.files.name, "--resume", *words)
 
     def not_finite(self, error):
         """A NotFinite in one line: where it was seen, what to change, how to go on."""
-        done = self.last["epoch"]
-        where = f"epoch {min(done + 1, self.cfg.epochs)}"
+        where = f"epoch {min(self.last['epoch'] + 1, self.cfg.epochs)}"
         if error.step:
             where += f", step {error.step} of {self.n_steps}"
         rates = [
@@ -211,12 +245,13 @@ class Run:
         lower += ["--alpha_lr"] if error.what == ALPHA else []
         text = f"{error} ({where}; learning rate now {', '.join(rates)}); lower "
         text += ", ".join(lower[:-1]) + f" or {lower[-1]}"
-        skip = ["--on_nan", "skip"] if error.step else []
         if not self.files.has_checkpoint():
-            return text + (", or leave such steps out with --on_nan skip" if skip else "")
-        text += f"; the checkpoint of epoch {done} is kept"
-        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume", *skip)
-        return text + (f", go on from there without such steps: {again}" if skip else "")
+            skip = ", or leave such steps out with --on_nan skip" if error.step else ""
+            return f"{text}{skip}; nothing was saved; {self._start_again()}"
+        text += f"; the checkpoint of {self.saved} is kept"
+        if not error.step:
+            return text
+        return f"{text}, go on from there without such steps: {self._go_on('--on_nan', 'skip')}"
 
     # --- epochs ---------------------------------------------------------------------------------
 
@@ -225,6 +260,8 @@ class Run:
         done = 0 if self.inside is None else self.inside.step
         self.log.open_bars(self.first_epoch, self.cfg.epochs, self.n_steps, done)
         for epoch in range(self.first_epoch, self.cfg.epochs + 1):
+            if self.stopped:
+                break
             yield epoch
             self.stop_if_asked()
         self.log.close_bars()
@@ -288,9 +325,11 @@ class Run:
             shown = {name: values[name] for name in ("loss", "top1", "top5")}
             self.board.scalars(phase, {**shown, "lr": lr}, epoch * self.n_steps)
         self.last = {"epoch": epoch, "top1": val["top1"], "genotype": genotype}
-        is_best = val["top1"] > self.best["top1"]
+        warmup = val.get("warmup", False)  # a cell that alpha had no part in is a stopgap
+        before = (not self.best.get("warmup"), self.best["top1"])
+        is_best = (not warmup, val["top1"]) > before
         if is_best:
-            self.best = self.last
+            self.best = {**self.last, "warmup": True} if warmup else self.last
         return is_best
 
     def save(self, is_best):
@@ -302,7 +341,7 @@ class Run:
         states = {name: part.state_dict() for name, part in self.parts.items()}
         states["inside"] = None if self.inside is None else self.inside.state_dict()
         rest = {"flags": self.cfg.flags(), "data": self.spec.to_dict(), "images": self.images}
-        rest |= {"best": self.best, **self.last}
+        rest |= {"best": self.best, **self.last, "stopped": self.stopped, "chosen": self.chosen}
         self.saved = ""  # not known until it is written
         self.files.save({**states, "rng": checkpoint.rng_state(), **rest}, is_best)
         self.saved = str(self.inside or f"epoch {self.last['epoch']}")

@@ -3,7 +3,7 @@
     config.json      flags, versions, device, start time
     NAME.log         what the terminal said, without the bars, and the details of each epoch
     metrics.jsonl    one JSON object per phase and epoch
-    alphas.jsonl     search: softmax(alpha) and the genotype after each epoch
+    alphas.jsonl     search: softmax(alpha), weights of edges and the genotype after each epoch
     genotype.json    search: of the best epoch, and genotype-last.json;  augment: its cell
     summary.json     the size of the final network, the time for pictures, the next command
     checkpoint.pt    the last epoch, with all that resuming needs;  previous.pt  the one before
@@ -20,6 +20,7 @@ is believed: best.pt, genotype.json and config.json are written anew from it by 
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -30,6 +31,7 @@ import numpy
 import torch
 import torchvision
 
+from console import interrupts
 from records import files, reader
 from tracking import checkpoint
 
@@ -69,8 +71,11 @@ def _lock(folder, seconds):
 
 
 def _unlock(lock):
+    """Release a lock and remove its file while it is held. Who waits for it finds that the file is
+    gone and makes a new one; filelock looks from 3.21 on, and removes none itself from 3.29.7 on:
+    two removals could take the file of the next holder."""
     with suppress(OSError):  # Windows: somebody waits for it
-        os.remove(lock.lock_file)  # while it is held; who waits for it then makes a new file
+        os.remove(lock.lock_file)
     lock.release()
 
 
@@ -90,14 +95,17 @@ def _names_of(root):
 
 
 @contextmanager
-def set_up(cfg, resumes_from=(files.CHECKPOINT, files.PREVIOUS)):
-    """The RunFolder of a run that is being set up. Where that fails, everything is put back as it
-    was. `resumes_from` as in RunFolder."""
+def set_up(cfg, resumes_from=files.CHECKPOINTS):
+    """The RunFolder of a run that is being set up. Where that fails or is stopped by a signal,
+    everything is put back as it was. `resumes_from` as in RunFolder."""
     folder = RunFolder(cfg.ROOT, cfg.name, resumes_from)
     try:
+        folder.signals.__enter__()
         yield folder
+        folder.signals.wait()  # from here on the run looks after them
     except BaseException:
         folder.give_back()
+        folder.signals.__exit__()
         raise
 
 
@@ -108,15 +116,17 @@ class RunFolder:
     earlier   where --overwrite has moved the run that had the name before; None: nowhere
     source    which of its checkpoints a run goes on from
     findings  what was found out while it was taken or restored, to warn of
+    signals   interrupts.StopSignals: who holds a folder must hear that it shall end
     """
 
-    def __init__(self, root, name=None, resumes_from=(files.CHECKPOINT, files.PREVIOUS)):
+    def __init__(self, root, name=None, resumes_from=files.CHECKPOINTS):
         """`resumes_from` are files, any of which means that --resume can go on."""
         self.root, self.resumes_from = root, resumes_from
         self._set_name(name)
         self.earlier = None
         self.findings = []
         self.source = None
+        self.signals = interrupts.StopSignals()
         self._lock = None
         self._is_new = False
 
@@ -132,6 +142,12 @@ class RunFolder:
     def has_checkpoint(self):
         """Whether there is something to go on from: an epoch, or a training of a comparison."""
         return any(os.path.exists(self.file(name)) for name in self.resumes_from)
+
+    def earlier_runs(self):
+        """Where runs are that --overwrite moved aside and did not remove yet, the latest first."""
+        pattern = re.compile(rf"{re.escape(f'{self.name}.{EARLIER}')}(?:-(\d+))?")
+        found = {int(m[1] or 1): m[0] for m in map(pattern.fullmatch, os.listdir(self.root)) if m}
+        return [os.path.join(self.root, found[n]) for n in sorted(found, reverse=True)]
 
     # --- taking it ------------------------------------------------------------------------------
 
@@ -168,6 +184,9 @@ class RunFolder:
     def _move_earlier(self):
         self.hold()  # nobody else does
         self.release()  # Windows moves no folder with an open file
+        for left in self.earlier_runs():
+            text = "is left of an --overwrite that was broken off; remove it if it is not needed"
+            self.findings.append(f"{left} {text}")
         self.earlier = os.path.join(self.root, _free_name(self.root, f"{self.name}.{EARLIER}"))
         files.replace(self.path, self.earlier)
 

@@ -13,8 +13,9 @@ import visualize
 from config import AugmentConfig
 from console import errors
 from console.terminal import visible
-from models import augment_cnn, stems
-from records import files, reader
+from models import augment_cnn, small_maps, stems
+from records import alphas, files, reader
+from strategies.steering import TRAVEL
 from tracking import common_log
 
 
@@ -30,13 +31,12 @@ PICTURES = {
     "alphas": plot_alphas.plot_run,
     "GIF": animate,
 }
-FEW_STEPS = 500  # fewer leave alpha undecided and the supernet near chance
 
 
 # --- set-up -------------------------------------------------------------------------------------
 
 
-def log_setup(run, data, net, memory):
+def log_setup(run, data, net, memory, strategies):
     """The first lines: what is searched, on what, with what."""
     cfg, log, spec = run.cfg, run.log, data.spec
     common_log.log_header(run, memory)
@@ -51,6 +51,11 @@ def log_setup(run, data, net, memory):
         f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{sum(w.numel() for w in net.weights()):,} weights; ops {', '.join(net.primitives)}"
     )
+    if cfg.partial_channels > 1:
+        log.info(
+            f"partial channels: 1 of {cfg.partial_channels} goes through the ops, the others pass "
+            f"beside them; every edge has a weight"
+        )
     for op, why in net.looped_ops().items():
         log.info(f"{op} runs edge by edge, since its block {why}; the other ops run wide")
     common_log.warn_of_learning_rate(run, data, "w_lr")
@@ -59,10 +64,16 @@ def log_setup(run, data, net, memory):
             f"with --layers {cfg.layers} every cell is a reduction cell: the normal cell is not "
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
         )
-    warn_of_few_steps(run)
+    warn_of_blind_ops(run, stems.map_size(spec.size, net.net.stem))
+    warn_of_short_travel(run, strategies)
+    for line in strategies.describe():
+        log.info(line)
     start = (
         "search" if run.first_epoch == 1 else f"go on with epoch {run.first_epoch} of the search"
     )
+    if run.stopped:
+        log.info(f"this search has ended after epoch {run.last['epoch']}: {run.stopped}")
+        return
     log.info(f"{start}: {cfg.epochs} epochs of {run.n_steps} steps, {describe_gradient(cfg)}")
 
 
@@ -79,21 +90,43 @@ def describe_gradient(cfg):
     return f"{how}{', gradient of w reused' if cfg.reuse_gradient else ''})"
 
 
-def record_setup(run, data):
-    """The held-out images, and the command that trains what is found."""
+def record_setup(run, data, strategies):
+    """The held-out images, how alpha is steered, and the command that trains what is found."""
     common_log.record_held_out(run, data)
     if run.last["epoch"]:  # the run goes on: in line with its checkpoint
         record_genotypes(run, data.spec)
-    run.files.update_summary(next=augment_command(run), gradient=describe_gradient(run.cfg))
+    run.files.update_summary(
+        next=augment_command(run),
+        gradient=describe_gradient(run.cfg),
+        strategies=strategies.describe(),
+    )
 
 
-def warn_of_few_steps(run):
-    """A search of a handful of steps runs, but what it finds means nothing."""
-    steps = run.cfg.epochs * run.n_steps
-    if steps < FEW_STEPS:
+def warn_of_blind_ops(run, size):
+    """Ops of which all taps but one fall on padding, on maps of the last cells. `size` (H, W) is
+    that of the maps which the first cell reads."""
+    names, maps = run.cfg.primitives, small_maps.cell_maps(size, run.cfg.layers)
+    blind = small_maps.blind_ops(names, maps[-1])
+    if not blind:
+        return
+    first = 1 + maps.index(maps[-1])
+    kept = ",".join(name for name in names if name not in blind)
+    run.log.warn(
+        f"{', '.join(blind)}: on the maps of cells {first} to {len(maps)}, of "
+        f"{maps[-1][0]}x{maps[-1][1]} pixels, all taps but the middle one fall on padding, so "
+        f"these are 1x1 convolutions there; --primitives {kept} leaves them out"
+    )
+
+
+def warn_of_short_travel(run, strategies):
+    """A search in which alpha cannot get far enough to decide an edge, whatever the data say."""
+    travel = strategies.alpha_steps * strategies.alpha_lr
+    if travel < alphas.LEAST_TRAVEL:
+        lower = "" if run.cfg.alpha_lr == "auto" else "--alpha_lr auto, "
         run.log.warn(
-            f"{steps} steps in all ({run.n_steps} an epoch) are too few for a cell that means "
-            f"something; take more --epochs or a smaller --batch_size, for {FEW_STEPS} or more"
+            f"alpha can move by {travel:.2g} at most ({strategies.alpha_steps} steps of "
+            f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; take "
+            f"{lower}more --epochs or a smaller --batch_size"
         )
 
 
@@ -101,22 +134,41 @@ def warn_of_few_steps(run):
 
 
 def record_genotypes(run, spec):
-    """genotype-last.json of the last epoch and genotype.json of the best so far. Behind the
+    """genotype-last.json of the last epoch and genotype.json of what is recommended. Behind the
     checkpoint, so that they are never ahead of it."""
+    for name, found in ((files.GENOTYPE_LAST, run.last), (files.GENOTYPE, run.recommended)):
+        write_genotype(run, spec, name, found)
+
+
+def write_genotype(run, spec, name, found, **metadata):
+    """`found` {"genotype", "epoch", "top1"} as JSON in the run folder."""
     cfg = run.cfg
-    for name, found in ((files.GENOTYPE_LAST, run.last), (files.GENOTYPE, run.best)):
-        text = gt.to_json(
-            gt.from_str(found["genotype"]),
-            epoch=found["epoch"],
-            top1=found["top1"],
-            dataset=spec.name,
-            size=list(spec.size),
-            primitives=cfg.primitives,
-            n_nodes=cfg.n_nodes,
-            k=cfg.k,
-            flags=flags_to_inherit(cfg),
-        )
-        files.write_text(run.files.file(name), text + "\n")
+    text = gt.to_json(
+        gt.from_str(found["genotype"]),
+        epoch=found["epoch"],
+        top1=found["top1"],
+        **metadata,
+        dataset=spec.name,
+        size=list(spec.size),
+        primitives=cfg.primitives,
+        n_nodes=cfg.n_nodes,
+        k=cfg.k,
+        flags=flags_to_inherit(cfg),
+    )
+    files.write_text(run.files.file(name), text + "\n")
+
+
+def record_selection(run, spec, net, genotype):
+    """Recommend the cell that --select perturbation has chosen in the last epoch's supernet, in
+    genotype.json, and say how many edges differ from alpha's, in genotype-last.json."""
+    different, edges = gt.n_different(genotype, net.genotype(run.cfg.max_skips))
+    run.chosen = {**run.last, "genotype": gt.to_str(genotype)}
+    write_genotype(run, spec, files.GENOTYPE, run.chosen, select="perturbation")
+    run.selection = (
+        f"chosen by perturbation in the supernet of epoch {run.last['epoch']}; {different} of "
+        f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
+    )
+    run.files.update_summary(selection=run.selection)
 
 
 def flags_to_inherit(cfg):
@@ -125,15 +177,19 @@ def flags_to_inherit(cfg):
     return {**cfg.marked(flags, inherit="images"), **cfg.marked(flags, inherit="network")}
 
 
-def record_alphas(run, net, genotype):
-    """What alpha says after an epoch, into alphas.jsonl and TensorBoard; returns the record."""
+def record_alphas(run, net, genotype, curvature):
+    """What alpha says after an epoch, into alphas.jsonl and TensorBoard; returns the record.
+    `curvature` goes with it: {} or {"eigenvalue": float}."""
     epoch, board = run.last["epoch"], run.board
     step = epoch * run.n_steps
     record = {"epoch": epoch, "primitives": net.primitives, "entropy": {}, "counts": {}}
-    for cell, alphas in (("normal", net.alpha_normal), ("reduce", net.alpha_reduce)):
-        mix = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(alphas)]
+    record |= curvature
+    if curvature:
+        board.scalars("alpha_hessian", curvature, step)
+    for cell, tables in (("normal", net.alpha_normal), ("reduce", net.alpha_reduce)):
+        mix = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(tables)]
         record[cell] = mix
-        record["entropy"][cell] = gt.mean_entropy(alphas)
+        record["entropy"][cell] = gt.mean_entropy(tables)
         record["counts"][cell] = gt.count_ops(getattr(genotype, cell))
         board.histogram(f"alpha_{cell}", [w for rows in mix for row in rows for w in row], step)
         weights = {
@@ -144,6 +200,14 @@ def record_alphas(run, net, genotype):
         }
         board.scalars(f"alpha_{cell}", weights, step)
     board.scalars("alpha_entropy", record["entropy"], step)
+    if edge_weights := net.edge_weights():
+        record["edge_weights"] = {cell: gt.as_lists(found) for cell, found in edge_weights.items()}
+        for cell, tables in record["edge_weights"].items():
+            weights = {f"{j}-{node}": weight for node, row in enumerate(tables, start=2)
+                       for j, weight in enumerate(row)}  # fmt: skip
+            board.scalars(f"edge_weight_{cell}", weights, step)
+    if run.cfg.auxiliary_skip:
+        record["skip_factor"] = net.skip_factor.item()
     record["genotype"] = gt.to_str(genotype)
     run.files.append(files.ALPHAS, record)
     return record
@@ -164,6 +228,10 @@ def log_epoch(run, train, val, record):
             f"{math.log(len(record['primitives'])):.4f}), largest weight "
             f"{max(max(row) for rows in record[cell] for row in rows):.3f}"
         )
+    if "eigenvalue" in record:
+        log.detail(f"    dominant eigenvalue of the Hessian in alpha {record['eigenvalue']:.4g}")
+    if "skip_factor" in record:
+        log.detail(f"    auxiliary skip: factor {record['skip_factor']:.2f}")
     if 2 * skips >= edges:
         log.warn(
             f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
@@ -191,7 +259,8 @@ def draw(run, record, dataset):
 
 def finish(run, data, pictures):
     """Record the size of the final network, make the last pictures, log the result."""
-    best = gt.from_str(run.best["genotype"])
+    best = gt.from_str(run.recommended["genotype"])
+    run.files.update_summary(stopped=run.stopped)
     size = size_of_final_network(run, data.spec, best)
     if size is not None:
         run.files.update_summary(network=size)
@@ -199,38 +268,56 @@ def finish(run, data, pictures):
     log_genotypes(run, best)
     log_size(run, size)
     pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
-    warn_of_few_steps(run)  # once more, beside the result
     skips, edges = skips_of(gt.count_ops(best.normal))
     if 2 * skips >= edges:
-        run.log.warn(f"the best normal cell has {skips} skip connections on {edges} edges")
+        run.log.warn(f"the recommended normal cell has {skips} skip connections on {edges} edges")
+    if not run.selection:
+        log_how_sure(run)
     run.log.result(
-        f"{run.best['top1']:.2%} is the accuracy of the supernet, not of the found cell: the cell "
-        f"must be trained from scratch. Train it with\n{augment_command(run)}"
+        f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: "
+        f"the cell must be trained from scratch. Train it with\n{augment_command(run)}"
     )
 
 
 def log_genotypes(run, best):
     """The last genotype and the best, in words, and how clearly each edge was decided."""
-    last_epoch, best_epoch = run.last["epoch"], run.best["epoch"]
-    if last_epoch != best_epoch:
+    last_epoch, best_epoch = run.last["epoch"], run.recommended["epoch"]
+    best_name = "best" if run.chosen is None else "chosen"
+    if run.stopped:
+        run.log.result(f"ended after epoch {last_epoch} of {run.cfg.epochs}: {run.stopped}")
+    if run.selection:
+        run.log.info(f"genotype of alpha (epoch {last_epoch}): {run.last['genotype']}")
+        run.log.result(f"genotype {run.selection} (recommended): {best}")
+    elif last_epoch != best_epoch:
         run.log.info(
             f"last genotype (epoch {last_epoch}, supernet top1 {run.last['top1']:.2%} on the alpha "
             f"half): {run.last['genotype']}"
         )
-    run.log.result(
-        f"{'last and best' if last_epoch == best_epoch else 'best'} genotype (epoch {best_epoch}, "
-        f"supernet top1 {run.best['top1']:.2%} on the alpha half; recommended): {best}"
-    )
-    run.log.info("the best genotype in words:\n" + gt.describe(best, run.cfg.layers))
+    if not run.selection:
+        run.log.result(
+            f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch {best_epoch}, "
+            f"supernet top1 {run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
+        )
+    run.log.info(f"the {best_name} genotype in words:\n" + gt.describe(best, run.cfg.layers))
     try:
         history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
     except ValueError:  # the file was damaged or deleted; the result does not depend on it
         history = {}
     if best_epoch in history:
         run.log.info(
-            "its edges, strongest op besides none and runner-up (* is kept):\n"
-            + plot_alphas.table(history[best_epoch])
+            f"{'edges by alpha' if run.selection else 'its edges'}, strongest op besides none and "
+            f"runner-up (* is kept):\n" + plot_alphas.table(history[best_epoch])
         )
+
+
+def log_how_sure(run):
+    """How much of the recommended cell is more than chance, for terminal, page and summary.json."""
+    try:
+        verdict = alphas.how_sure(reader.read_alphas(run.files.path), run.recommended["epoch"])
+    except (ValueError, IndexError):  # the records were damaged or deleted
+        return
+    run.files.update_summary(how_sure=verdict)
+    run.log.result(verdict["text"])
 
 
 def size_of_final_network(run, spec, genotype):

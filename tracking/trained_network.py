@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import genotypes as gt
+from config import AugmentConfig
 from console import errors
 from data_sets.named import DataSpec
 from models import augment_cnn
@@ -76,14 +77,23 @@ def _others(path):
 def load(path):
     """The network of a checkpoint of augment.py, from the file alone -> `TrainedNetwork`."""
     state = read(path)
-    spec = DataSpec.from_dict(state["data"])
+    spec, flags = DataSpec.from_dict(state["data"]), _flags(state, path)
     genotype = gt.from_str(state["genotype"])
-    net = augment_cnn.build(spec, argparse.Namespace(**state["flags"]), genotype)
+    net = augment_cnn.build(spec, argparse.Namespace(**flags), genotype)
     checkpoint.load_state(net, state["model"], path)
     epoch, step, top1 = state["epoch"], 0, state["top1"]
     if state["inside"] is not None:
         epoch, step, top1 = state["inside"]["epoch"], state["inside"]["step"], None
-    return TrainedNetwork(path, net.eval(), spec, genotype, state["flags"], epoch, step, top1)
+    return TrainedNetwork(path, net.eval(), spec, genotype, flags, epoch, step, top1)
+
+
+def _flags(state, path):
+    """The flags of a training; what it did not know yet has its default, as on --resume. Raises
+    Damaged for values that are none."""
+    cfg, flags = AugmentConfig(["--genotype", state["genotype"]]), state["flags"]
+    if fault := cfg.unsayable(flags):
+        raise checkpoint.Damaged(f"{path} is no whole checkpoint: it says {fault}")
+    return {**{name: cfg.default(name) for name in cfg.flags()}, **flags}
 
 
 def init_from(net, run):

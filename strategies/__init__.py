@@ -1,0 +1,1 @@
+"""How alpha is steered and read: what differs from Algorithm 1."""

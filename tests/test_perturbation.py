@@ -1,0 +1,259 @@
+"""Selection by perturbation (DARTS-PT) against a slow reference that takes ops out one by one."""
+
+import copy
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FAST_OPS, FAST_SEARCH, checkpoint_of, ends_in_one_line, log_of
+from test_wide import batches, pair
+from torch import nn
+
+import genotypes as gt
+import report
+import search
+from strategies import perturbation
+
+OPS = ["sep_conv_3x3", "max_pool_3x3", "skip_connect", "none"]
+
+
+# --- against a slow reference -------------------------------------------------------------------
+
+
+class Without(nn.Module):
+    """A per-edge mixed op without one of its ops; without any, zeros."""
+
+    def __init__(self, mixed, kept):
+        super().__init__()
+        self.mixed, self.kept = mixed, kept
+
+    def forward(self, x, row):
+        parts = [row[i] * op(x) for i, op in enumerate(self.mixed.ops) if i in self.kept]
+        return sum(parts) if parts else 0 * self.mixed(x, row)
+
+
+class Alone(nn.Module):
+    """One op of a per-edge mixed op, with weight 1."""
+
+    def __init__(self, mixed, i):
+        super().__init__()
+        self.op, self.mixed = mixed.ops[i], mixed
+
+    def forward(self, x, row):
+        return self.op(x)
+
+
+def replaced(net, cell, node, j, make):
+    """A copy of a per-edge supernet with this edge of every such cell replaced."""
+    net = copy.deepcopy(net)
+    for one in net.net.cells:
+        if one.reduction == (cell == "reduce"):
+            one.dag[node][j] = make(one.dag[node][j])
+    return net
+
+
+def score_of(net, X, y):
+    net.eval()
+    with torch.no_grad():
+        logits = net(X)
+    right = int((logits.argmax(1) == y).sum())
+    return {"top1": right / len(y), "loss": F.cross_entropy(logits, y).item()}
+
+
+def tune(net, X, y, lr=0.1):
+    """One step of plain gradient descent."""
+    net.train()
+    weights = net.weights()
+    grads = torch.autograd.grad(net.loss(X, y), weights, allow_unused=True)
+    with torch.no_grad():
+        for w, g in zip(weights, grads, strict=True):
+            if g is not None:
+                w -= lr * g
+
+
+def costliest(without):
+    return sorted(without, key=lambda name: (without[name]["top1"], -without[name]["loss"]))
+
+
+def test_every_decision_is_that_of_a_slow_reference(monkeypatch):
+    plain, fast = pair(monkeypatch, C=2, n_nodes=2, primitives=OPS, k=1)
+    X, y, val_X, val_y = batches(torch.float64, n=24, size=6)
+    decisions = []
+    found = perturbation.select(
+        fast, lambda: score_of(fast, val_X, val_y), lambda: tune(fast, X, y), 3, decisions.append
+    )
+    n_scores, n_tunes = perturbation.work(2, 3, 1)
+    assert sum(len(d.without) for d in decisions) == n_scores
+    assert len(decisions) == n_tunes + 1
+
+    ops, kept = {}, {}
+    for n, (cell, node, j, without, chosen) in enumerate(decisions):
+        if n:
+            tune(plain, X, y)
+        if j is not None:
+            wanted = {
+                op: score_of(
+                    replaced(plain, cell, node, j, lambda m, i=i: Without(m, set(range(4)) - {i})),
+                    val_X, val_y,
+                )
+                for i, op in enumerate(OPS[:3])
+            }  # fmt: skip
+            best = costliest(wanted)[0]
+            ops[cell, node, j] = best
+            column = OPS.index(best)
+            plain = replaced(plain, cell, node, j, lambda m, i=column: Alone(m, i))
+            assert chosen == [best]
+        else:
+            empty = lambda m: Without(m.mixed, set())  # noqa: E731
+            wanted = {
+                i: score_of(replaced(plain, cell, node, i, empty), val_X, val_y)
+                for i in range(node + 2)
+            }
+            order = costliest(wanted)
+            kept[cell, node] = sorted(order[:1])
+            for i in order[1:]:
+                plain = replaced(plain, cell, node, i, empty)
+            assert chosen == kept[cell, node]
+        assert without.keys() == wanted.keys()
+        for name, score in without.items():
+            assert score["top1"] == wanted[name]["top1"]
+            assert score["loss"] == pytest.approx(wanted[name]["loss"], rel=1e-9)
+    for cell in ("normal", "reduce"):
+        gene = [[(ops[cell, i, j], j) for j in kept[cell, i]] for i in (0, 1)]
+        assert getattr(found, cell) == gene
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    sizes = {"n_nodes": 2, "primitives": OPS, **changes}
+    return search.SearchCNNController(3, 4, 5, 3, F.cross_entropy, **sizes)
+
+
+def decisions_of(net, seed=0, score=None):
+    made = []
+    scores = score or (lambda: {"top1": 0.5, "loss": 1.0})
+    genotype = perturbation.select(net, scores, lambda: None, seed, made.append)
+    return genotype, made
+
+
+def test_each_edge_is_decided_once_in_an_order_of_the_seed():
+    net = small()
+    orders = {}
+    for seed in (0, 0, 1):
+        _, made = decisions_of(net, seed)
+        edges = [d[:3] for d in made if d.edge is not None]
+        assert sorted(edges) == [
+            (c, i, j) for c in ("normal", "reduce") for i in (0, 1) for j in range(i + 2)
+        ]
+        assert orders.setdefault(seed, edges) == edges
+        assert [d[:2] for d in made[len(edges) :]] in (
+            [("normal", 1), ("reduce", 1)], [("reduce", 1), ("normal", 1)]
+        )  # fmt: skip
+    assert orders[0] != orders[1]
+
+
+def test_none_is_no_choice_and_ties_go_to_the_earlier():
+    genotype, made = decisions_of(small(primitives=["none", *OPS[:3]]))
+    assert all("none" not in d.without for d in made)
+    assert gt.ops_of(genotype) == ["sep_conv_3x3"]
+    assert [j for _, j in genotype.normal[1]] == [0, 1]
+
+
+def test_accuracy_goes_before_loss_and_loss_decides_between_equals():
+    scores = {"a": (0.5, 1.0), "b": (0.4, 0.1), "c": (0.4, 0.2)}
+    without = {name: {"top1": top1, "loss": loss} for name, (top1, loss) in scores.items()}
+    assert perturbation.ranked(without) == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize("fault", [None, KeyboardInterrupt])
+def test_the_network_is_left_with_its_alphas_free_and_nothing_overridden(fault):
+    net, calls = small(partial_channels=2, auxiliary_skip=True), []
+
+    def score():
+        calls.append(dict(net.overrides))
+        if fault and len(calls) == 5:
+            raise fault
+        return {"top1": 0.5, "loss": 1.0}
+
+    before = [a.detach().clone() for a in net.alphas()]
+    if fault:
+        with pytest.raises(fault):
+            decisions_of(net, score=score)
+    else:
+        decisions_of(net, score=score)
+    assert any(calls)
+    assert net.overrides == {}
+    assert all(a.requires_grad for a in net.alphas())
+    assert all(torch.equal(a, b) for a, b in zip(net.alphas(), before, strict=True))
+
+
+def test_edges_that_differ_are_counted():
+    gene = [[("a", 0), ("b", 1)], [("a", 0), ("a", 2)]]
+    other = [[("b", 1), ("a", 0)], [("a", 0), ("b", 2)]]
+    one = gt.Genotype(gene, [2, 3], gene, [2, 3])
+    assert gt.n_different(one, one) == (0, 8)
+    assert gt.n_different(one, one._replace(normal=other)) == (1, 8)
+    assert gt.n_different(one, one._replace(normal=other, reduce=[gene[0], [("a", 1)]])) == (3, 8)
+
+
+# --- a search -----------------------------------------------------------------------------------
+
+WORDS = [*FAST_SEARCH, "--select", "perturbation", "--tune_epochs", "0.5", "--name", "s"]
+
+
+def genotypes(run):
+    return [gt.load(os.path.join(run, name)) for name in ("genotype.json", "genotype-last.json")]
+
+
+@pytest.mark.pictures
+def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, capsys):
+    run = search.main(WORDS)
+    chosen, of_alpha = genotypes(run)
+    text, checkpoint = log_of(run), checkpoint_of(run)
+    assert gt.to_str(of_alpha) == checkpoint["genotype"]
+    n_scores, n_tunes = perturbation.work(2, len(FAST_OPS) - 1, 2)
+    assert f"is scored {n_scores} times and tuned {n_tunes} times for 1 steps; about " in text
+    assert text.count("(accuracy without each: ") == n_tunes + 1
+    assert "near chance, so removal has little to cost" in text  # after two steps
+    different, edges = gt.n_different(chosen, of_alpha)
+    said = f"{different} of {edges} edges differ from those that alpha keeps there"
+    assert f"{said} (genotype-last.json) (recommended): {chosen}" in text
+    assert gt.metadata(run)["select"] == "perturbation"
+    page = (here / run / "report.html").read_text()
+    assert "The cell of this search was not chosen by alpha" in page
+    assert said in page
+    assert report.cells(run, chosen, (1, 0.5))[0]["drawing"] == report.data_uri(
+        f"{run}/plots/normal.png"
+    )
+
+
+def test_a_search_that_is_stopped_while_it_selects_goes_on_to_the_same_cell(here, monkeypatch):
+    words = [*WORDS, "--n_nodes", "1", "--k", "1", "--primitives", "skip_connect,max_pool_3x3"]
+    whole = genotypes(search.main(words))
+    state = checkpoint_of("searchs/s")
+    words += ["--name", "t"]
+    describe = perturbation.describe
+    calls = []
+
+    def stop(decision):
+        calls.append(decision)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return describe(decision)
+
+    monkeypatch.setattr(perturbation, "describe", stop)
+    said = ends_in_one_line(search.main, words, code=130)
+    assert "--name t --resume" in said
+    assert "after epoch 1" in said
+    monkeypatch.undo()
+    os.chdir(here)
+    search.main(["--name", "t", "--resume"])
+    assert genotypes("searchs/t") == whole
+    other = checkpoint_of("searchs/t")
+    assert all(torch.equal(state["model"][k], other["model"][k]) for k in state["model"])
+
+
+def test_flags_of_selection_that_do_nothing_are_refused(here):
+    said = ends_in_one_line(search.main, ["--tune_epochs", "2"])
+    assert "--tune_epochs belongs to --select perturbation" in said
