@@ -746,6 +746,8 @@ class CompareConfig(RunConfig):
                 "nothing to compare; name cells, such as searchs/digits or DARTS_V2, or take "
                 "random ones with --random 4"
             )
+        if self.primitives == ["auto"]:
+            self.error("--primitives auto belongs to a search; name the ops of random cells")
         if self.k > self.n_nodes + 1:
             self.error(f"--k {self.k} is above the {self.n_nodes + 1} inputs of the last node")
 
