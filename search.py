@@ -20,9 +20,11 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 import check_ops
+import compare
 import genotypes as gt
 import utils
 from architect import Architect
+from comparing import several
 from config import SearchConfig
 from console import errors
 from console.terminal import command
@@ -44,6 +46,8 @@ from tracking.run import Run
 @command
 def main(argv=None):
     cfg = SearchConfig(argv)
+    if cfg.seeds > 1:
+        return compare.main(several.search(cfg))
     budget = Budget(cfg)
     with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
         state = resume.to_resume(cfg, folder)

@@ -23,7 +23,7 @@ class Loader(DataLoader):
 
     def __iter__(self):
         # a process inherits what is held back: it is deaf from its first moment on
-        with _held_back():
+        with held_back():
             return super().__iter__()
 
     def close(self):
@@ -35,7 +35,7 @@ class Loader(DataLoader):
 
 
 @contextmanager
-def _held_back():
+def held_back():
     """Signals that arrive meanwhile act at the end."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

@@ -30,6 +30,12 @@ INK, FAINT = "#333333", "#8c8c8c"  # text and lines; what may stand back
 TRAIN, VAL = "#33669d", "#d9652b"  # the curves of a single run
 RUNS = ("#33669d", "#d9652b", "#228833", "#9a5cb4", "#8f6400", "#0b7a75", "#b0307f", "#555555")
 
+# the candidates of a comparison, by kind (records/comparison.py)
+CANDIDATES = {
+    "found": "#d9652b", "published": "#33669d", "given": "#9a5cb4", "random": "#777777",
+    "baseline": "#228833",
+}  # fmt: skip
+
 
 def family(op):
     """The family of an op; "own block" for a name that does not come with this repository."""

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 
 import augment
 import check_ops
+import compare
 import config
 import evaluate
 import export
 import genotypes as gt
 import gif_maker
 import plot_alphas
+import plot_compare
 import plot_train_val
 import predict
 import report
@@ -39,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 # every command, and the least that it needs
 COMMANDS = {
     search: [], augment: ["--genotype", "PDARTS"], evaluate: ["nothere"], export: ["nothere"],
+    compare: ["PDARTS"], plot_compare: ["nothere"],
     predict: ["nothere.png", "--from", "nothere"], check_ops: [], visualize: ["PDARTS"],
     gif_maker: ["nothere"], plot_alphas: ["nothere"], plot_train_val: ["nothere"],
     report: ["nothere"],
@@ -119,6 +122,9 @@ BAD = {
     types.nodes: ([*NO_WHOLE, "0", "101"], "a whole number of 1 or more, 100 at most"),
     types.threads: ([*NO_WHOLE, "0", "1025"], "a whole number of 1 or more, 1,024 at most"),
     types.processes: ([*NO_WHOLE, "1025"], "a whole number of 0 or more, 1,024 at most"),
+    types.jobs: ([*NO_WHOLE, "0", "1025"], "a whole number of 1 or more, 1,024 at most"),
+    types.duration: ([*NO_NUMBER, "30", "m", "0s", "-1m", "1e3s", "1234567s", "3 m", "5d", "٣m"],
+                     "a time such as 90s, 30m or 2h"),
     types.channel_counts: ([*NO_WHOLE[:6], "16,", ",", "16;8", "10001"], "a whole number of"),
     types.digit: (NO_WHOLE + NO_NUMBER + ["7", "11", "١"], "choose from 1, "),
     types.folder_name: (NO_FOLDER, "use letters, digits and . _ + = -"),
@@ -155,7 +161,7 @@ def bad_values(action):
 
 
 def is_genotype(action):
-    return action.dest == "genotype"
+    return action.dest in ("genotype", "candidates")
 
 
 def words_with(script, action, value):
@@ -291,6 +297,7 @@ REFUSED = [
     (augment, ["--genotype"]), (augment, ["--init_from"]), (evaluate, []), (export, []),
     (predict, ["--from", "nothere"]), (predict, ["nothere", "--from"]), (check_ops, []),
     (visualize, []), (gif_maker, []), (plot_alphas, []), (plot_train_val, []), (report, []),
+    (plot_compare, []), (compare, []), (compare, ["PDARTS"]), (compare, ["--resume", "--name"]),
     (search, ["--resume", "--name"]), (search, ["--dataset", "folder", "--data_path"]),
 ]  # fmt: skip
 

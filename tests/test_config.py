@@ -12,14 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genotypes as gt
-from config import AugmentConfig, EvaluateConfig, ExportConfig, PredictConfig, SearchConfig
+from config import (
+    AugmentConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 
 # what --quick sets, by the README
 QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 12, "threads": 1}
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 # the least that a command line must hold
 RUNS = [(SearchConfig, []), (AugmentConfig, ["--genotype", "PDARTS"])]
-ALL = [*RUNS, (EvaluateConfig, ["x"]), (ExportConfig, ["x"]), (PredictConfig, ["x", "--from", "y"])]
+ALL = [
+    *RUNS,
+    (CompareConfig, ["PDARTS"]),
+    (EvaluateConfig, ["x"]),
+    (ExportConfig, ["x"]),
+    (PredictConfig, ["x", "--from", "y"]),
+]
 
 
 def flags_of(config, needed):
@@ -61,7 +74,7 @@ def test_help_names_every_default_in_words(config, needed, capsys):
     assert "default: False" not in text
     assert "SUPPRESS" not in text
     for name, action in flags_of(config, needed).items():
-        assert f"{action.option_strings[0]} " in text, name
+        assert f"{[*action.option_strings, action.metavar][0]} " in text, name
         if isinstance(action.value, (int, float)) and not isinstance(action.value, bool):
             assert f"(default: {action.value})" in text, name
 
@@ -209,10 +222,12 @@ def test_every_flag_says_whether_it_may_change():
         "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
         "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan",
     }  # fmt: skip
-    for (config, needed), more in zip(RUNS, ({"max_madds"}, set()), strict=True):
+    for (config, needed), more, once in zip(
+        RUNS, ({"max_madds"}, set()), ({"seeds"}, set()), strict=True
+    ):
         actions = flags_of(config, needed)
         assert {a.keep for a in actions.values()} == {"fixed", "free", "never"}
-        assert {n for n, a in actions.items() if a.keep == "never"} == of_one_call
+        assert {n for n, a in actions.items() if a.keep == "never"} == of_one_call | once
         assert {n for n, a in actions.items() if a.keep == "free"} == free | more
         # every flag but --help is one of ours
         assert {a.dest for a in config(needed)._parser._actions} - {"help"} == set(actions)
@@ -422,7 +437,7 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     said = ["--input_size", "8", "9", "--hflip", "--subset", "0.5", "--quick", "--name", "x"]
     said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
     Config(words).resume_from(Config(said).flags())
-    for name in saved.keys() - {"name", "resume", "overwrite", "new_split"}:
+    for name in saved.keys() - {"name", "resume", "overwrite", "new_split", "seeds"}:
         for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
             if name in ("genotype", "init_from", "data_path", "dataset", "gpus") and value == "\n":
                 continue  # any text will do

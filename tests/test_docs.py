@@ -36,8 +36,8 @@ REFERENCE, DEVELOPING = PAGES["docs/reference.md"], PAGES["docs/developing.md"]
 IMAGES = PAGES["docs/own-images.md"]
 CONFIGS = {
     "search.py": config.SearchConfig, "augment.py": config.AugmentConfig,
-    "evaluate.py": config.EvaluateConfig, "predict.py": config.PredictConfig,
-    "export.py": config.ExportConfig,
+    "compare.py": config.CompareConfig, "evaluate.py": config.EvaluateConfig,
+    "predict.py": config.PredictConfig, "export.py": config.ExportConfig,
 }  # fmt: skip
 
 # Flags that the table of defaults leaves out although a resumed run may not change them: some have
@@ -149,6 +149,17 @@ def test_the_table_of_defaults_is_the_parsers():
     for phase, cfg in parsed.items():
         fixed = set(cfg.marked(cfg.flags(), keep="fixed"))
         assert fixed - NO_INFLUENCE - SUBJECT == listed[phase]
+
+
+def test_the_table_of_a_comparison_is_the_parsers():
+    rows = re.findall(r"^\| compare `--(\w+)` \| (\S+) \| (\S+) \| \S", REFERENCE, re.M)
+    plain, quick = (config.CompareConfig(["PDARTS", *words]) for words in ([], ["--quick"]))
+    assert rows == [(name, *(str(getattr(cfg, name)) for cfg in (plain, quick)))
+                    for name, *_ in rows]  # fmt: skip
+    # what it shares with search and training stands in the other table
+    shared = both_phases()["search"].flags().keys() & both_phases()["augment"].flags().keys()
+    own = set(plain.marked(plain.flags(), keep="fixed")) - shared - {"candidates", "baseline"}
+    assert own - {"budget", "n_nodes", "k", "primitives"} <= {name for name, *_ in rows}
 
 
 def test_the_table_of_quick_is_the_parsers():
