@@ -657,6 +657,11 @@ class SearchConfig(RunConfig):
             self.error(
                 "--max_skips chooses between skip_connect and other ops; --primitives lacks these"
             )
+        if self.max_skips is not None and self.select == "perturbation":
+            self.error(
+                "--max_skips limits what is read from alpha, and --select perturbation reads the "
+                "cell from elsewhere; choose one"
+            )
         if self.w_lr_min > self.w_lr:
             self.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
         if self.k > self.n_nodes + 1:

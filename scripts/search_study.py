@@ -148,22 +148,21 @@ def train_cell(flags, epochs, genotype, seed):
 
 
 def one_part(job):
-    """Do (path, function, arguments) unless it is done, and write the result to path."""
+    """Do (path, function, arguments) and write the result to path."""
     path, function, arguments = job
-    if not reader.read_object(path):
-        torch.set_num_threads(1)
-        files.write_json(path, function(*arguments))
-    return path
+    torch.set_num_threads(1)
+    files.write_json(path, function(*arguments))
 
 
 def in_processes(jobs, n_processes, title):
-    """Do all jobs; {path: result}. What fails is named, and the others are done all the same."""
+    """Do all jobs that are not done; {path: result}. What fails is named, and the others are done
+    all the same."""
     spawn = multiprocessing.get_context("spawn")
-    failed = []
+    failed, left = [], [job for job in jobs if not reader.read_object(job[0])]
     with concurrent.futures.ProcessPoolExecutor(n_processes, spawn) as pool:
-        futures = {pool.submit(one_part, job): job[0] for job in jobs}
+        futures = {pool.submit(one_part, job): job[0] for job in left}
         done = concurrent.futures.as_completed(futures)
-        for future in tqdm(done, title, len(jobs), disable=None):
+        for future in tqdm(done, title, len(left), disable=None):
             if future.exception() is not None:
                 failed.append(f"{futures[future]}: {future.exception()}")
     if failed:
@@ -234,8 +233,10 @@ def table(name, rows):
         if "search_seconds" in row:
             line += f"{row['search_seconds']:11.0f}"
         lines.append(line)
-    noise = 100 * (next(iter(rows.values()))["top1_deviation_of_trainings"] or 0)
-    return "\n".join([*lines, f"trainings of one cell differ by {noise:.2f} (deviation)"])
+    noise = next(iter(rows.values()))["top1_deviation_of_trainings"]
+    if noise is not None:  # of cells that were trained once nothing is known
+        lines.append(f"trainings of one cell differ by {100 * noise:.2f} (deviation)")
+    return "\n".join(lines)
 
 
 def draw(results, out):

@@ -652,7 +652,7 @@ def test_a_search_of_one_epoch_has_all_pictures_and_no_warning(here, capsys):
 def test_a_search_stopped_in_its_first_epoch_cannot_be_resumed(here):
     assert "--resume" not in interrupt(search, [*FAST_SEARCH, "--name", "s"])
     text = ends_in_one_line(search.main, ["--name", "s", "--resume"])
-    assert "nothing to resume in searchs/s" in text
+    assert "nothing was saved in searchs/s to go on from; start again with --overwrite" in text
 
 
 def test_a_diverged_search_stops_with_a_hint(here):
