@@ -31,6 +31,7 @@ from console.parser import (
     threads,
 )
 from data_sets import named
+from data_sets.options import MAX_MEGAPIXELS
 
 
 def flag(group, name, *, default=None, quick=None, inherit=None, keep="fixed", **words):
@@ -63,6 +64,7 @@ def primitives(text):
 
 
 WORKERS_HELP = "loader processes (default: 0 for images in memory, else one per core, at most 4)"
+MEGAPIXELS_HELP = "image files of more million pixels are not read, but listed as too large"
 CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
 
 
@@ -154,6 +156,8 @@ def add_data_group(parser, cutout_default, cutout_help):
               "same images whatever --seed is")
     flag(g, "--bad_images", choices=("fail", "skip"), default="fail", inherit="images",
          help="what to do about files that cannot be read; both list them")
+    flag(g, "--max_megapixels", type=positive, default=MAX_MEGAPIXELS, inherit="images",
+         help=MEGAPIXELS_HELP)
     flag(g, "--subset", type=portion, default=1.0,
          help="portion of the training images of every class to use")
     flag(g, "--augment", default="auto", inherit="images",
@@ -533,6 +537,7 @@ class PredictConfig(Config):
         flag(g, "--from", metavar="RUN", dest="run", required=True, help=RUN_HELP)
         add_out_flag(g, "file to write (default: the terminal)")
         flag(g, "--batch_size", type=count, default=96, help="images at once")
+        flag(g, "--max_megapixels", type=positive, default=MAX_MEGAPIXELS, help=MEGAPIXELS_HELP)
         add_device_flags(g)
 
 

@@ -7,6 +7,7 @@ found out and chosen goes to the log "darts.data".
 """
 
 import logging
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch.utils.data import Subset
 
 from console.parser import to_folder_name
-from data_sets import image_folder, named, splits
+from data_sets import image_folder, image_parts, named, splits
 from data_sets.cache import CacheBudget
 from data_sets.loader_processes import Loader
 from data_sets.shuffled import Augmented, ShuffledLoader
@@ -124,7 +125,7 @@ def scored_loaders(options, budget=None):
     budget = budget or CacheBudget(options.cache_gb)
     names = ["test"]
     if options.dataset in named.FOLDERS:
-        names = image_folder.scored_parts(options.data_path)
+        names = image_parts.scored(options.data_path)
     parts = {name: open_part(name, options, budget) for name in names}
     return {
         name: _scoring_loader(part.dataset, part.spec, options.batch_size, options)
@@ -145,11 +146,16 @@ def default_run_name(dataset, data_path):
 def open_part(name, options, budget):
     """The Part "train" (the portion options.subset of it), "test", or of an image folder also "val"
     or "held-out"."""
+    train = name == "train"
+    if train and _is_other_folder(options.dataset, options.data_path):
+        log.info(
+            f"the folder {options.dataset} here is not read: {options.dataset} is a data set by "
+            f"name. --dataset ./{options.dataset} takes the folder"
+        )
     if options.dataset in named.FOLDERS:
         return image_folder.load(name, options, budget)
     own = named.spec(options.dataset)
     spec = options.known_spec or _as_asked(own, options)
-    train = name == "train"
     dataset = named.load_split(options.dataset, options.data_path, train)
     if (spec.C_in, spec.size) != (own.C_in, own.size):
         dataset = Transformed(dataset, Fit(spec.C_in, spec.size))
@@ -161,6 +167,11 @@ def open_part(name, options, budget):
         dataset = Subset(dataset, indices.tolist())
         log.info(f"--subset {options.subset}: {len(dataset)} training images")
     return Part(spec, dataset)
+
+
+def _is_other_folder(dataset, data_path):
+    """Whether the name of a data set is also that of a folder here, which is not read."""
+    return os.path.isdir(dataset) and os.path.abspath(dataset) != os.path.abspath(data_path)
 
 
 def _as_asked(spec, options):
