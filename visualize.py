@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import html
 import io
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -64,7 +65,9 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
             # the op is a node of its own: Graphviz leads other edges around nodes, but lets them
             # run across edge labels
             label, color = f"{node - 2}_{i}", palette.color(op)
-            width = pen_width(strengths and strengths[node - 2][i], n_ops)
+            width = "1.8"
+            if strengths:
+                width = f"{alphas.pen_width(strengths[node - 2][i], n_ops):.2f}"
             graph.node(label, graphviz.escape(op), shape="plain", style="", fontsize="18",
                        fontcolor=color, height="0.4")  # fmt: skip
             graph.edge(gt.input_name(j), f"{label}:w", arrowhead="none", color=color,
@@ -74,14 +77,6 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
         graph.edge(gt.input_name(j), "c_{k}", style="dashed", color=palette.FAINT)
     graph.attr(label=caption_html(caption, gene), labelloc="b")
     return graph
-
-
-def pen_width(strength, n_ops):
-    """Width in points of an edge: 1.4 when undecided (1 / n_ops) or unknown, 7 at a weight of 1."""
-    if strength is None:
-        return "1.8"
-    undecided = 1 / n_ops if n_ops and n_ops > 1 else 0.0
-    return f"{1.4 + 5.6 * max(0.0, strength - undecided) / (1 - undecided):.2f}"
 
 
 def caption_html(caption, gene):
@@ -186,6 +181,13 @@ def plot_epoch(record, plot_path, dataset, top1=None, format="png"):
     caption = caption_of(dataset, epoch, top1)
     strengths = strengths_of(record, genotype)
     return plot(genotype, *paths, caption, format, strengths, len(record["primitives"]))
+
+
+def drawn_epochs(plot_path, cell):
+    """The epochs of which `plot_path` has a drawing of `cell` by `plot_epoch`."""
+    files = os.listdir(plot_path) if os.path.isdir(plot_path) else ()
+    found = (re.fullmatch(rf"EP(\d+)-{cell}\.png", file) for file in files)  # as files.drawing
+    return {int(match[1]) for match in found if match}
 
 
 def caption_of(dataset, epoch=None, top1=None):

@@ -1,7 +1,6 @@
 """What a search says and records: set-up, epochs, alpha, drawings, the result."""
 
 import math
-import os
 
 import genotypes as gt
 import gif_maker
@@ -17,18 +16,11 @@ from models import augment_cnn, stems
 from records import files, reader
 from tracking import common_log
 
-
-def animate(run_path):
-    """Both GIFs. Without drawings, which were warned of, there is nothing to animate."""
-    if gif_maker.frames_of(os.path.join(run_path, files.PLOTS), "normal"):
-        gif_maker.make_gifs(run_path)
-
-
 # what is drawn beside the cells, from the files of the run
 PICTURES = {
     "curves": plot_train_val.plot_run,
     "alphas": plot_alphas.plot_run,
-    "GIF": animate,
+    "GIF": gif_maker.make_gifs,
 }
 FEW_STEPS = 500  # fewer leave alpha undecided and the supernet near chance
 
