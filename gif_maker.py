@@ -27,6 +27,7 @@ from console.parser import Parser, number, out_folder
 from console.terminal import command, visible
 from records import alphas, palette, reader
 from records.files import CELLS, atomic_write
+from records.fonts import plain
 
 LAST_FRAME = 3000  # milliseconds that the last frame stays
 FINE = 2  # frames are drawn so many times as large, and then scaled down
@@ -139,7 +140,7 @@ class Grid:
 
 def shown(name):
     """The name of an op as it stands in a frame, in letters that Pillow's own font has."""
-    name = visible(name).encode("latin-1", "backslashreplace").decode("latin-1")
+    name = plain(visible(name), lambda letter: letter < "\u0100")
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 

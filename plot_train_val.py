@@ -25,6 +25,7 @@ from records.files import ALPHAS, CURVES
 from records.reader import read_metrics, read_summary
 
 FEW = 20  # epochs; up to so many, each has a marker
+SPAN = 0.02  # of an axis of loss or accuracy, at least
 
 
 def val_name(run_path):
@@ -66,7 +67,8 @@ def figure(runs, title=None):
         lrs = {epoch: r["lr"] for epoch, r in metrics["train"].items() if "lr" in r}
         for axes in rates:
             color = palette.FAINT if single else colors[1]
-            axes.plot(list(lrs), list(lrs.values()), linewidth=1, color=color)
+            marker = "." if len(lrs) <= FEW else None
+            axes.plot(list(lrs), list(lrs.values()), linewidth=1, color=color, marker=marker)
     if not single:  # what is dashed, said once
         loss.plot([], [], "--", color=palette.INK, label="training (dashed)")
     finish(loss, accuracy, rates)
@@ -98,9 +100,16 @@ def finish(loss, accuracy, rates):
         axes.set_ylabel(name)
         axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        low, high = axes.get_ylim()
+        if high - low < SPAN:  # as of one epoch: the digits of its noise would be the ticks
+            axes.set_ylim(low - SPAN / 2, high + SPAN / 2)
     for axes in rates:
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        first, last = axes.dataLim.intervalx
+        if first == last:  # one epoch: its tick is whole only in a range of more than one
+            axes.set_xlim(first - 0.9, last + 0.9)
         axes.set_ylim(bottom=0)
         axes.tick_params(axis="y", labelsize="x-small")
     rates[0].set_ylabel("learning\nrate", fontsize="small")

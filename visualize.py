@@ -27,11 +27,12 @@ import genotypes as gt
 from console import errors
 from console.parser import Parser, out_folder
 from console.terminal import command, visible
-from records import alphas, palette, reader
+from records import alphas, fonts, palette, reader
 from records.files import CELLS, atomic_write, drawing, write_text
 
 FORMATS = ("png", "svg", "pdf")
 PRINT_DPI = 300
+WIDE = "DejaVu Sans"  # as wide as Verdana, and wider than what else a viewer may have
 FONT = {"fontname": "Helvetica", "fontsize": "20", "fontcolor": palette.INK}
 
 
@@ -126,15 +127,30 @@ def render(graph, path, format):
 def render_bytes(source, format):
     """(the picture of Graphviz source as bytes, or None; why each program has failed)."""
     reasons = []
+    if format == "svg":  # whoever shows it takes a font of its own, of which none is wider
+        source = source.replace(f"fontname={FONT['fontname']}", f'fontname="{WIDE}"')
     for program in find_renderers():
+        text = source if format == "svg" else drawable(source, program)
         try:
             done = subprocess.run(
-                [program, f"-T{format}"], input=source.encode(), capture_output=True, check=True
+                [program, f"-T{format}"], input=text.encode(), capture_output=True, check=True
             )
-            return done.stdout, reasons
         except (subprocess.CalledProcessError, OSError) as error:
             reasons.append(f"{program} failed: {errors.one_line(error)}")
+            continue
+        families = f'font-family="{WIDE},Verdana,Helvetica,Arial,sans-serif"'.encode()
+        return re.sub(rf'font-family="{WIDE}[^"]*"'.encode(), families, done.stdout), reasons
     return None, reasons
+
+
+def drawable(source, program):
+    """Graphviz source with a question mark for every letter that no font has."""
+    if source.isascii():
+        return source
+    if "graphviz-pure" in os.path.basename(program):  # has fonts of its own: Arimo
+        return fonts.plain(source, lambda c: c < "\u0530" or "\u2010" <= c < "\u2045")
+    _, missing = fonts.families(source)
+    return fonts.plain(source, lambda letter: letter not in missing)
 
 
 def pdf_of(png):
