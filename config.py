@@ -63,7 +63,9 @@ def primitives(text):
     return names
 
 
-WORKERS_HELP = "loader processes (default: 0 for images in memory, else one per core, at most 4)"
+WORKERS_HELP = (
+    "loader processes in all (default: 0 for images in memory, else one per core, at most 4)"
+)
 MEGAPIXELS_HELP = "image files of more million pixels are not read, but listed as too large"
 CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
 
@@ -388,7 +390,11 @@ class RunConfig(Config):
         if "input_size" in said:
             if len(said["input_size"]) > 2:
                 self.error(f"--input_size takes H and W, not {len(said['input_size'])} numbers")
-            said["input_size"] = [said["input_size"][0], said["input_size"][-1]]
+            said["input_size"] = H, W = [said["input_size"][0], said["input_size"][-1]]
+            if (H, W) == (1, 1):
+                self.error(
+                    "--input_size 1 1: one pixel is no image; take as many as show the class"
+                )
         dataset = said.get("dataset")
         if dataset and dataset not in named.NAMES and os.path.isdir(dataset):
             # as a path it may differ when the run goes on: images can be moved

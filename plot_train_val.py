@@ -51,7 +51,10 @@ def figure(runs, title=None):
     fig = Figure(figsize=(10, 5), layout="constrained")
     if title:
         fig.suptitle(title, parse_math=False)
-    (loss, accuracy), rates = fig.subplots(2, 2, sharex=True, height_ratios=(5, 1))
+    grid = fig.subplot_mosaic(
+        [["loss", "accuracy"], ["rate", "accuracy"]], sharex=True, height_ratios=(5, 1)
+    )
+    loss, accuracy, rate = (grid[name] for name in ("loss", "accuracy", "rate"))
     for number, (label, metrics) in enumerate(runs.items()):
         if single:
             colors, names = (palette.TRAIN, palette.VAL), ("training", val_name(label))
@@ -65,13 +68,12 @@ def figure(runs, title=None):
             draw_phase(loss, accuracy, metrics[phase], style)
         mark_best(accuracy, metrics, palette.INK if single else colors[1])
         lrs = {epoch: r["lr"] for epoch, r in metrics["train"].items() if "lr" in r}
-        for axes in rates:
-            color = palette.FAINT if single else colors[1]
-            marker = "." if len(lrs) <= FEW else None
-            axes.plot(list(lrs), list(lrs.values()), linewidth=1, color=color, marker=marker)
+        color = palette.FAINT if single else colors[1]
+        marker = "." if len(lrs) <= FEW else None
+        rate.plot(list(lrs), list(lrs.values()), linewidth=1, color=color, marker=marker)
     if not single:  # what is dashed, said once
         loss.plot([], [], "--", color=palette.INK, label="training (dashed)")
-    finish(loss, accuracy, rates)
+    finish(loss, accuracy, rate)
     return fig
 
 
@@ -94,7 +96,7 @@ def mark_best(axes, metrics, color):
         )  # fmt: skip
 
 
-def finish(loss, accuracy, rates):
+def finish(loss, accuracy, rate):
     """Labels, grids and legends."""
     for axes, name in ((loss, "loss"), (accuracy, "accuracy [%]")):
         axes.set_ylabel(name)
@@ -104,15 +106,16 @@ def finish(loss, accuracy, rates):
         low, high = axes.get_ylim()
         if high - low < SPAN:  # as of one epoch: the digits of its noise would be the ticks
             axes.set_ylim(low - SPAN / 2, high + SPAN / 2)
-    for axes in rates:
+    for axes in (rate, accuracy):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        first, last = axes.dataLim.intervalx
-        if first == last:  # one epoch: its tick is whole only in a range of more than one
-            axes.set_xlim(first - 0.9, last + 0.9)
-        axes.set_ylim(bottom=0)
-        axes.tick_params(axis="y", labelsize="x-small")
-    rates[0].set_ylabel("learning\nrate", fontsize="small")
+    first, last = loss.dataLim.intervalx
+    if first == last:  # one epoch
+        loss.set_xlim(first - 0.9, last + 0.9)
+    loss.tick_params(labelbottom=False)
+    rate.set_ylim(bottom=0)
+    rate.tick_params(axis="y", labelsize="x-small")
+    rate.set_ylabel("learning\nrate", fontsize="small")
 
 
 def plot_run(run_path, out=None):

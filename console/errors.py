@@ -94,6 +94,13 @@ def no_deterministic_form(error):
     return isinstance(error, RuntimeError) and "deterministic implementation" in str(error)
 
 
+NO_COMPILER = (
+    "--compile needs a C++ compiler (g++, clang++ or cl.exe on the PATH) and found none; install "
+    "one, or leave --compile out"
+)
+_COMPILER = re.compile(r"InvalidCxxCompiler|C\+\+ compiler|find C compiler")
+
+
 @contextmanager
 def usage_errors(prog, advice=None):
     """Around what the user can correct: wrong input ends as one line with exit code 2, a file that
@@ -123,6 +130,8 @@ def run_errors(prog, run=None, advice=None):
     except RuntimeError as error:
         if _LOADER_DIED.search(str(error)):
             end(prog, _loader_died(error, run), 1, error)
+        if _COMPILER.search(str(error)):
+            end(prog, f"{NO_COMPILER} ({one_line(error, 120)})", 1, error)
         if not no_deterministic_form(error):
             raise
         op = str(error).split()[0]

@@ -73,11 +73,18 @@ def search_data(options):
     cutout_length, augmented = _augmented(part.spec, options)
     w_half, alpha_half = (Subset(part.dataset, half.tolist()) for half in (w_half, alpha_half))
     alpha_batch = min(batch_size, len(alpha_half))
+    workers = _workers(part.dataset, options)  # in all: both halves are read at once
+    share = options._replace(workers=workers - workers // 2)
+    train = _training_loader(w_half, augmented, batch_size, share)
+    share = options._replace(workers=workers // 2)
+    alpha = _training_loader(alpha_half, augmented, alpha_batch, share, half=1)
+    val = _scoring_loader(alpha_half, part.spec, batch_size, options)
+    _take_turns((train, alpha), (val,))
     return Data(
         part.spec,
-        train=_training_loader(w_half, augmented, batch_size, options),
-        alpha=_training_loader(alpha_half, augmented, alpha_batch, options, half=1),
-        val=_scoring_loader(alpha_half, part.spec, batch_size, options),
+        train=train,
+        alpha=alpha,
+        val=val,
         test=None,
         val_name="alpha half",
         class_counts=_class_counts(part),
@@ -98,10 +105,12 @@ def augment_data(options):
     known = options._replace(known_spec=part.spec, batch_size=batch_size)
     scored = scored_loaders(known, budget)
     val_name = next(iter(scored))
+    train = _training_loader(part.dataset, augmented, batch_size, options)
+    _take_turns((train,), tuple(scored.values()))
     read = {"train": part.dataset} | {name: loader.dataset for name, loader in scored.items()}
     return Data(
         part.spec,
-        train=_training_loader(part.dataset, augmented, batch_size, options),
+        train=train,
         alpha=None,
         val=scored[val_name],
         test=scored["test"] if val_name == "val" and "test" in scored else None,
@@ -246,9 +255,7 @@ def _scoring_loader(dataset, spec, batch_size, options):
 
 
 def _how_to_load(dataset, options):
-    workers = options.workers
-    if workers is None:
-        workers = default_workers(getattr(splits.source(dataset), "in_memory", False))
+    workers = _workers(dataset, options)
     return {
         "num_workers": workers,
         # processes that live on keep random states that no checkpoint holds
@@ -257,6 +264,21 @@ def _how_to_load(dataset, options):
         # torch draws a seed for loader processes: not from the generator of the network
         "generator": torch.Generator(),
     }
+
+
+def _workers(dataset, options):
+    """Loader processes in all, of those that read at the same time."""
+    if options.workers is not None:
+        return options.workers
+    return default_workers(getattr(splits.source(dataset), "in_memory", False))
+
+
+def _take_turns(trained, scored):
+    """The loaders of a training epoch and each that is scored on end each other's processes."""
+    for loader in trained:
+        loader.others = scored
+    for loader in scored:
+        loader.others = (*trained, *(other for other in scored if other is not loader))
 
 
 def default_workers(in_memory):

@@ -258,6 +258,7 @@ def test_primitives_by_list_and_by_preset():
 
 def test_one_input_size_is_a_square():
     assert SearchConfig(["--input_size", "32"]).input_size == [32, 32]
+    assert SearchConfig(["--input_size", "1", "4"]).input_size == [1, 4]
     assert SearchConfig(["--input_size", "32", "48"]).input_size == [32, 48]
     assert "--input_size takes H and W" in ends_in_one_line(
         SearchConfig, ["--input_size", "1", "2", "3"]
@@ -315,6 +316,8 @@ def test_wrong_flags_end_in_one_line_with_exit_code_2(words, here):
         (PredictConfig, "x.png", "required: --from"),
         (PredictConfig, "--from x", "required: PATH"),
         (PredictConfig, "x.png --from x --workers 1", "unrecognized arguments: --workers 1"),
+        (SearchConfig, "--input_size 1 1", "--input_size 1 1: one pixel is no image"),
+        (AugmentConfig, "--genotype PDARTS --input_size 1", "--input_size 1 1: one pixel"),
         (ExportConfig, "", "required: RUN"),
         (ExportConfig, "x --format tflite", "argument --format: invalid choice: 'tflite'"),
         (ExportConfig, "x --device cpu", "unrecognized arguments: --device cpu"),

@@ -36,7 +36,7 @@ def curves(axes):
 def test_the_figure_shows_the_recorded_numbers(here):
     write(here / "r", records(1, 2, 3))
     fig = plot_train_val.figure({"r": plot_train_val.read_metrics("r")})
-    loss, accuracy, rate, _ = fig.axes
+    loss, accuracy, rate = fig.axes
     for axes, wanted in ((loss, lambda s, e: s / e), (accuracy, lambda s, e: 100 * (1 - s / e))):
         for label, share in (("training", 0.5), ("held out", 0.7)):
             line = curves(axes)[label]

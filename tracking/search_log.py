@@ -39,7 +39,7 @@ def log_setup(run, data, net, memory):
     )
     common_log.log_balance(run, data)
     log.info(
-        f"supernet: {stems.pick(cfg.stem, spec.size)} stem, {cfg.layers} cells, "
+        f"supernet: {stems.describe(cfg, spec.size)}, {cfg.layers} cells, "
         f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{sum(w.numel() for w in net.weights()):,} weights; ops {', '.join(net.primitives)}"
     )
