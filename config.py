@@ -392,9 +392,7 @@ class RunConfig(Config):
                 self.error(f"--input_size takes H and W, not {len(said['input_size'])} numbers")
             said["input_size"] = H, W = [said["input_size"][0], said["input_size"][-1]]
             if (H, W) == (1, 1):
-                self.error(
-                    "--input_size 1 1: one pixel is no image; take as many as show the class"
-                )
+                self.error("--input_size 1 1: one pixel is no image; take more of them")
         dataset = said.get("dataset")
         if dataset and dataset not in named.NAMES and os.path.isdir(dataset):
             # as a path it may differ when the run goes on: images can be moved
