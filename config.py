@@ -556,6 +556,7 @@ class ExportConfig(Config):
     def add_groups(self, parser):
         parser.add_argument("run", metavar="RUN", help=RUN_HELP)
         g = parser.add_argument_group("flags")
+        flag(g, "--threads", type=threads, help="CPU threads of torch (default: all cores)")
         flag(g, "--format", choices=("onnx", "torchscript", "pt2"), default="onnx",
              help="pt2: torch.export")  # fmt: skip
         add_out_flag(g, "file to write (default: in the run's folder, NAME.onnx and so on)")

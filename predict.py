@@ -54,6 +54,8 @@ def main(argv=None):
     if cfg.out:
         print(f"{cfg.out}: {len(rows)} images classified by {trained.path}")
     nobody_reads = not cfg.out and lost(sys.stdout) is not None
+    if len(rows) < len(files) == 1:
+        raise SystemExit(1)  # its line is all there is to say
     if len(rows) < len(files) and not nobody_reads:
         text = f"{len(files) - len(rows)} of {len(files)} images cannot be read"
         errors.end(cfg.PROG, text, 1, None)
