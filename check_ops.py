@@ -30,7 +30,7 @@ from console import errors
 from console.parser import Parser, channel_counts, threads
 from console.terminal import command
 from devices import pick
-from models import ops
+from models import ops, own_ops
 from models.fan import Fan
 
 SIZES = ((1, 1), (2, 2), (33, 32), (8, 9), (7, 6))  # (H, W); small, odd, not square
@@ -443,8 +443,13 @@ def parse(argv):
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="cpu",
                         help="for the times")  # fmt: skip
     parser.add_argument("--threads", type=threads, help="CPU threads of torch (default: all cores)")
+    parser.add_argument("--ops", metavar="FILE", help="blocks of your own: a Python file, which is "
+                        "run, that defines OPS; without NAME its blocks are tried")  # fmt: skip
     args = parser.parse_args(argv)
     with errors.usage_errors("check_ops.py"):
+        if args.ops:
+            _, own = own_ops.load(args.ops, said=True)
+            args.names = args.names or own
         unknown = [name for name in args.names if name not in ops.OPS]
         if unknown:
             raise ValueError(f"unknown op {', '.join(unknown)}; known: {', '.join(ops.OPS)}")

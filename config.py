@@ -129,6 +129,12 @@ def add_device_group(parser):
                 "w are then computed in the passes for alpha alone, too")
 
 
+def add_ops_flag(g, default):
+    flag(g, "--ops", metavar="FILE", keep="free", inherit="network",
+         help="blocks of your own: a Python file, which is run, that defines OPS as models/ops.py "
+              f"does (default: {default})")
+
+
 def add_device_flags(g, quick_threads=None):
     """The flags of every command that runs a network."""
     flag(g, "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", keep="free",
@@ -201,9 +207,10 @@ def add_search_net_group(parser):
     flag(g, "--max_madds", type=positive, metavar="M", keep="free",
          help="warn when the found network needs more than M million multiply-adds")
     switch(g, "--checkpoint_cells", help="compute each cell twice to need less memory")
+    add_ops_flag(g, "none")
     flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",
          help="candidate ops, separated by commas, or a preset: "
-              f"{', '.join(gt.PRESETS)} (default: PRIMITIVES of genotypes.py)")
+              f"{', '.join(gt.PRESETS)} (default: PRIMITIVES of genotypes.py, and those of --ops)")
 
 
 def add_weight_group(parser):
@@ -251,6 +258,7 @@ def add_augment_net_group(parser):
          help="the cell: a run folder (searchs/NAME), a JSON file, a published name "
               f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...). The data flags of a search "
               "are inherited unless given here")
+    add_ops_flag(g, "that of the search")
     flag(g, "--init_from", metavar="RUN",
          help="start from the weights of augments/NAME (or of one of its .pt files), wherever name "
               "and shape agree. --genotype, the flags of the network and of the data are those of "
@@ -516,6 +524,7 @@ class EvaluateConfig(Config):
     def add_groups(self, parser):
         parser.add_argument("run", metavar="RUN", help="augments/NAME, or one of its .pt files")
         g = parser.add_argument_group("flags", "all others are those of the training")
+        add_ops_flag(g, "that of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
         flag(g, "--workers", type=processes, help=WORKERS_HELP)
@@ -539,6 +548,7 @@ class PredictConfig(Config):
         paths.any_name = True
         g = parser.add_argument_group("flags")
         flag(g, "--from", metavar="RUN", dest="run", required=True, help=RUN_HELP)
+        add_ops_flag(g, "that of the training")
         add_out_flag(g, "file to write (default: the terminal)")
         flag(g, "--batch_size", type=count, default=96, help="images at once")
         flag(g, "--max_megapixels", type=positive, default=MAX_MEGAPIXELS, help=MEGAPIXELS_HELP)
@@ -556,6 +566,7 @@ class ExportConfig(Config):
     def add_groups(self, parser):
         parser.add_argument("run", metavar="RUN", help=RUN_HELP)
         g = parser.add_argument_group("flags")
+        add_ops_flag(g, "that of the training")
         flag(g, "--threads", type=threads, help="CPU threads of torch (default: all cores)")
         flag(g, "--format", choices=("onnx", "torchscript", "pt2"), default="onnx",
              help="pt2: torch.export")  # fmt: skip

@@ -47,7 +47,7 @@ def main(argv=None):
                 f"pip install {' '.join(missing)}"
             )
         out = cfg.out or default_out(cfg.run, cfg.format)
-        trained = trained_network.load(trained_network.checkpoint_path(cfg.run))
+        trained = trained_network.load(trained_network.checkpoint_path(cfg.run), cfg.ops)
     with errors.run_errors(cfg.PROG):
         print(f"{trained.path} as {cfg.format}; a large network takes a minute or two", flush=True)
         data, worst = export(trained, to_bytes, from_bytes)

@@ -45,7 +45,7 @@ def main(argv=None):
     cfg = PredictConfig(argv)
     with errors.usage_errors(cfg.PROG):
         files = [file for path in cfg.paths for file in images_of(path)]
-        trained = trained_network.load(trained_network.checkpoint_path(cfg.run))
+        trained = trained_network.load(trained_network.checkpoint_path(cfg.run), cfg.ops)
         device = pick.prepare_device(cfg)
         kind = layout.LAYOUTS[layout.default_layout(device)]
         net = DeployedNetwork(trained).to(device.torch_device, memory_format=kind)

@@ -29,7 +29,7 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import memory, stems
+from models import memory, own_ops, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 from tracking import resume, run_folder, search_log
@@ -44,6 +44,9 @@ def main(argv=None):
     budget = Budget(cfg)
     with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
         state = resume.to_resume(cfg, folder)
+        own = own_ops.use(cfg)
+        if not state and "primitives" not in cfg.said:
+            cfg.primitives = [*cfg.primitives, *own]
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_cells)

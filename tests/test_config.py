@@ -177,7 +177,7 @@ def test_every_flag_says_whether_it_may_change():
     of_one_call = {"name", "resume", "overwrite", "new_split"}
     free = {
         "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
-        "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan",
+        "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan", "ops",
     }  # fmt: skip
     for (config, needed), more in zip(RUNS, ({"max_madds"}, set()), strict=True):
         actions = flags_of(config, needed)
