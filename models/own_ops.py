@@ -32,7 +32,7 @@ def load(source, said, needed=()):
     source  a path that was `said`, else what a run remembers
     needed  names of the blocks that are needed, for the error
     """
-    path, digest = (source, None) if said else source.rsplit("#", 1)
+    path, _, digest = (source, "", None) if said else source.rpartition("#")
     path = os.path.abspath(path)
     try:
         with open(path, "rb") as stream:
@@ -45,7 +45,7 @@ def load(source, said, needed=()):
             f"the blocks{blocks} come from {path}, which cannot be read ({error.strerror}); "
             f"--ops FILE says where they are now"
         ) from None
-    found = hashlib.sha256(text).hexdigest()[:16]
+    found = hashlib.sha256(text).hexdigest()[:32]
     if digest not in (None, found):
         raise ValueError(
             f"{path} has changed since this run began, and is not run unasked; if its blocks still "

@@ -202,9 +202,14 @@ def test_every_flag_says_whether_a_training_inherits_it():
     network = {name for name, action in training.items() if action.inherit == "network"}
     assert network == {
         "genotype", "init_channels", "layers", "stem", "stem_multiplier", "aux_weight",
+        "ops",
     }  # fmt: skip
     # a supernet is smaller than what is trained, but has the same stem
-    assert {n for n, a in search.items() if a.inherit == "network"} == {"stem", "stem_multiplier"}
+    assert {n for n, a in search.items() if a.inherit == "network"} == {
+        "stem",
+        "stem_multiplier",
+        "ops",
+    }
     for name in set(search) & set(training) - {"init_channels", "layers"}:
         assert search[name].inherit == training[name].inherit, name
         assert search[name].keep == training[name].keep, name
@@ -395,10 +400,14 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     said = ["--input_size", "8", "9", "--hflip", "--subset", "0.5", "--quick", "--name", "x"]
     said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
     Config(words).resume_from(Config(said).flags())
+    any_text = {"genotype", "init_from", "data_path", "dataset", "gpus", "ops"}
     for name in saved.keys() - {"name", "resume", "overwrite", "new_split"}:
         for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
-            if name in ("genotype", "init_from", "data_path", "dataset", "gpus") and value == "\n":
-                continue  # any text will do
+            if (
+                name in ("genotype", "init_from", "data_path", "dataset", "gpus", "ops")
+                and value == "\n"
+            ):
+                continue
             if isinstance(saved[name], bool) and value is True or (name, value) == ("hflip", True):
                 continue
             with pytest.raises(SystemExit):

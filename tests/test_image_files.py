@@ -1,7 +1,9 @@
 """Which files are images, one image of any mode and size, all images of a part, the caches."""
 
+import importlib.util
 import os
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -205,6 +207,53 @@ def test_what_pillow_reads_is_an_image_and_the_rest_is_counted_by_suffix(tmp_pat
     found, others = image_files.find(str(tmp_path))
     assert found == images
     assert others == {".pdf": 1, ".eps": 1, ".txt": 2, "": 1, ".h5": 1, ".mpg": 1, ".wmf": 1}
+
+
+def test_an_animation_is_its_first_picture(tmp_path):
+    pictures = [color(np.full((4, 4, 3), value)) for value in (77, 200)]
+    for suffix in ("gif", "webp", "png"):
+        file = tmp_path / f"x.{suffix}"
+        pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=100)
+        assert abs(int(image_files.read(file, 3, (4, 4))[0, 0, 0]) - 77) < 3
+
+
+PLUGIN = """
+from PIL import Image, PngImagePlugin
+
+def register_heif_opener():
+    class Heif(PngImagePlugin.PngImageFile):
+        format = "HEIF"
+    Image.register_open("HEIF", Heif, lambda head: head.startswith(b"\\x89PNG"))
+    Image.register_extension("HEIF", ".heic")
+"""
+
+
+def test_heic_is_read_where_the_plugin_is_installed(tmp_path, monkeypatch):
+    """By a stand-in of pillow-heif, of which only its one function is used."""
+    for name in ("OPEN", "EXTENSION"):
+        monkeypatch.setattr(Image, name, dict(getattr(Image, name)))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    color(np.full((4, 4, 3), 77)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.heic")
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "pillow_heif.py").write_text(PLUGIN)
+    try:
+        for installed in (False, True):
+            for cached in (image_files.add_plugins, image_files.suffixes):
+                cached.cache_clear()
+            monkeypatch.setattr(
+                importlib.util, "find_spec", lambda name, is_there=installed: is_there or None
+            )
+            if installed:
+                monkeypatch.syspath_prepend(str(tmp_path / "plugin"))
+            found, others = image_files.find(str(tmp_path))
+            assert found == (["a.heic"] if installed else [])
+            assert others[".heic"] == (not installed)
+        assert (image_files.read(tmp_path / "a.heic", 3, (4, 4)) == 77).all()
+    finally:
+        for cached in (image_files.add_plugins, image_files.suffixes):
+            cached.cache_clear()
+        sys.modules.pop("pillow_heif", None)
 
 
 @pytest.mark.parametrize("suffix", sorted({".png", ".jpg", ".gif", ".ppm", ".webp", ".tga"}))
