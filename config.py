@@ -34,6 +34,7 @@ from console.parser import (
     threads,
 )
 from data_sets import named
+from data_sets.options import MAX_MEGAPIXELS
 
 
 def flag(group, name, *, default=None, quick=None, paper=None, inherit=None, keep="fixed", **words):
@@ -80,11 +81,14 @@ def primitives(text):
 # networks of torchvision that comparing/baselines.py knows to fit to small images
 BASELINES = ("mobilenet_v3_small", "mobilenet_v2", "shufflenet_v2_x1_0", "resnet18")
 
-WORKERS_HELP = "loader processes (default: 0 for images in memory, else one per core, at most 4)"
+WORKERS_HELP = (
+    "loader processes in all (default: 0 for images in memory, else one per core, at most 4)"
+)
 CUTOUT_HELP = (
     "side in pixels of the square that cutout blanks, 0: none (default: half the image, the "
     "paper's 16 at 32 pixels; from 96 pixels on none, as in the official code)"
 )
+MEGAPIXELS_HELP = "image files of more million pixels are not read, but listed as too large"
 CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
 
 
@@ -162,6 +166,12 @@ def add_device_group(parser):
                 "w are then computed in the passes for alpha alone, too")
 
 
+def add_ops_flag(g, default):
+    flag(g, "--ops", metavar="FILE", keep="free", inherit="network",
+         help="blocks of your own: a Python file, which is run, that defines OPS as models/ops.py "
+              f"does (default: {default})")
+
+
 def add_device_flags(g, quick_threads=None):
     """The flags of every command that runs a network."""
     flag(g, "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", keep="free",
@@ -191,6 +201,8 @@ def add_data_group(parser, cutout_default, cutout_help):
               "same images whatever --seed is")
     flag(g, "--bad_images", choices=("fail", "skip"), default="fail", inherit="images",
          help="what to do about files that cannot be read; both list them")
+    flag(g, "--max_megapixels", type=positive, default=MAX_MEGAPIXELS, inherit="images",
+         help=MEGAPIXELS_HELP)
     flag(g, "--subset", type=portion, default=1.0,
          help="portion of the training images of every class to use")
     flag(g, "--augment", default="auto", inherit="images",
@@ -235,6 +247,7 @@ def add_search_net_group(parser):
     flag(g, "--max_madds", type=positive, metavar="M", keep="free",
          help="warn when the found network needs more than M million multiply-adds")
     switch(g, "--checkpoint_cells", help="compute each cell twice to need less memory")
+    add_ops_flag(g, "none")
     flag(g, "--partial_channels", type=count, default=1, paper=1, metavar="K",
          help="PC-DARTS: one channel of K goes through the ops, which takes less time and memory, "
               "and alpha gets a weight for every edge; must divide --init_channels "
@@ -246,7 +259,8 @@ def add_search_net_group(parser):
          paper=list(gt.PRESETS["darts"]), metavar="LIST",
          help="candidate ops, separated by commas; or a preset: "
               f"{', '.join(gt.PRESETS)}; or auto, PRIMITIVES without those that are too wide for "
-              "the maps of the last cells (default: PRIMITIVES of genotypes.py)")
+              "the maps of the last cells (default: PRIMITIVES of genotypes.py, with those of "
+              "--ops)")
 
 
 def add_weight_group(parser):
@@ -333,6 +347,7 @@ def add_augment_net_group(parser):
          help="the cell: a run folder (searchs/NAME), a JSON file, a published name "
               f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...). The data flags of a search "
               "are inherited unless given here")
+    add_ops_flag(g, "that of the search")
     flag(g, "--init_from", metavar="RUN",
          help="start from the weights of augments/NAME (or of one of its .pt files), wherever name "
               "and shape agree. --genotype, the flags of the network and of the data are those of "
@@ -567,7 +582,9 @@ class RunConfig(Config):
         if "input_size" in said:
             if len(said["input_size"]) > 2:
                 self.error(f"--input_size takes H and W, not {len(said['input_size'])} numbers")
-            said["input_size"] = [said["input_size"][0], said["input_size"][-1]]
+            said["input_size"] = H, W = [said["input_size"][0], said["input_size"][-1]]
+            if (H, W) == (1, 1):
+                self.error("--input_size 1 1: one pixel is no image; take more of them")
         dataset = said.get("dataset")
         if dataset and dataset not in named.NAMES and os.path.isdir(dataset):
             # as a path it may differ when the run goes on: images can be moved
@@ -766,6 +783,7 @@ class EvaluateConfig(Config):
     def add_groups(self, parser):
         parser.add_argument("run", metavar="RUN", help="augments/NAME, or one of its .pt files")
         g = parser.add_argument_group("flags", "all others are those of the training")
+        add_ops_flag(g, "that of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
         flag(g, "--workers", type=processes, help=WORKERS_HELP)
@@ -789,8 +807,10 @@ class PredictConfig(Config):
         paths.any_name = True
         g = parser.add_argument_group("flags")
         flag(g, "--from", metavar="RUN", dest="run", required=True, help=RUN_HELP)
+        add_ops_flag(g, "that of the training")
         add_out_flag(g, "file to write (default: the terminal)")
         flag(g, "--batch_size", type=count, default=96, help="images at once")
+        flag(g, "--max_megapixels", type=positive, default=MAX_MEGAPIXELS, help=MEGAPIXELS_HELP)
         add_device_flags(g)
 
 
@@ -805,6 +825,8 @@ class ExportConfig(Config):
     def add_groups(self, parser):
         parser.add_argument("run", metavar="RUN", help=RUN_HELP)
         g = parser.add_argument_group("flags")
+        add_ops_flag(g, "that of the training")
+        flag(g, "--threads", type=threads, help="CPU threads of torch (default: all cores)")
         flag(g, "--format", choices=("onnx", "torchscript", "pt2"), default="onnx",
              help="pt2: torch.export")  # fmt: skip
         add_out_flag(g, "file to write (default: in the run's folder, NAME.onnx and so on)")

@@ -202,7 +202,7 @@ def draw_epochs(run_path, only_missing=False):
     scores = reader.scores(run_path)
     dataset = gt.metadata(run_path).get("dataset", "unknown data")
     plot_path = os.path.join(run_path, files.PLOTS)
-    have = [dict(gif_maker.frames_of(plot_path, cell)) for cell in CELLS]
+    have = [visualize.drawn_epochs(plot_path, cell) for cell in CELLS]
     for record in reader.read_alphas(run_path):
         epoch = record["epoch"]
         if not (only_missing and all(epoch in found for found in have)):

@@ -32,7 +32,7 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import memory, small_maps, stems
+from models import memory, own_ops, small_maps, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 from strategies import perturbation
@@ -51,6 +51,9 @@ def main(argv=None):
     budget = Budget(cfg)
     with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
         state = resume.to_resume(cfg, folder)
+        own = own_ops.use(cfg)
+        if not state and "primitives" not in cfg.said:
+            cfg.primitives = [*cfg.primitives, *own]
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_cells)

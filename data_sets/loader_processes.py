@@ -16,12 +16,19 @@ _SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 
 
 class Loader(DataLoader):
-    """A DataLoader whose processes are deaf to signals that are not from this process."""
+    """A DataLoader whose processes are deaf to signals that are not from this process.
+
+    others  Loaders that are not read at the same time: their processes end when this one begins, so
+            that there are never more than --workers
+    """
 
     def __init__(self, dataset, **words):
         super().__init__(dataset, worker_init_fn=leave_signals_to_parent, **words)
+        self.others = ()
 
     def __iter__(self):
+        for loader in self.others:
+            loader.close()
         # a process inherits what is held back: it is deaf from its first moment on
         with held_back():
             return super().__iter__()

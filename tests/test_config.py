@@ -220,7 +220,7 @@ def test_every_flag_says_whether_it_may_change():
     of_one_call = {"name", "resume", "overwrite", "new_split"}
     free = {
         "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
-        "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan",
+        "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan", "ops",
     }  # fmt: skip
     for (config, needed), more, once in zip(
         RUNS, ({"max_madds"}, set()), ({"seeds"}, set()), strict=True
@@ -247,9 +247,14 @@ def test_every_flag_says_whether_a_training_inherits_it():
     network = {name for name, action in training.items() if action.inherit == "network"}
     assert network == {
         "genotype", "init_channels", "layers", "stem", "stem_multiplier", "aux_weight",
+        "ops",
     }  # fmt: skip
     # a supernet is smaller than what is trained, but has the same stem
-    assert {n for n, a in search.items() if a.inherit == "network"} == {"stem", "stem_multiplier"}
+    assert {n for n, a in search.items() if a.inherit == "network"} == {
+        "stem",
+        "stem_multiplier",
+        "ops",
+    }
     for name in set(search) & set(training) - {"init_channels", "layers"}:
         assert search[name].inherit == training[name].inherit, name
         assert search[name].keep == training[name].keep, name
@@ -303,6 +308,7 @@ def test_primitives_by_list_and_by_preset():
 
 def test_one_input_size_is_a_square():
     assert SearchConfig(["--input_size", "32"]).input_size == [32, 32]
+    assert SearchConfig(["--input_size", "1", "4"]).input_size == [1, 4]
     assert SearchConfig(["--input_size", "32", "48"]).input_size == [32, 48]
     assert "--input_size takes H and W" in ends_in_one_line(
         SearchConfig, ["--input_size", "1", "2", "3"]
@@ -360,6 +366,8 @@ def test_wrong_flags_end_in_one_line_with_exit_code_2(words, here):
         (PredictConfig, "x.png", "required: --from"),
         (PredictConfig, "--from x", "required: PATH"),
         (PredictConfig, "x.png --from x --workers 1", "unrecognized arguments: --workers 1"),
+        (SearchConfig, "--input_size 1 1", "--input_size 1 1: one pixel is no image"),
+        (AugmentConfig, "--genotype PDARTS --input_size 1", "--input_size 1 1: one pixel"),
         (ExportConfig, "", "required: RUN"),
         (ExportConfig, "x --format tflite", "argument --format: invalid choice: 'tflite'"),
         (ExportConfig, "x --device cpu", "unrecognized arguments: --device cpu"),
@@ -437,10 +445,11 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     said = ["--input_size", "8", "9", "--hflip", "--subset", "0.5", "--quick", "--name", "x"]
     said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
     Config(words).resume_from(Config(said).flags())
+    any_text = {"genotype", "init_from", "data_path", "dataset", "gpus", "ops"}
     for name in saved.keys() - {"name", "resume", "overwrite", "new_split", "seeds"}:
         for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
-            if name in ("genotype", "init_from", "data_path", "dataset", "gpus") and value == "\n":
-                continue  # any text will do
+            if name in any_text and value == "\n":
+                continue
             if isinstance(saved[name], bool) and value is True or (name, value) == ("hflip", True):
                 continue
             with pytest.raises(SystemExit):

@@ -39,7 +39,7 @@ from config import AugmentConfig, SearchConfig
 from console import errors
 from data_sets import loaders, named
 from data_sets.options import DataOptions
-from devices import pick
+from devices import layout, pick
 from models import augment_cnn, ops, search_cnn
 from models.search_cells import SearchCell
 from models.search_cnn import SearchCNNController
@@ -421,6 +421,7 @@ def test_the_flags_of_speed_and_memory_reach_their_places(
     real = search_cnn.SearchCNN.forward
     monkeypatch.setattr(search_cnn.SearchCNN, "forward", note)
     monkeypatch.setattr(SearchCell, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(layout, "require_compiler", lambda device: None)
     search.main([*FAST_SEARCH, "--order", "1", *words.split()])
     assert set(seen) == {wanted}
     assert len(compiled) == n_compiled
