@@ -19,6 +19,7 @@ from config import CompareConfig
 from console import errors
 from console.parser import seconds
 from console.terminal import command
+from models import own_ops
 from records import comparison, files
 from records.comparison import BASELINE
 from tracking import run_folder
@@ -30,13 +31,14 @@ def main(argv=None):
     with errors.usage_errors(cfg.PROG), run_folder.set_up(cfg, RESUMES_FROM) as folder:
         known = to_resume(cfg, folder)
         inherited = "" if known else candidates.inherit(cfg)
+        own_ops.use(cfg)
         taking_part = [] if known else candidates.collect(cfg)
         run = Comparison(cfg, folder, known)
 
         # data: the training set in two parts; the test split stays closed
         run.load_data()
         run.measure_sizes(taking_part)
-        setting = Setting(run.options, Recipe.from_config(cfg), run.device, cfg.amp)
+        setting = Setting(run.options, Recipe.from_config(cfg), run.device, cfg.amp, cfg.ops)
         if cfg.budget and not known:
             cfg.epochs = epochs_for_budget(run, setting)
 

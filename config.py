@@ -395,6 +395,7 @@ def add_candidates_group(parser):
     flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",
          inherit="space", help="its ops, separated by commas, or a preset: "
                                f"{', '.join(gt.PRESETS)}")
+    add_ops_flag(g, "that of the first search")
     flag(g, "--baseline", nargs="+", choices=BASELINES, default=[], metavar="NET",
          help="networks of torchvision to stand beside the cells, from scratch, trained alike: "
               f"{', '.join(BASELINES)}")

@@ -24,6 +24,7 @@ from data_sets import loaders
 from data_sets.loader_processes import held_back, leave_signals_to_parent
 from data_sets.options import DataOptions
 from devices import pick
+from models import own_ops
 
 WAIT = 0.5  # seconds between two looks at what the run was asked for
 TRIAL_STEPS = 4  # that are timed, behind one that is not
@@ -46,6 +47,7 @@ class Setting(NamedTuple):
     recipe: Recipe
     device: str  # cpu, cuda or mps
     amp: str
+    ops: str | None = None  # the file of the user's own blocks, as `own_ops` remembers it
 
 
 class Answer(NamedTuple):
@@ -197,6 +199,8 @@ def work(pipe, slot, setting):
 
     @functools.cache
     def opened():
+        if setting.ops:
+            own_ops.load(setting.ops, said=False)
         return loaders.search_data(setting.options), to_device(setting, slot)
 
     try:

@@ -8,6 +8,7 @@ from conftest import FAST_AUGMENT, FAST_SEARCH, checkpoint_of, ends_in_one_line,
 
 import augment
 import check_ops
+import compare
 import evaluate
 import export
 import predict
@@ -91,6 +92,17 @@ def test_from_a_search_to_an_export(here, capsys):
     assert "b.py has changed since this run began, and is not run unasked" in text
     assert runs() == 6
     capsys.readouterr()
+
+
+def test_a_comparison_trains_them(here):
+    (here / "b.py").write_text(BLOCKS)
+    search.main([*FAST_SEARCH, "--primitives", "mine", "--ops", "b.py", "--name", "s"])
+    forget()
+    words = ["searchs/s", "random:1", "--name", "c", "--epochs", "2", "--seeds", "1", "--jobs", "1"]
+    compare.main([*words, "--layers", "3", "--init_channels", "2", "--batch_size", "32"])
+    forget()
+    augment.main([*FAST_AUGMENT, "--genotype", "compares/c", "--name", "a"])
+    assert checkpoint_of("augments/a")["flags"]["ops"].startswith(f"{here / 'b.py'}#")
 
 
 def test_without_primitives_own_blocks_are_added(here):
