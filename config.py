@@ -285,9 +285,9 @@ def add_weight_group(parser):
 def add_alpha_group(parser):
     """The outer problem: Adam on alpha (sec. 2.3; values of App. A.1)."""
     g = parser.add_argument_group("alpha", "architecture parameters, one update per update of w")
-    flag(g, "--alpha_lr", type=alpha_lr, default=3e-4, paper=3e-4,
+    flag(g, "--alpha_lr", type=alpha_lr, default="auto", paper=3e-4,
          help="step size of Adam, constant; auto: alpha can move as far as in the paper, however "
-              "few the steps are (0.0003 to 0.03)")
+              "few the steps are (0.0003, the paper's, to 0.03)")
     flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3, paper=1e-3,
          help="L2 term inside Adam (not decoupled)")
     flag(g, "--order", type=digit, choices=(1, 2), default=2, paper=2,

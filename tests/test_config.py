@@ -48,7 +48,7 @@ def test_search_defaults_are_the_papers():
     wanted = {
         "epochs": 50, "batch_size": 64, "init_channels": 16, "layers": 8, "n_nodes": 4,
         "w_lr": 0.025, "w_lr_min": 0.0, "w_momentum": 0.9, "w_weight_decay": 3e-4,
-        "w_grad_clip": 5.0, "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3, "order": 2,
+        "w_grad_clip": 5.0, "alpha_lr": "auto", "alpha_weight_decay": 1e-3, "order": 2,
         "val_portion": 0.5, "cutout_length": 0, "primitives": gt.PRIMITIVES,
     }  # fmt: skip
     assert {key: getattr(cfg, key) for key in wanted} == wanted
@@ -114,7 +114,7 @@ PAPER = {
     "w_lr": 0.025, "w_lr_min": 0.0, "w_momentum": 0.9, "w_weight_decay": 3e-4,
     "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3, "order": 2, "hessian": "difference",
     "eps": 0.01, "reuse_gradient": False, "val_portion": 0.5, "warmup_epochs": 0,
-    "beta_decay": 0.0, "primitives": gt.PRESETS["darts"],
+    "beta_decay": 0.0, "partial_channels": 1, "primitives": gt.PRESETS["darts"],
 }  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
 def test_config_json(finished_search):
     record = json.loads((finished_search[0] / "searchs" / "s" / "config.json").read_text())
     assert record["flags"]["seed"] == 1
-    assert record["flags"]["alpha_lr"] == 3e-4
+    assert record["flags"]["alpha_lr"] == "auto"
     assert record["versions"]["torch"] == torch.__version__
     assert set(record) == {"flags", "versions", "device", "start_time"}
 
