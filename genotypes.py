@@ -178,8 +178,11 @@ def parse(weights, k=2, primitives=None, max_skips=None, edge_weights=None):
             )
     mix = [[softmax(row) for row in rows] for rows in tables]
     if edge_weights is not None:
-        mix = [
-            [[of_edge * m for m in row] for of_edge, row in zip(of_node, rows, strict=True)]
+        mix = [  # times the number of edges, so that nodes compare fairly
+            [
+                [len(rows) * of_edge * m for m in row]
+                for of_edge, row in zip(of_node, rows, strict=True)
+            ]
             for of_node, rows in zip(as_lists(edge_weights), mix, strict=True)
         ]
     kept = [_strongest_edges(rows, k, real) for rows in mix]

@@ -105,7 +105,19 @@ def test_edges_are_ranked_by_edge_weight_times_op(seed, k):
         subsets = itertools.combinations(range(len(strength)), min(k, len(strength)))
         best = max(subsets, key=lambda subset: sum(strength[j] for j in subset))
         gene.append([(gt.PRIMITIVES[int(alpha[j, :real].argmax())], j) for j in best])
-    assert gt.parse(alphas, k, gt.PRIMITIVES, betas) == gene
+    assert gt.parse(alphas, k, edge_weights=betas) == gene
+
+
+@pytest.mark.parametrize("max_skips", [None, 0, 1, 2])
+def test_edge_weights_that_are_undecided_change_nothing(max_skips):
+    """Nor which skip connection is the weakest: nodes of many inputs have small edge weights."""
+    undecided = [[1 / n] * n for n in (2, 3, 4)]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        alphas = [torch.randn(n, 2) for n in (2, 3, 4)]
+        words = {"primitives": ["skip_connect", "sep_conv_3x3"], "max_skips": max_skips}
+        plain = gt.parse(alphas, **words)
+        assert gt.parse(alphas, edge_weights=undecided, **words) == plain
 
 
 def test_the_genotype_of_the_network_knows_the_edge_weights():

@@ -223,7 +223,7 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, capsys):
     page = (here / run / "report.html").read_text()
     assert "The cell of this search was not chosen by alpha" in page
     assert said in page
-    assert report.cells(run, chosen, (1, 0.5))[0]["drawing"] == report.data_uri(
+    assert report.cells(run, chosen, 1)[0]["drawing"] == report.data_uri(
         f"{run}/plots/normal.png"
     )
 
