@@ -59,12 +59,19 @@ def switch(group, name, **words):
     flag(group, name, action="store_true", default=False, **words)
 
 
-def alpha_lr(text):
-    """A learning rate, or "auto", of which the search makes one."""
-    try:
-        return text if text == "auto" else positive(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
+def or_auto(parse):
+    """`parse`, or "auto", of which the search makes a value."""
+
+    def parse_or_auto(text):
+        try:
+            return text if text == "auto" else parse(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or auto") from None
+
+    return parse_or_auto
+
+
+alpha_lr, warmup_epochs = or_auto(positive), or_auto(count_or_zero)
 
 
 def primitives(text):
@@ -266,7 +273,7 @@ def add_search_net_group(parser):
 def add_weight_group(parser):
     """The inner problem: SGD on w (App. A.1)."""
     g = parser.add_argument_group("w", "network weights: SGD, cosine learning rate")
-    flag(g, "--epochs", type=count, default=50, quick=12, paper=50,
+    flag(g, "--epochs", type=count, default=50, quick=18, paper=50,
           help="passes over the weights' half")
     flag(g, "--batch_size", type=batch, default=64, quick=32, paper=64,
          help="images of one step, from each half; scale --w_lr in proportion")
@@ -290,7 +297,7 @@ def add_alpha_group(parser):
               "few the steps are (0.0003, the paper's, to 0.03)")
     flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3, paper=1e-3,
          help="L2 term inside Adam (not decoupled)")
-    flag(g, "--order", type=digit, choices=(1, 2), default=2, paper=2,
+    flag(g, "--order", type=digit, choices=(1, 2), default=2, quick=1, paper=2,
          help="2: xi is the current learning rate of w; 1: xi = 0, no unrolled step, less time "
               "and memory")
     flag(g, "--hessian", choices=("difference", "forward", "exact", "none"), default="forward",
@@ -307,8 +314,8 @@ def add_alpha_group(parser):
               "computes it again after alpha's step, which takes a pass more")
     flag(g, "--val_portion", type=fraction, default=0.5, paper=0.5,
          help="portion of the training images that only alpha learns from")
-    flag(g, "--warmup_epochs", type=count_or_zero, default=0, paper=0,
-         help="epochs at the start in which only the weights learn")
+    flag(g, "--warmup_epochs", type=warmup_epochs, default=0, quick="auto", paper=0,
+         help="epochs at the start in which only the weights learn; auto: a quarter of all")
     flag(g, "--beta_decay", type=non_negative, default=0.0, paper=0.0, metavar="LAMBDA",
          help="beta-DARTS: a penalty on strong entries of alpha whose weight grows from 0 to "
               "LAMBDA over the search (docs/search-methods.md)")
@@ -687,7 +694,7 @@ class SearchConfig(RunConfig):
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
             )
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs != "auto" and self.warmup_epochs >= self.epochs:
             self.error(
                 f"--warmup_epochs {self.warmup_epochs} of --epochs {self.epochs} leave alpha none "
                 f"to learn in; lower it"
@@ -707,7 +714,10 @@ class SearchConfig(RunConfig):
             self.error("--tune_epochs belongs to --select perturbation and does nothing without")
         for name in ("hessian", "eps", "reuse_gradient"):
             if name in self.said and self.order == 1:
-                self.error(f"--{name} belongs to the second order and does nothing at --order 1")
+                quick = " (which --quick takes: say --order 2, too)" if self.quick else ""
+                self.error(
+                    f"--{name} belongs to the second order and does nothing at --order 1{quick}"
+                )
         if "eps" in self.said and self.hessian in ("exact", "none"):
             self.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
         for name in ("eigenvalue", "stop_eigenvalue"):

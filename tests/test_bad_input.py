@@ -107,6 +107,7 @@ NO_FOLDER = ["a/b", "/", "..", ".", "-", "-x", "a b", "a\\b", "con", "NUL", "aux
 BAD = {
     types.positive: ([*NO_NUMBER, "0", "-1", "1e-400", "1e-31"], "a number above 0"),
     types.non_negative: ([*NO_NUMBER, "-1"], "a number of 0 or more, 1e30 at most"),
+    config.warmup_epochs: ([*NO_WHOLE, "Auto"], "1,000,000,000 at most, or auto"),
     config.alpha_lr: ([*NO_NUMBER, "0", "-1", "Auto"], "1e-30 to 1e30, or auto"),
     types.fraction: ([*NO_NUMBER, "0", "1", "2", "-1"], "between 0 and 1, both excluded"),
     types.probability: ([*NO_NUMBER, "1", "1.5"], "from 0 up to, not including, 1"),

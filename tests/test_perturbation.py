@@ -223,9 +223,7 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, capsys):
     page = (here / run / "report.html").read_text()
     assert "The cell of this search was not chosen by alpha" in page
     assert said in page
-    assert report.cells(run, chosen, 1)[0]["drawing"] == report.data_uri(
-        f"{run}/plots/normal.png"
-    )
+    assert report.cells(run, chosen, 1)[0]["drawing"] == report.data_uri(f"{run}/plots/normal.png")
 
 
 def test_a_search_that_is_stopped_while_it_selects_goes_on_to_the_same_cell(here, monkeypatch):
