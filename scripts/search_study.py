@@ -48,8 +48,6 @@ VARIANTS = {
     "partial": f"{FIRST} --partial_channels 2",
     "perturbation": f"{FIRST} --select perturbation",
 }
-# How compare.py trains: flags
-COMPARE = "--epochs 16 --seeds 2 --jobs 1 --batch_size 32"
 # How a cell is trained: flags of augment.py. Long enough for more epochs to change little.
 RECIPE = "--layers 5 --init_channels 8 --batch_size 64 --lr 0.05 --drop_path_prob 0"
 EPOCHS = {"digits": 30}
@@ -125,12 +123,12 @@ def search_cell(data, flags, variant, seed, quick):
     return {"genotype": genotype, "seconds": seconds, "flags": words, "epochs": epochs}
 
 
-def compare_cells(data, variants, seed):
+def compare_cells(data, variants, seed, more):
     """The winner of a comparison of the cells that the variants found with one seed with four
     random cells, on halves of the training images."""
     found = [os.path.join("searchs", f"{data}-{variant}-{seed}") for variant in variants]
     others = ["--random", "4", "--seed", str(100 + 4 * seed)]  # none of those of the study
-    words = [*found, *others, *RECIPE.split(), "--cutout_length", "0", *COMPARE.split()]
+    words = [*found, *others, *RECIPE.split(), "--cutout_length", "0", *more.split()]
     start = time.perf_counter()
     run = compare.main([*words, "--name", f"{data}-{seed}", "--overwrite", "--quiet"])
     return {"genotype": gt.to_str(gt.load(run)), "seconds": time.perf_counter() - start}
@@ -305,7 +303,10 @@ def study(data, flags, args):
     genotypes |= {key: gt.from_str(found["genotype"]) for key, found in searches.items()}
     if args.compare:
         seeds = range(args.searches)
-        jobs = [(path("compare", s), compare_cells, (data, args.compare, s)) for s in seeds]
+        jobs = [
+            (path("compare", s), compare_cells, (data, args.compare, s, args.compare_flags))
+            for s in seeds
+        ]
         winners = in_processes(jobs, args.jobs, f"{data}: comparisons")
         genotypes |= {
             ("compare's winner", s): gt.from_str(winners[path("compare", s)]["genotype"])
@@ -340,6 +341,11 @@ def main(argv=None):
         metavar="VARIANT",
         default=[],
         help="also the winner of a comparison of these variants' cells with four random ones",
+    )
+    add(
+        "--compare_flags",
+        default="--epochs 16 --seeds 2 --jobs 1 --batch_size 32",
+        help="how compare.py trains",
     )
     add("--random", type=int, default=10, help="random cells")
     add("--random_ops", metavar="LIST", help="as many random cells of these ops, too")
