@@ -99,10 +99,11 @@ def main(argv=None):
             run.save(is_best)
             augment_log.log_epoch(run, trained, val, data.val_name)
             pictures.after_epoch(trained["seconds"] + val["seconds"])
-        test = None
-        if data.test is not None:
-            test = validate(run.stoppable(data.test), net, device)
-        augment_log.finish(run, data, size, test, pictures)
+        # once more, image by image: on D/test where there is one, which picked no epoch
+        answers = utils.Answers()
+        scored = data.val if data.test is None else data.test
+        scores = validate(run.stoppable(scored), net, device, answers)
+        augment_log.finish(run, data, size, (scores, answers), pictures)
     return run.files.path
 
 
@@ -138,10 +139,10 @@ def train(loader, net, optim, criterion, epoch, run):
     return run.trained(epoch, meter)
 
 
-def validate(loader, net, device):
-    """Plain cross-entropy and accuracy on `loader`, in evaluation mode."""
+def validate(loader, net, device, answers=None):
+    """Plain cross-entropy and accuracy on `loader`, in evaluation mode; see `utils.evaluate`."""
     net.eval()
-    return utils.evaluate(lambda X: net(X)[0], loader, device)
+    return utils.evaluate(lambda X: net(X)[0], loader, device, answers)
 
 
 if __name__ == "__main__":

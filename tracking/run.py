@@ -322,7 +322,7 @@ class Run:
         self.last = {"epoch": epoch, "top1": val["top1"], "genotype": genotype}
         warmup = val.get("warmup", False)  # a cell that alpha had no part in is a stopgap
         before = (not self.best.get("warmup"), self.best["top1"])
-        is_best = (not warmup, val["top1"]) > before
+        is_best = (not warmup, val["top1"]) >= before  # of equal scores the later epoch
         if is_best:
             self.best = {**self.last, "warmup": True} if warmup else self.last
         return is_best

@@ -14,7 +14,7 @@ from config import AugmentConfig
 from console import errors
 from console.terminal import visible
 from models import augment_cnn, small_maps, stems
-from records import alphas, files, reader
+from records import alphas, files, reader, verdict
 from strategies.steering import TRAVEL
 from tracking import common_log
 
@@ -123,10 +123,12 @@ def warn_of_short_travel(run, strategies):
     travel = strategies.alpha_steps * strategies.alpha_lr
     if travel < alphas.LEAST_TRAVEL:
         lower = "" if run.cfg.alpha_lr == "auto" else "--alpha_lr auto, "
+        enough = alphas.fewest_steps(strategies.alpha_lr)
         run.log.warn(
             f"alpha can move by {travel:.2g} at most ({strategies.alpha_steps} steps of "
-            f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; take "
-            f"{lower}more --epochs or a smaller --batch_size"
+            f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; "
+            f"it takes {enough:,} steps at that rate: {lower}more --epochs or a smaller "
+            f"--batch_size"
         )
 
 
@@ -232,10 +234,12 @@ def log_epoch(run, train, val, record):
         log.detail(f"    dominant eigenvalue of the Hessian in alpha {record['eigenvalue']:.4g}")
     if "skip_factor" in record:
         log.detail(f"    auxiliary skip: factor {record['skip_factor']:.2f}")
-    if 2 * skips >= edges:
+    ahead = alphas.strong_skips(record)
+    if 2 * ahead >= edges:  # of an undecided alpha it would say nothing
         log.warn(
-            f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
-            f"poorly, and searching longer makes more of them (fewer --epochs, another --seed)",
+            f"{ahead} of {edges} edges of the normal cell are skip connections, and clearly so; "
+            f"such cells train poorly, and searching longer makes more of them (--max_skips 2, "
+            f"fewer --epochs)",
             kind="skips",
         )
 
@@ -267,12 +271,11 @@ def finish(run, data, pictures):
     run.board.hparams(run.cfg.flags(), best_top1=run.best["top1"], last_top1=run.last["top1"])
     log_genotypes(run, best)
     log_size(run, size)
-    pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
-    skips, edges = skips_of(gt.count_ops(best.normal))
-    if 2 * skips >= edges:
-        run.log.warn(f"the recommended normal cell has {skips} skip connections on {edges} edges")
+    log_verdict(run, data)
     if not run.selection:
         log_how_sure(run)
+    pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
+    common_log.say_more(run, next_steps(run))
     run.log.result(
         f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: "
         f"the cell must be trained from scratch. Train it with\n{augment_command(run)}"
@@ -295,8 +298,9 @@ def log_genotypes(run, best):
         )
     if not run.selection:
         run.log.result(
-            f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch {best_epoch}, "
-            f"supernet top1 {run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
+            f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch "
+            f"{common_log.which(run, run.recommended)}, supernet top1 "
+            f"{run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
         )
     run.log.info(f"the {best_name} genotype in words:\n" + gt.describe(best, run.cfg.layers))
     try:
@@ -310,14 +314,36 @@ def log_genotypes(run, best):
         )
 
 
+def log_verdict(run, data):
+    """What the supernet's accuracy is worth, for terminal, page and summary.json."""
+    classes, top1 = data.spec.classes, run.recommended["top1"]
+    judged = verdict.judge(top1, common_log.scored_counts(data.val, len(classes)), classes)
+    run.files.update_summary(
+        verdict={**judged, "part": data.val_name, "epoch": run.recommended["epoch"]},
+        more=next_steps(run),
+    )
+    run.log.result(f"verdict on the supernet: {visible(judged['text'])}")
+    if not judged["better"]:
+        run.log.warn(
+            "the supernet is no better than guessing, so the recommended cell is a matter of "
+            "chance; take more --epochs or a smaller --batch_size, then another --w_lr"
+        )
+
+
+def next_steps(run):
+    """What else can be done with the cell, as [{"what": in words, "command": to paste}]."""
+    words = ("compare.py", run.files.path, "--random", "4")
+    return [{"what": "see whether random cells are as good", "command": errors.command(*words)}]
+
+
 def log_how_sure(run):
     """How much of the recommended cell is more than chance, for terminal, page and summary.json."""
     try:
-        verdict = alphas.how_sure(reader.read_alphas(run.files.path), run.recommended["epoch"])
+        found = alphas.how_sure(reader.read_alphas(run.files.path), run.recommended["epoch"])
     except (ValueError, IndexError):  # the records were damaged or deleted
         return
-    run.files.update_summary(how_sure=verdict)
-    run.log.result(verdict["text"])
+    run.files.update_summary(how_sure=found)
+    run.log.result(found["text"])
 
 
 def size_of_final_network(run, spec, genotype):
