@@ -31,6 +31,7 @@ class Log:
         self.print_freq = print_freq
         self._logger = None
         self._warned = set()
+        self.warnings = []  # all that were said
         self._rows = 0
         self._bars = ()  # of the epoch, and of the whole run
         self._n_epochs = self._first_epoch = 0
@@ -73,6 +74,7 @@ class Log:
         """A line nobody overlooks; with `kind`, only the first of its kind."""
         if kind is None or kind not in self._warned:
             self._warned.add(kind)
+            self.warnings.append(text)
             self._say(logging.WARNING, f"WARNING: {text}")
 
     def _say(self, level, text):

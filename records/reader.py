@@ -8,8 +8,10 @@ import json
 import os
 from collections import Counter
 
+import filelock
+
 import genotypes as gt
-from records.files import ALPHAS, CELLS, CONFIG, CONFUSION, METRICS, SUMMARY
+from records.files import ALPHAS, CELLS, CONFIG, CONFUSION, LOCK, METRICS, SUMMARY
 
 # --- what a value should be ---------------------------------------------------------------------
 
@@ -77,6 +79,35 @@ def read_object(path):
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def is_held(run_path):
+    """Whether a run is going on in the folder: a process holds its lock."""
+    path = os.path.join(run_path, LOCK)
+    if not os.path.exists(path):
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def state(run_path):
+    """How a run stands: {"is", "text", "command"}, as tracking.run.Run.record_state has written it;
+    one that has ended without a word, as by SIGKILL, is "broken off". None where nothing is known.
+    """
+    found = read_summary(run_path).get("state")
+    if found is None and not is_held(run_path):
+        return None
+    found = found or {"text": "", "command": ""}
+    if is_held(run_path):
+        return {**found, "is": "running"}
+    if found["is"] == "running":
+        return {**found, "is": "broken off", "text": "its process is gone"}
+    return found
 
 
 # --- the records of a run -----------------------------------------------------------------------

@@ -38,7 +38,8 @@ def test_the_run_folder(finished_augment):
     run = folder / "augments" / "a"
     assert sorted(os.listdir(run)) == [
         "a.log", "best.pt", "checkpoint.pt", "config.json", "confusion.json", "confusion.png",
-        "genotype.json", "loss_accuracy.png", "metrics.jsonl", "plots", "previous.pt", "report.html", "summary.json", "tb",
+        "genotype.json", "loss_accuracy.png", "metrics.jsonl", "plots", "previous.pt",
+        "report.html", "summary.json", "tb",
     ]  # fmt: skip
     wrong = [f"wrong-{n}.png" for n in range(1, 9)]
     drawn = ["normal.gv", "normal.png", "reduce.gv", "reduce.png"]

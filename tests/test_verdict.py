@@ -15,6 +15,7 @@ from torch.utils.data import Subset, TensorDataset
 
 import plot_confusion
 import utils
+from config import SearchConfig
 from data_sets.splits import Transformed
 from records import alphas, reader, verdict
 from tracking import mistakes
@@ -131,6 +132,12 @@ def test_an_image_is_named_by_its_file(tmp_path):
         mistakes.save_picture(image, tmp_path / "x.png")
         with Image.open(tmp_path / "x.png") as picture:
             assert picture.size == size
+
+
+def test_one_number_of_steps_is_too_few_in_code_and_docs():
+    steps = alphas.fewest_steps(SearchConfig([]).alpha_lr)
+    for page in ("README.md", "docs/search-methods.md"):
+        assert f" {steps} steps" in (Path(__file__).parent.parent / page).read_text()
 
 
 # --- of a run -------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ def finish(run, data, size, scored, pictures):
         run.log.warn(f"the network is no better than guessing: {advice(run, data)}")
     paths = [os.path.join(run.files.plot_path, files.drawing(cell)) for cell in files.CELLS]
     genotype = gt.from_str(last["genotype"])
+    run.record_state("finished")
     pictures.at_end(drawing=functools.partial(visualize.plot, genotype, *paths, data.spec.name))
     common_log.say_more(run, next_steps(run))
     run.log.result(f"evaluate it again with\n{evaluate_command(run)}")

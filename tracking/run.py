@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import time
 
+import report
 import utils
 from console import errors, interrupts
 from console.log import Log
@@ -15,7 +16,7 @@ from data_sets import splits
 from data_sets.named import DataSpec
 from data_sets.options import DataOptions
 from devices.step_guard import ALPHA
-from records import files
+from records import files, reader
 from tracking import checkpoint, resume
 from tracking.board import Board
 from tracking.inside import Inside
@@ -181,6 +182,22 @@ class Run:
             )
         self.saved_at = time.monotonic()
 
+    def record_state(self, state="running", text=""):
+        """Into summary.json, for the page: "running", "finished" or "broken off", why, the command
+        that goes on with the run, and all warnings."""
+        before = reader.read_summary(self.files.path).get("warnings", [])  # of earlier calls, too
+        self.files.update_summary(
+            warnings=list(dict.fromkeys([*before, *self.log.warnings])),
+            state={"is": state, "text": text, "command": self._go_on()},
+        )
+
+    def _record_end(self, text):
+        """That the run has been broken off, in summary.json and on the page if there is one."""
+        with contextlib.suppress(Exception):  # whatever it is, the run has a better reason to end
+            self.record_state("broken off", text)
+            if os.path.exists(self.files.file(files.REPORT)):
+                report.write(self.files.path)
+
     def __exit__(self, kind, error, traceback):
         try:
             self.log.close_bars()
@@ -189,6 +206,7 @@ class Run:
                 text = found[0] if found else f"stopped by {kind.__name__}: {error}"
                 with contextlib.suppress(OSError):  # the disk is full, perhaps
                     self.log.detail(text)  # the terminal gets it from errors
+                self._record_end(text)
         finally:
             self._close(self.files.release)
 

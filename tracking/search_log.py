@@ -274,6 +274,7 @@ def finish(run, data, pictures):
     log_verdict(run, data)
     if not run.selection:
         log_how_sure(run)
+    run.record_state("finished")
     pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
     common_log.say_more(run, next_steps(run))
     run.log.result(
