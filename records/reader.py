@@ -100,12 +100,9 @@ def state(run_path):
     one that has ended without a word, as by SIGKILL, is "broken off". None where nothing is known.
     """
     found = read_summary(run_path).get("state")
-    if found is None and not is_held(run_path):
-        return None
-    found = found or {"text": "", "command": ""}
-    if is_held(run_path):
-        return {**found, "is": "running"}
-    if found["is"] == "running":
+    if found is None:
+        return {"is": "running", "text": "", "command": ""} if is_held(run_path) else None
+    if found["is"] == "running" and not is_held(run_path):
         return {**found, "is": "broken off", "text": "its process is gone"}
     return found
 

@@ -180,6 +180,8 @@ class Run:
                 f"the earlier run of this name is in {self.files.earlier} until the first epoch is "
                 f"finished"
             )
+        if self.state is not None:
+            self.record_state()
         self.saved_at = time.monotonic()
 
     def record_state(self, state="running", text=""):
