@@ -80,8 +80,9 @@ def figure(history, title=None, chosen=None):
         eigenvalue(fig.add_subplot(grid[2, :]), values, chosen["epoch"])
     handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
                for op in chosen["primitives"]]  # fmt: skip
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)),
-               fontsize="small", frameon=False)  # fmt: skip
+    columns = min(8 if n_nodes > 2 else 4, len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize="small",
+               frameon=False)  # fmt: skip
     return fig
 
 

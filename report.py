@@ -108,6 +108,7 @@ def collect(run_path):
         "network": network,
         "next": summary.get("next"),
         "more": summary.get("more", []),
+        "training": summary.get("training"),
         "state": state(run_path, summary),
         "warnings": summary.get("warnings", []),
         "verdict": summary.get("verdict"),

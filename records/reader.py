@@ -137,6 +137,7 @@ def read_summary(run_path):
             "verdict": {"accuracy": is_weight, "chance": is_weight, "text": is_text},
             "more": [{"what": is_text, "command": is_text}],
             "warnings": [is_text],
+            "training": {"seconds": is_number, "text": is_text},
             "state": {"is": is_text, "text": is_text, "command": is_text},
             **texts,
         },

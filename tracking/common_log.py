@@ -22,10 +22,11 @@ def log_balance(run, data):
 
 
 def warn_of_learning_rate(run, data, name):
-    """Another batch size with the default learning rate `name`; --quick has chosen both."""
+    """Another batch size with the default learning rate `name`; --quick has chosen both, and one
+    that was lowered for want of images is nobody's choice."""
     cfg = run.cfg
     batch, lr = cfg.default("batch_size"), cfg.default(name)
-    if data.batch_size != batch and getattr(cfg, name) == lr and not cfg.quick:
+    if batch != data.batch_size == cfg.batch_size and getattr(cfg, name) == lr and not cfg.quick:
         run.log.warn(
             f"batch {data.batch_size} with the learning rate of batch {batch}; the linear rule "
             f"suggests --{name} {lr * data.batch_size / batch:g}"

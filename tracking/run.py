@@ -17,7 +17,7 @@ from data_sets.named import DataSpec
 from data_sets.options import DataOptions
 from devices.step_guard import ALPHA
 from records import files, reader
-from tracking import checkpoint, resume
+from tracking import checkpoint, estimate, resume
 from tracking.board import Board
 from tracking.inside import Inside
 
@@ -63,6 +63,7 @@ class Run:
         self.best, self.last = {**NO_EPOCH, "top1": -1.0, "warmup": True}, dict(NO_EPOCH)
         self.stopped = self.chosen = None
         self.selection = ""
+        self._first_steps = estimate.FirstSteps()
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
         if state is not None:
@@ -304,6 +305,10 @@ class Run:
             if global_step % self.cfg.print_freq == 0:
                 self.board.scalars("running", means, global_step)
         self.log.advance(epoch)
+        seconds = self._first_steps.step_done(meter.means)
+        if seconds is not None:
+            left = self.n_steps * self.cfg.epochs - global_step
+            self.log.info(estimate.describe(seconds, left, self.cfg))
         self.inside = Inside(epoch, step, meter)
         minutes = self.cfg.checkpoint_minutes
         if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
@@ -337,8 +342,10 @@ class Run:
         for phase, values in (("train", train), ("val", val)):
             record = {"phase": phase, "epoch": epoch, "step": epoch * self.n_steps, "lr": lr}
             self.files.append(files.METRICS, {**record, **values})
-            shown = {name: values[name] for name in ("loss", "top1", "top5")}
-            self.board.scalars(phase, {**shown, "lr": lr}, epoch * self.n_steps)
+            # by what they are, in the order of the alphabet, which is TensorBoard's
+            for group, name in (("accuracy", "top1"), ("loss", "loss"), ("top5", "top5")):
+                self.board.scalars(group, {phase: values[name]}, epoch * self.n_steps)
+        self.board.scalars("rate", {"lr": lr}, epoch * self.n_steps)
         self.last = {"epoch": epoch, "top1": val["top1"], "genotype": genotype}
         warmup = val.get("warmup", False)  # a cell that alpha had no part in is a stopgap
         before = (not self.best.get("warmup"), self.best["top1"])

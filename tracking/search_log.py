@@ -12,11 +12,11 @@ import utils
 import visualize
 from config import AugmentConfig
 from console import errors
-from console.terminal import visible
+from console.terminal import plural, visible
 from models import augment_cnn, small_maps, stems
 from records import alphas, files, reader, verdict
 from strategies.steering import TRAVEL
-from tracking import common_log
+from tracking import common_log, estimate
 
 
 def animate(run_path):
@@ -68,13 +68,17 @@ def log_setup(run, data, net, memory, strategies):
     warn_of_short_travel(run, strategies)
     for line in strategies.describe():
         log.info(line)
-    start = (
-        "search" if run.first_epoch == 1 else f"go on with epoch {run.first_epoch} of the search"
-    )
+    start = "search"
+    if run.first_epoch > 1:
+        start = f"go on with epoch {run.first_epoch} of the search"
     if run.stopped:
         log.info(f"this search has ended after epoch {run.last['epoch']}: {run.stopped}")
         return
-    log.info(f"{start}: {cfg.epochs} epochs of {run.n_steps} steps, {describe_gradient(cfg)}")
+    if run.first_epoch > cfg.epochs:
+        log.info(f"this search has finished after epoch {cfg.epochs}; here is its result again")
+        return
+    length = f"{plural(cfg.epochs, 'epoch')} of {plural(run.n_steps, 'step')}"
+    log.info(f"{start}: {length}, {describe_gradient(cfg)}")
 
 
 def describe_gradient(cfg):
@@ -110,9 +114,10 @@ def warn_of_blind_ops(run, size):
     if not blind:
         return
     first = 1 + maps.index(maps[-1])
+    which = f"cell {first}" if first == len(maps) else f"cells {first} to {len(maps)}"
     kept = ",".join(name for name in names if name not in blind)
     run.log.warn(
-        f"{', '.join(blind)}: on the maps of cells {first} to {len(maps)}, of "
+        f"{', '.join(blind)}: on the maps of {which}, of "
         f"{maps[-1][0]}x{maps[-1][1]} pixels, all taps but the middle one fall on padding, so "
         f"these are 1x1 convolutions there; --primitives {kept} leaves them out"
     )
@@ -127,7 +132,7 @@ def warn_of_short_travel(run, strategies):
         run.log.warn(
             f"alpha can move by {travel:.2g} at most ({strategies.alpha_steps} steps of "
             f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; "
-            f"it takes {enough:,} steps at that rate: {lower}more --epochs or a smaller "
+            f"{enough:,} steps at that rate could; take {lower}more --epochs or a smaller "
             f"--batch_size"
         )
 
@@ -187,7 +192,7 @@ def record_alphas(run, net, genotype, curvature):
     record = {"epoch": epoch, "primitives": net.primitives, "entropy": {}, "counts": {}}
     record |= curvature
     if curvature:
-        board.scalars("alpha_hessian", curvature, step)
+        board.scalars("mix/hessian", curvature, step)
     for cell, tables in (("normal", net.alpha_normal), ("reduce", net.alpha_reduce)):
         mix = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(tables)]
         record[cell] = mix
@@ -200,14 +205,14 @@ def record_alphas(run, net, genotype, curvature):
             for j, row in enumerate(rows)
             for op, weight in zip(net.primitives, row, strict=True)
         }
-        board.scalars(f"alpha_{cell}", weights, step)
-    board.scalars("alpha_entropy", record["entropy"], step)
+        board.scalars(f"mix/{cell}", weights, step)
+    board.scalars("mix/entropy", record["entropy"], step)
     if edge_weights := net.edge_weights():
         record["edge_weights"] = {cell: gt.as_lists(found) for cell, found in edge_weights.items()}
         for cell, tables in record["edge_weights"].items():
             weights = {f"{j}-{node}": weight for node, row in enumerate(tables, start=2)
                        for j, weight in enumerate(row)}  # fmt: skip
-            board.scalars(f"edge_weight_{cell}", weights, step)
+            board.scalars(f"mix/edges_{cell}", weights, step)
     if run.cfg.auxiliary_skip:
         record["skip_factor"] = net.skip_factor.item()
     record["genotype"] = gt.to_str(genotype)
@@ -265,12 +270,15 @@ def finish(run, data, pictures):
     """Record the size of the final network, make the last pictures, log the result."""
     best = gt.from_str(run.recommended["genotype"])
     run.files.update_summary(stopped=run.stopped)
-    size = size_of_final_network(run, data.spec, best)
+    final = final_flags(run)
+    size = size_of_final_network(run, data.spec, best, final)
     if size is not None:
         run.files.update_summary(network=size)
     run.board.hparams(run.cfg.flags(), best_top1=run.best["top1"], last_top1=run.last["top1"])
     log_genotypes(run, best)
     log_size(run, size)
+    if size is not None:
+        log_time_to_train(run, data, best, final)
     log_verdict(run, data)
     if not run.selection:
         log_how_sure(run)
@@ -347,11 +355,29 @@ def log_how_sure(run):
     run.log.result(found["text"])
 
 
-def size_of_final_network(run, spec, genotype):
-    """`utils.network_size` of the network that the last line trains, with the flags it will have;
-    None where it cannot be counted."""
+def final_flags(run):
+    """The flags that the last line trains with."""
     final = AugmentConfig(augment_words(run))
     final.inherit(flags_to_inherit(run.cfg))
+    return final
+
+
+def log_time_to_train(run, data, genotype, final):
+    """How long the last line will take, by a step of its network; nothing where that fails."""
+    n_images = len(data.train.dataset) + len(data.alpha.dataset)
+    criterion = utils.criterion(final, data.class_counts, run.device)
+    try:
+        found = estimate.of_training(data.spec, final, genotype, n_images, criterion, run.device)
+    except Exception as error:  # mostly memory, which the supernet still holds
+        run.log.detail(f"the time of the training was not estimated: {errors.one_line(error)}")
+        return
+    run.files.update_summary(training=found)
+    run.log.info(found["text"])
+
+
+def size_of_final_network(run, spec, genotype, final):
+    """`utils.network_size` of the network that the last line trains, with the flags `final`; None
+    where it cannot be counted."""
     try:
         return utils.network_size(augment_cnn.build(spec, final, genotype), spec, final)
     except Exception as error:  # a block of one's own may not be countable
