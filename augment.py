@@ -10,6 +10,9 @@ from console import interrupts
 
 if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
+    from config import AugmentConfig
+
+    AugmentConfig.help_at_once()  # before torch is imported
 
 import functools
 
@@ -45,7 +48,7 @@ def main(argv=None):
         name = inherit.default_run_name(cfg)
         run = Run(cfg, device, name, folder, state, budget.advice)
         # a resumed run keeps its cell, whatever has become of the file it came from
-        genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
+        genotype = gt.from_str(state["genotype"]) if state else inherit.genotype_of(cfg)
         gt.require_known(genotype, OPS)
         cells = functools.partial(memory.genotype_cells, genotype)
         budget.check(device, cells)
