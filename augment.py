@@ -29,7 +29,7 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import augment_cnn, memory
+from models import augment_cnn, memory, own_ops
 from models.ops import OPS
 from tracking import augment_log, inherit, resume, run_folder, trained_network
 from tracking.budget import Budget
@@ -44,6 +44,7 @@ def main(argv=None):
     with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
         state = resume.to_resume(cfg, folder)
         inherited = "" if state else inherit.inherit_flags(cfg)
+        own_ops.use(cfg)
         device = pick.prepare_device(cfg)
         name = inherit.default_run_name(cfg)
         run = Run(cfg, device, name, folder, state, budget.advice)

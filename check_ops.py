@@ -12,10 +12,13 @@ from console import interrupts
 if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
 
+import contextlib
 import copy
 import inspect
+import os
 import statistics
 import time
+import traceback
 
 import torch
 from torch import nn
@@ -24,14 +27,18 @@ from torch.nn.parameter import UninitializedParameter
 
 import utils
 from console import errors
-from console.parser import Parser, channel_counts
+from console.parser import Parser, channel_counts, threads
 from console.terminal import command
 from devices import pick
-from models import ops
+from models import ops, own_ops
 from models.fan import Fan
 
 SIZES = ((1, 1), (2, 2), (33, 32), (8, 9), (7, 6))  # (H, W); small, odd, not square
 QUICK_SIZES = ((7, 6),)
+
+HIDDEN = "holds weights that PyTorch does not see"
+EDGE_BY_EDGE = "edge by edge"
+WEAK, STRONG = 1e-6, 100  # times its input: how much of a block's output is worth a note
 
 SCALED_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 
@@ -57,6 +64,7 @@ def check_op(name, C, stride, affine, sizes=SIZES):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # of the CPU; others are left alone
         op = build(name, C, stride, affine)
+        check_hidden(op)
         check_norms(op, affine)
         idle = {key for key, p in op.named_parameters() if p.requires_grad}
         for size in reversed(sizes):  # the last says most of what is wrong
@@ -67,7 +75,8 @@ def check_op(name, C, stride, affine, sizes=SIZES):
         x = torch.randn(3, C, *sizes[-1])
         check_weights(name, op, x, C, stride, affine)
         check_device(op, x)
-        return remarks(op, affine, idle)
+        found = remarks(op, affine, idle)
+        return found if name == "none" else [*found, *scale_remarks(op, x)]
 
 
 def build(name, C, stride, affine):
@@ -99,6 +108,31 @@ def build(name, C, stride, affine):
         if parameter.dtype != torch.float32:
             raise Fault(f"has its weight {key} in {dtype_name(parameter.dtype)}, not in float32")
     return made[0]
+
+
+def check_hidden(op):
+    """Nothing that is learned lies where PyTorch does not look."""
+    seen = {id(parameter) for parameter in op.parameters()}
+    for key, module in op.named_modules():
+        for attribute, value in vars(module).items():
+            if any(id(weight) not in seen for weight in weights_in(value)):
+                raise Fault(
+                    f"{HIDDEN} in {f'{key}.' if key else ''}{attribute}, so they are neither "
+                    f"trained nor saved (layers in a Python list? take nn.ModuleList; a tensor? "
+                    f"nn.Parameter)"
+                )
+
+
+def weights_in(value, depth=4):
+    """Everything in `value` that a gradient would be computed for: of layers, lists, dicts."""
+    if isinstance(value, torch.Tensor):
+        if value.requires_grad and value.is_leaf:
+            yield value
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
+    elif isinstance(value, (list, tuple, set, dict)) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from weights_in(item, depth - 1)
 
 
 def check_norms(op, affine):
@@ -222,8 +256,8 @@ def check_weights(name, op, x, C, stride, affine):
     with torch.no_grad():
         if not close(twin.eval()(x), op.eval()(x)):
             raise Fault(
-                "holds weights that PyTorch does not see, so they are neither trained nor saved "
-                "(layers in a Python list? take nn.ModuleList; a tensor? nn.Parameter)"
+                f"{HIDDEN}, so they are neither trained nor saved (layers in a Python list? take "
+                f"nn.ModuleList; a tensor? nn.Parameter)"
             )
 
 
@@ -246,7 +280,31 @@ def call(op, x, where):
     try:
         return op(x)
     except Exception as error:
-        raise blame(f"fails {where}: {one_line(error)}", error) from error
+        raise blame(f"fails {where}: {one_line(error)}{raised_at(error)}", error) from error
+
+
+def raised_at(error):
+    """Where in a block an exception comes from, as " (file:line)"; nothing for PyTorch's files."""
+    torch_folder = os.path.dirname(torch.__file__)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((torch_folder, __file__, "<")):
+            return f" ({place(frame.filename, frame.lineno)})"
+    return ""
+
+
+def place(file, line):
+    """A line of a file, by the shorter of its paths."""
+    with contextlib.suppress(ValueError):  # another drive of Windows
+        file = min(file, os.path.relpath(file), key=len)
+    return f"{file}:{line}"
+
+
+def defined_at(factory):
+    """The file and line of an entry of OPS, or of the class that it makes."""
+    for source in (getattr(factory, "func", factory), type(factory)):
+        with contextlib.suppress(OSError, TypeError):  # made by code, or in C
+            return place(inspect.getsourcefile(source), inspect.getsourcelines(source)[1])
+    return "no file"
 
 
 def close(a, b):
@@ -280,6 +338,16 @@ def remarks(op, affine, idle):
                 )
             break
     return found
+
+
+def scale_remarks(op, x):
+    """A note where the output is very much smaller or larger than the input."""
+    with torch.no_grad():
+        ratio = (op.train()(x).std() / x.std()).item()
+    if WEAK < ratio < STRONG:
+        return []
+    what = "weighs nothing beside" if ratio < 1 else "drowns"
+    return [f"its output is {ratio:.0e} times as large as its input, and {what} the other ops"]
 
 
 # --- a block in all settings --------------------------------------------------------------------
@@ -360,7 +428,7 @@ def cost(name, C, stride, size, batch, device):
         how = "left out"
     else:
         looped = Fan(C, stride, 2, [name]).looped
-        how = f"edge by edge: {looped[name]}" if looped else "wide"
+        how = f"{EDGE_BY_EDGE}: {looped[name]}" if looped else "wide"
     return utils.count_params(op), madds, forward, backward, how
 
 
@@ -374,14 +442,35 @@ def parse(argv):
                         help="channels to try, separated by commas (default: 7,16)")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="cpu",
                         help="for the times")  # fmt: skip
+    parser.add_argument("--threads", type=threads, help="CPU threads of torch (default: all cores)")
+    parser.add_argument("--ops", metavar="FILE", help="blocks of your own: a Python file, which is "
+                        "run, that defines OPS; without NAME its blocks are tried")  # fmt: skip
     args = parser.parse_args(argv)
     with errors.usage_errors("check_ops.py"):
+        if args.ops:
+            _, own = own_ops.load(args.ops, said=True)
+            args.names = args.names or own
         unknown = [name for name in args.names if name not in ops.OPS]
         if unknown:
             raise ValueError(f"unknown op {', '.join(unknown)}; known: {', '.join(ops.OPS)}")
         args.device = pick.pick_device(args.device)
+        if args.threads is not None:
+            torch.set_num_threads(args.threads)
     args.names = args.names or list(ops.OPS)
     return args
+
+
+def describe_seen(seen, settings):
+    """In which of the settings a fault was seen; with the flag that leaves wrong channels out."""
+    if len(seen) == len(settings):
+        return "everywhere"
+    text = f"{len(seen)} of {len(settings)}: {setting_text(seen[0])}"
+    bad = {C for C, *_ in seen}
+    right = sorted({C for C, *_ in settings} - bad)
+    if right and len(seen) == sum(C in bad for C, *_ in settings):
+        right = ",".join(map(str, right))
+        text += f"; if it is meant for certain numbers of channels, say --channels {right}"
+    return text
 
 
 @command
@@ -393,27 +482,31 @@ def main(argv=None):
     C, size, batch = args.channels[-1], (32, 32), 8
     width = max(map(len, args.names))
     print(
-        f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, {pick.Device(args.device).name}"
+        f"{C} channels, {size[0]}x{size[1]} pixels, batch {batch}, "
+        f"{pick.Device(args.device).name}\n"
+        f"params: learned values; M madds: million multiply-adds of one image; ms: milliseconds of "
+        f"a batch"
     )
     print(f"{'':{width}} stride   params  M madds  ms forward  ms backward  in the supernet")
-    wrong = []
+    wrong, slower = [], []
     for name in args.names:
         faults, notes = faults_of(name, settings, SIZES)
         for stride in (1, 2) if not faults else ():
             params, madds, forward, backward, how = cost(name, C, stride, size, batch, args.device)
+            slower += [name] if how.startswith(EDGE_BY_EDGE) and name not in slower else []
             print(
                 f"{name:{width}} {stride:6} {params:8,} {madds / 1e6:8.2f} {forward:11.2f} "
                 f"{backward:12.2f}  {how}"
             )
-        tried = len(settings)
         for fault, seen in faults.items():
-            some = f"{len(seen)} of {tried}: {setting_text(seen[0])}"
-            print(
-                f"{name:{width}}  WRONG  {fault} ({'everywhere' if len(seen) == tried else some})"
-            )
+            print(f"{name:{width}}  WRONG  {fault} ({describe_seen(seen, settings)})")
+        if faults:
+            print(f"{name:{width}}         defined in {defined_at(ops.OPS[name])}")
         for note in notes:
             print(f"{name:{width}}  note   {note}")
         wrong += [name] if faults else []
+    if slower:
+        print(f"{EDGE_BY_EDGE} (only slower, not wrong): {', '.join(slower)}")
     if wrong:
         print(f"{len(wrong)} of {len(args.names)} blocks wrong: {', '.join(wrong)}")
         raise SystemExit(1)

@@ -20,8 +20,10 @@ from console.parser import (
     count,
     count_or_zero,
     digit,
+    duration,
     folder_name,
     fraction,
+    jobs,
     nodes,
     non_negative,
     out_file,
@@ -34,6 +36,7 @@ from console.parser import (
 )
 from console.terminal import guarded
 from data_sets import named
+from data_sets.options import MAX_MEGAPIXELS
 
 
 def flag(group, name, *, default=None, quick=None, paper=None, inherit=None, keep="fixed", **words):
@@ -42,7 +45,8 @@ def flag(group, name, *, default=None, quick=None, paper=None, inherit=None, kee
     quick    its value under --quick (None: no other)
     paper    its value under --paper (None: no other)
     inherit  whether a training inherits it, from its search or from the training of --init_from:
-             "network", it does; "images", it does on the same images
+             "network", it does; "images", it does on the same images; "space", a comparison does,
+             from the first search
     keep     on --resume: "fixed", it may not change; "free", it may, since it does not change the
              result; "never", it belongs to one call and is not remembered
     """
@@ -76,7 +80,17 @@ def primitives(text):
     return names
 
 
-WORKERS_HELP = "loader processes (default: 0 for images in memory, else one per core, at most 4)"
+# networks of torchvision that comparing/baselines.py knows to fit to small images
+BASELINES = ("mobilenet_v3_small", "mobilenet_v2", "shufflenet_v2_x1_0", "resnet18")
+
+WORKERS_HELP = (
+    "loader processes in all (default: 0 for images in memory, else one per core, at most 4)"
+)
+CUTOUT_HELP = (
+    "side in pixels of the square that cutout blanks, 0: none (default: half the image, the "
+    "paper's 16 at 32 pixels; from 96 pixels on none, as in the official code)"
+)
+MEGAPIXELS_HELP = "image files of more million pixels are not read, but listed as too large"
 CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
 
 
@@ -105,6 +119,14 @@ def add_run_group(parser, root):
     flag(g, "--checkpoint_minutes", type=non_negative, default=0.0, metavar="N", keep="free",
          help="save every N minutes inside an epoch, too; --resume goes on from there to the same "
               "result (0: after each epoch only)")
+
+
+def add_several_group(parser):
+    g = parser.add_argument_group("several searches", "and which of their cells to train")
+    flag(g, "--seeds", type=count, default=1, keep="never", metavar="N",
+         help="search N times, with --seed, --seed + 1, ..., a process each, as many at once as "
+              "there are CUDA cards or cores; then compare.py tells the best cell, and whether the "
+              "search beat random ones")
 
 
 def add_paper_switch(parser):
@@ -146,6 +168,12 @@ def add_device_group(parser):
                 "w are then computed in the passes for alpha alone, too")
 
 
+def add_ops_flag(g, default):
+    flag(g, "--ops", metavar="FILE", keep="free", inherit="network",
+         help="blocks of your own: a Python file, which is run, that defines OPS as models/ops.py "
+              f"does (default: {default})")
+
+
 def add_device_flags(g, quick_threads=None):
     """The flags of every command that runs a network."""
     flag(g, "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", keep="free",
@@ -175,6 +203,8 @@ def add_data_group(parser, cutout_default, cutout_help):
               "same images whatever --seed is")
     flag(g, "--bad_images", choices=("fail", "skip"), default="fail", inherit="images",
          help="what to do about files that cannot be read; both list them")
+    flag(g, "--max_megapixels", type=positive, default=MAX_MEGAPIXELS, inherit="images",
+         help=MEGAPIXELS_HELP)
     flag(g, "--subset", type=portion, default=1.0,
          help="portion of the training images of every class to use")
     flag(g, "--augment", default="auto", inherit="images",
@@ -219,6 +249,7 @@ def add_search_net_group(parser):
     flag(g, "--max_madds", type=positive, metavar="M", keep="free",
          help="warn when the found network needs more than M million multiply-adds")
     switch(g, "--checkpoint_cells", help="compute each cell twice to need less memory")
+    add_ops_flag(g, "none")
     flag(g, "--partial_channels", type=count, default=1, paper=1, metavar="K",
          help="PC-DARTS: one channel of K goes through the ops, which takes less time and memory, "
               "and alpha gets a weight for every edge; must divide --init_channels "
@@ -230,7 +261,8 @@ def add_search_net_group(parser):
          paper=list(gt.PRESETS["darts"]), metavar="LIST",
          help="candidate ops, separated by commas; or a preset: "
               f"{', '.join(gt.PRESETS)}; or auto, PRIMITIVES without those that are too wide for "
-              "the maps of the last cells (default: PRIMITIVES of genotypes.py)")
+              "the maps of the last cells (default: PRIMITIVES of genotypes.py, with those of "
+              "--ops)")
 
 
 def add_weight_group(parser):
@@ -255,9 +287,9 @@ def add_weight_group(parser):
 def add_alpha_group(parser):
     """The outer problem: Adam on alpha (sec. 2.3; values of App. A.1)."""
     g = parser.add_argument_group("alpha", "architecture parameters, one update per update of w")
-    flag(g, "--alpha_lr", type=alpha_lr, default=3e-4, paper=3e-4,
+    flag(g, "--alpha_lr", type=alpha_lr, default="auto", paper=3e-4,
          help="step size of Adam, constant; auto: alpha can move as far as in the paper, however "
-              "few the steps are (0.0003 to 0.03)")
+              "few the steps are (0.0003, the paper's, to 0.03)")
     flag(g, "--alpha_weight_decay", type=non_negative, default=1e-3, paper=1e-3,
          help="L2 term inside Adam (not decoupled)")
     flag(g, "--order", type=digit, choices=(1, 2), default=2, paper=2,
@@ -320,6 +352,7 @@ def add_augment_net_group(parser):
     flag(g, "--space", metavar="RUN", keep="never",
          help="of --genotype random: draw it as searchs/NAME could have found it, from its ops, "
               "nodes and edges, and inherit from that search (default: from PRIMITIVES)")
+    add_ops_flag(g, "that of the search")
     flag(g, "--init_from", metavar="RUN",
          help="start from the weights of augments/NAME (or of one of its .pt files), wherever name "
               "and shape agree. --genotype, the flags of the network and of the data are those of "
@@ -341,11 +374,85 @@ def add_train_group(parser):
     flag(g, "--epochs", type=count, default=600, quick=20, help="passes over the training set")
     flag(g, "--batch_size", type=batch, default=96, quick=64,
          help="images of one step; scale --lr in proportion")
+    add_sgd_flags(g)
+    add_step_flag(g)
+
+
+def add_sgd_flags(g):
     flag(g, "--lr", type=positive, default=0.025, help="learning rate of the first epoch")
     flag(g, "--momentum", type=probability, default=0.9, help="of SGD")
     flag(g, "--weight_decay", type=non_negative, default=3e-4, help="L2 term of SGD")
     flag(g, "--grad_clip", type=positive, default=5.0, help="largest norm of the gradient")
-    add_step_flag(g)
+
+
+def add_candidates_group(parser):
+    g = parser.add_argument_group("candidates", "what is compared")
+    flag(g, "candidates", nargs="*", metavar="CELL", default=[],
+         help="anything that augment.py --genotype takes: a run folder (searchs/NAME), a JSON "
+              f"file, a published name ({', '.join(gt.PUBLISHED)}), the text Genotype(...); or "
+              "random:SEED, a random cell")
+    flag(g, "--random", type=count_or_zero, default=0, metavar="N",
+         help="add N random cells, random:SEED with the seeds --seed, --seed + 1, ...")
+    flag(g, "--n_nodes", type=nodes, default=4, inherit="space",
+         help="computed nodes of a random cell; these three are those of the first search unless "
+              "given here")
+    flag(g, "--k", type=count, default=2, inherit="space", help="edges that its nodes keep")
+    flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES), metavar="LIST",
+         inherit="space", help="its ops, separated by commas, or a preset: "
+                               f"{', '.join(gt.PRESETS)}")
+    add_ops_flag(g, "that of the first search")
+    flag(g, "--baseline", nargs="+", choices=BASELINES, default=[], metavar="NET",
+         help="networks of torchvision to stand beside the cells, from scratch, trained alike: "
+              f"{', '.join(BASELINES)}")
+
+
+def add_compare_run_group(parser, root):
+    g = parser.add_argument_group("run", "where it is recorded, on what it runs")
+    flag(g, "--name", type=folder_name, keep="never",
+         help=f"folder of the comparison, {root}/NAME (default: the data set, numbered)")
+    switch(g, "--quick",
+           help="a small setting that ends within minutes on a laptop: sets --layers, "
+                "--init_channels, --batch_size and --epochs unless given")
+    switch(g, "--resume", keep="never",
+           help="go on with --name behind the trainings that are finished; flags are remembered")
+    switch(g, "--overwrite", keep="never",
+           help="replace an earlier comparison of this name; it is removed after the first "
+                "training")
+    flag(g, "--seed", type=seed, default=2, help="of the split and of the first training")
+    switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
+    flag(g, "--jobs", type=jobs, keep="free",
+         help="trainings at once, a process each, with one thread (default: one per CUDA card, "
+              "else one per core)")
+    flag(g, "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", keep="free",
+         help="auto: CUDA, else MPS, else CPU")
+    flag(g, "--workers", type=processes, keep="free",
+         help="loader processes of each training (default: 0 on a CPU and for images in memory, "
+              "else up to four)")
+    flag(g, "--amp", choices=("off", "bf16"), default="off", help="bf16: bfloat16 where it is "
+                                                                  "tolerated")
+
+
+def add_compare_train_group(parser):
+    g = parser.add_argument_group("training", "all alike, from scratch, on one part of the "
+                                              "training set; scored on the other")
+    flag(g, "--epochs", type=count, default=40, quick=16,
+         help="epochs of the last rung; each rung before it has half of those behind it")
+    flag(g, "--budget", type=duration, metavar="TIME",
+         help="choose --epochs so that all is over after about this time: 90s, 30m, 2h")
+    flag(g, "--seeds", type=count, default=2, help="trainings of each candidate in each rung")
+    flag(g, "--val_portion", type=fraction, default=0.5,
+         help="portion of the training images that is scored")
+    flag(g, "--layers", type=cells, default=8, quick=5,
+         help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
+    flag(g, "--init_channels", type=count, default=16, quick=8, help="channels of the first cells")
+    add_stem_flags(g)
+    flag(g, "--aux_weight", type=non_negative, default=0.4,
+         help="weight of the auxiliary head's loss; 0 builds none")
+    flag(g, "--drop_path_prob", type=probability, default=0.2,
+         help="drop path of the end; grows from 0 in proportion to the epoch")
+    flag(g, "--batch_size", type=batch, default=64, quick=32,
+         help="images of one step; scale --lr in proportion")
+    add_sgd_flags(g)
 
 
 def add_out_flag(g, what):
@@ -416,6 +523,20 @@ class Config(argparse.Namespace):
         """All flags as a dict of JSON values."""
         return {name: getattr(self, name) for name in self._actions}
 
+    def words(self, names):
+        """The words of a command line that say the flags `names` as they are."""
+        found = []
+        for name in names:
+            option, value = self._actions[name].option_strings[0], getattr(self, name)
+            if isinstance(value, bool):
+                found.append(option if value else f"--no-{option[2:]}")
+            elif self._actions[name].nargs == "+":
+                found += [option, *map(str, value)]
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, list) else value
+                found.append(f"{option}={text}")
+        return found
+
     def default(self, name):
         """The default of a flag."""
         return self._actions[name].value
@@ -449,7 +570,7 @@ def _could_be_said(action, value):
         return isinstance(value, bool)
     if isinstance(value, bool):
         return False
-    if action.nargs == "+":
+    if action.nargs in ("+", "*"):
         return isinstance(value, list) and all(_parses(action, item) for item in value)
     return _parses(action, value)
 
@@ -475,7 +596,9 @@ class RunConfig(Config):
         if "input_size" in said:
             if len(said["input_size"]) > 2:
                 self.error(f"--input_size takes H and W, not {len(said['input_size'])} numbers")
-            said["input_size"] = [said["input_size"][0], said["input_size"][-1]]
+            said["input_size"] = H, W = [said["input_size"][0], said["input_size"][-1]]
+            if (H, W) == (1, 1):
+                self.error("--input_size 1 1: one pixel is no image; take more of them")
         dataset = said.get("dataset")
         if dataset and dataset not in named.NAMES and os.path.isdir(dataset):
             # as a path it may differ when the run goes on: images can be moved
@@ -541,6 +664,7 @@ class SearchConfig(RunConfig):
     def add_groups(self, parser):
         """The flags that most need first, those for experts last."""
         add_run_group(parser, self.ROOT)
+        add_several_group(parser)
         add_paper_switch(parser)
         add_data_group(parser, 0, "side in pixels of the square that cutout blanks; 0: none")
         add_weight_group(parser)
@@ -565,6 +689,11 @@ class SearchConfig(RunConfig):
         if self.max_skips is not None and not ("skip_connect" in self.primitives and others):
             self.error(
                 "--max_skips chooses between skip_connect and other ops; --primitives lacks these"
+            )
+        if self.max_skips is not None and self.select == "perturbation":
+            self.error(
+                "--max_skips limits what is read from alpha, and --select perturbation reads the "
+                "cell from elsewhere; choose one"
             )
         if self.w_lr_min > self.w_lr:
             self.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
@@ -618,11 +747,7 @@ class AugmentConfig(RunConfig):
     def add_groups(self, parser):
         """The flags that most need first, those for experts last."""
         add_run_group(parser, self.ROOT)
-        add_data_group(
-            parser, None,
-            "side in pixels of the square that cutout blanks, 0: none (default: half the image, "
-            "the paper's 16 at 32 pixels; from 96 pixels on none, as in the official code)",
-        )  # fmt: skip
+        add_data_group(parser, None, CUTOUT_HELP)
         add_augment_net_group(parser)
         add_train_group(parser)
         add_device_group(parser)
@@ -638,6 +763,37 @@ class AugmentConfig(RunConfig):
             )
 
 
+class CompareConfig(RunConfig):
+    """Flags of compare.py."""
+
+    ROOT, PROG = "compares", "compare.py"
+    DESCRIPTION = (
+        "Train cells alike and briefly, drop the weaker half again and again, and say which to "
+        "train. Everything is recorded in compares/NAME."
+    )
+    new_split = False  # other images are another comparison
+
+    def add_groups(self, parser):
+        add_candidates_group(parser)
+        add_compare_run_group(parser, self.ROOT)
+        add_data_group(parser, None, CUTOUT_HELP)
+        add_compare_train_group(parser)
+        add_loss_group(parser)
+
+    def check_together(self):
+        if {"epochs", "budget"} <= self.said.keys():
+            self.error("--budget chooses the epochs, and --epochs says them; give one of them")
+        if len(self.candidates) + self.random < 1:
+            self.error(
+                "nothing to compare; name cells, such as searchs/digits or DARTS_V2, or take "
+                "random ones with --random 4"
+            )
+        if self.primitives == ["auto"]:
+            self.error("--primitives auto belongs to a search; name the ops of random cells")
+        if self.k > self.n_nodes + 1:
+            self.error(f"--k {self.k} is above the {self.n_nodes + 1} inputs of the last node")
+
+
 class EvaluateConfig(Config):
     """Flags of evaluate.py."""
 
@@ -647,6 +803,7 @@ class EvaluateConfig(Config):
     def add_groups(self, parser):
         parser.add_argument("run", metavar="RUN", help="augments/NAME, or one of its .pt files")
         g = parser.add_argument_group("flags", "all others are those of the training")
+        add_ops_flag(g, "that of the training")
         flag(g, "--data_path", help="where the images are now (default: where they were)")
         flag(g, "--batch_size", type=batch, default=96, help="the accuracy does not depend on it")
         flag(g, "--workers", type=processes, help=WORKERS_HELP)
@@ -670,8 +827,10 @@ class PredictConfig(Config):
         paths.any_name = True
         g = parser.add_argument_group("flags")
         flag(g, "--from", metavar="RUN", dest="run", required=True, help=RUN_HELP)
+        add_ops_flag(g, "that of the training")
         add_out_flag(g, "file to write (default: the terminal)")
         flag(g, "--batch_size", type=count, default=96, help="images at once")
+        flag(g, "--max_megapixels", type=positive, default=MAX_MEGAPIXELS, help=MEGAPIXELS_HELP)
         add_device_flags(g)
 
 
@@ -686,6 +845,8 @@ class ExportConfig(Config):
     def add_groups(self, parser):
         parser.add_argument("run", metavar="RUN", help=RUN_HELP)
         g = parser.add_argument_group("flags")
+        add_ops_flag(g, "that of the training")
+        flag(g, "--threads", type=threads, help="CPU threads of torch (default: all cores)")
         flag(g, "--format", choices=("onnx", "torchscript", "pt2"), default="onnx",
              help="pt2: torch.export")  # fmt: skip
         add_out_flag(g, "file to write (default: in the run's folder, NAME.onnx and so on)")

@@ -37,7 +37,7 @@ def main(argv=None):
         return f"lower --batch_size {cfg.batch_size}"
 
     with errors.usage_errors(cfg.PROG, advice):
-        networks = [trained_network.load(path) for path in paths]
+        networks = [trained_network.load(path, cfg.ops) for path in paths]
         device = pick.prepare_device(cfg)
         # both checkpoints of a run have seen the same images
         parts = loaders.scored_loaders(data_options(cfg, networks[0], device))

@@ -39,13 +39,15 @@ def main(argv=None):
     cfg = ExportConfig(argv)
     to_bytes, from_bytes, packages = FORMATS[cfg.format]
     with errors.usage_errors(cfg.PROG):
+        if cfg.threads is not None:
+            torch.set_num_threads(cfg.threads)
         if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
             raise ValueError(
                 f"--format {cfg.format} needs {' and '.join(missing)}: "
                 f"pip install {' '.join(missing)}"
             )
         out = cfg.out or default_out(cfg.run, cfg.format)
-        trained = trained_network.load(trained_network.checkpoint_path(cfg.run))
+        trained = trained_network.load(trained_network.checkpoint_path(cfg.run), cfg.ops)
     with errors.run_errors(cfg.PROG):
         print(f"{trained.path} as {cfg.format}; a large network takes a minute or two", flush=True)
         data, worst = export(trained, to_bytes, from_bytes)
@@ -95,9 +97,13 @@ def metadata(trained):
         "input": f"float32 images (N, {spec.C_in}, {H}, {W}) in [0, 1]; the network normalises "
         "them itself",
         "output": "logits (N, classes); their softmax are the probabilities",
+        "resize": f"turn the image as its EXIF orientation says, scale it (bilinear) until it "
+        f"covers {W}x{H} pixels, cut off what stands over, as much on both sides"
+        + ("" if spec.C_in == 3 else "; grey"),
         "classes": list(spec.classes),
         "dataset": spec.name,
         "size": list(spec.size),
+        "white": spec.white,
         "mean": list(spec.mean),
         "std": list(spec.std),
         "genotype": gt.to_str(trained.genotype),

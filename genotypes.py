@@ -397,8 +397,13 @@ def load(source):
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read().strip()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is no genotype but a binary file") from None
+        if not text.startswith(("{", "Genotype")):
+            raise ValueError(f"{path} is no genotype: it begins with neither {{ nor Genotype(")
+        try:
             return from_json(text) if text.startswith("{") else from_str(text)
-        except ValueError as error:  # also: not UTF-8
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if "/" in source or os.sep in source or source.endswith((".json", ".txt")):
         raise ValueError(f"there is no file or folder {shorten(source)}")

@@ -25,6 +25,7 @@ from records.files import ALPHAS, CURVES
 from records.reader import read_metrics, read_summary
 
 FEW = 20  # epochs; up to so many, each has a marker
+SPAN = 0.02  # of an axis of loss or accuracy, at least
 
 
 def val_name(run_path):
@@ -53,7 +54,10 @@ def figure(runs, title=None):
     fig = Figure(figsize=(10, 5), layout="constrained")
     if title:
         fig.suptitle(title, parse_math=False)
-    (loss, accuracy), rates = fig.subplots(2, 2, sharex=True, height_ratios=(5, 1))
+    grid = fig.subplot_mosaic(
+        [["loss", "accuracy"], ["rate", "accuracy"]], sharex=True, height_ratios=(5, 1)
+    )
+    loss, accuracy, rate = (grid[name] for name in ("loss", "accuracy", "rate"))
     for number, (label, metrics) in enumerate(runs.items()):
         if single:
             colors, names = (palette.TRAIN, palette.VAL), ("training", val_name(label))
@@ -67,12 +71,12 @@ def figure(runs, title=None):
             draw_phase(loss, accuracy, metrics[phase], style)
         mark_best(accuracy, metrics, palette.INK if single else colors[1])
         lrs = {epoch: r["lr"] for epoch, r in metrics["train"].items() if "lr" in r}
-        for axes in rates:
-            color = palette.FAINT if single else colors[1]
-            axes.plot(list(lrs), list(lrs.values()), linewidth=1, color=color)
+        color = palette.FAINT if single else colors[1]
+        marker = "." if len(lrs) <= FEW else None
+        rate.plot(list(lrs), list(lrs.values()), linewidth=1, color=color, marker=marker)
     if not single:  # what is dashed, said once
         loss.plot([], [], "--", color=palette.INK, label="training (dashed)")
-    finish(loss, accuracy, rates)
+    finish(loss, accuracy, rate)
     return fig
 
 
@@ -95,18 +99,26 @@ def mark_best(axes, metrics, color):
         )  # fmt: skip
 
 
-def finish(loss, accuracy, rates):
+def finish(loss, accuracy, rate):
     """Labels, grids and legends."""
     for axes, name in ((loss, "loss"), (accuracy, "accuracy [%]")):
         axes.set_ylabel(name)
         axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
-    for axes in rates:
+        axes.ticklabel_format(axis="y", useOffset=False)
+        low, high = axes.get_ylim()
+        if high - low < SPAN:  # as of one epoch: the digits of its noise would be the ticks
+            axes.set_ylim(low - SPAN / 2, high + SPAN / 2)
+    for axes in (rate, accuracy):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
-        axes.tick_params(axis="y", labelsize="x-small")
-    rates[0].set_ylabel("learning\nrate", fontsize="small")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    first, last = loss.dataLim.intervalx
+    if first == last:  # one epoch
+        loss.set_xlim(first - 0.9, last + 0.9)
+    loss.tick_params(labelbottom=False)
+    rate.set_ylim(bottom=0)
+    rate.tick_params(axis="y", labelsize="x-small")
+    rate.set_ylabel("learning\nrate", fontsize="small")
 
 
 def plot_run(run_path, out=None):

@@ -27,6 +27,7 @@ from config import PredictConfig
 from console import errors
 from console.terminal import command, complain, lost, visible
 from data_sets import image_files
+from data_sets.options import MAX_MEGAPIXELS
 from devices import layout, pick
 from records.files import atomic_write
 from tracking import trained_network
@@ -44,7 +45,7 @@ def main(argv=None):
     cfg = PredictConfig(argv)
     with errors.usage_errors(cfg.PROG):
         files = [file for path in cfg.paths for file in images_of(path)]
-        trained = trained_network.load(trained_network.checkpoint_path(cfg.run))
+        trained = trained_network.load(trained_network.checkpoint_path(cfg.run), cfg.ops)
         device = pick.prepare_device(cfg)
         kind = layout.LAYOUTS[layout.default_layout(device)]
         net = DeployedNetwork(trained).to(device.torch_device, memory_format=kind)
@@ -53,6 +54,8 @@ def main(argv=None):
     if cfg.out:
         print(f"{cfg.out}: {len(rows)} images classified by {trained.path}")
     nobody_reads = not cfg.out and lost(sys.stdout) is not None
+    if len(rows) < len(files) == 1:
+        raise SystemExit(1)  # its line is all there is to say
     if len(rows) < len(files) and not nobody_reads:
         text = f"{len(files) - len(rows)} of {len(files)} images cannot be read"
         errors.end(cfg.PROG, text, 1, None)
@@ -67,7 +70,8 @@ def write_rows(cfg, files, net, spec, device):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(distinct(map(cell, keys)))
         for start in range(0, len(files), cfg.batch_size):
-            images = list(read_images(files[start : start + cfg.batch_size], spec))
+            batch = files[start : start + cfg.batch_size]
+            images = list(read_images(batch, spec, cfg.max_megapixels))
             for row in classify(net, images, spec.classes, device):
                 writer.writerow(map(cell, row))
                 rows.append(dict(zip(keys, row, strict=True)))
@@ -120,13 +124,13 @@ def images_of(path):
     return [os.path.join(path, file) for file in found]
 
 
-def read_images(files, spec):
+def read_images(files, spec, max_megapixels=MAX_MEGAPIXELS):
     """Yield (file, (C_in, H, W) in [0, 1]) of every image that can be read, naming the others. They
     are converted, scaled and cut as for training."""
     for file in files:
         try:
             with image_files.no_warnings():
-                image = image_files.read(file, spec.C_in, spec.size)
+                image = image_files.read(file, spec.C_in, spec.size, spec.white, max_megapixels)
             yield file, image.float() / 255
         except Exception as error:  # Pillow raises many kinds
             text = f"{visible(file)} cannot be read ({errors.one_line(error)})"

@@ -1,6 +1,6 @@
 """One page about a run, and all its pictures once more.
 
-    python report.py searchs/NAME        also augments/NAME
+    python report.py searchs/NAME        also augments/NAME and compares/NAME
 
 Makes every picture of the run folder anew from its records, and report.html: one file that needs
 neither a network nor a script, on a laptop or a phone. search.py and augment.py write the page
@@ -16,6 +16,7 @@ import base64
 import functools
 import os
 import time
+from contextlib import suppress
 
 import jinja2
 from PIL import Image
@@ -23,13 +24,14 @@ from PIL import Image
 import genotypes as gt
 import gif_maker
 import plot_alphas
+import plot_compare
 import plot_confusion
 import plot_train_val
 import visualize
 from console import errors
-from console.parser import Parser
+from console.parser import Parser, to_folder_name
 from console.terminal import command, complain
-from records import alphas, files, palette, reader, verdict
+from records import alphas, comparison, files, palette, reader, verdict
 from records.files import CELLS, drawing
 
 TYPES = {".png": "image/png", ".gif": "image/gif", ".svg": "image/svg+xml"}
@@ -208,14 +210,14 @@ def edges(run_path, epoch):
 
 
 @functools.cache
-def template():
-    """The page's template, compiled once."""
+def template(name="report.html.j2"):
+    """A page's template, compiled once."""
     here = os.path.dirname(os.path.abspath(__file__))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.join(here, "records")), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def write(run_path):
@@ -230,7 +232,7 @@ def draw_epochs(run_path, only_missing=False):
     scores = reader.scores(run_path)
     dataset = gt.metadata(run_path).get("dataset", "unknown data")
     plot_path = os.path.join(run_path, files.PLOTS)
-    have = [dict(gif_maker.frames_of(plot_path, cell)) for cell in CELLS]
+    have = [visualize.drawn_epochs(plot_path, cell) for cell in CELLS]
     for record in reader.read_alphas(run_path):
         epoch = record["epoch"]
         if not (only_missing and all(epoch in found for found in have)):
@@ -256,6 +258,73 @@ def draw_cell(run_path):
     visualize.plot(gt.load(run_path), *paths, gt.metadata(run_path).get("dataset"))
 
 
+# --- comparisons --------------------------------------------------------------------------------
+
+
+def drawings_of(run_path, row, number):
+    """Paths, without their ending, of the drawings of a candidate: normal and reduction cell."""
+    name = f"{number:02d}-{to_folder_name(row.name)[:60]}"
+    return [os.path.join(run_path, files.PLOTS, f"{name}-{cell}") for cell in CELLS]
+
+
+def cells_compared(run_path):
+    """[(row, paths of its drawings)] of the cells of a comparison, best first. A name of a drawing
+    has the candidate's number on the command line, which stays."""
+    rows = comparison.read(run_path)
+    numbers = {name: i for i, name in enumerate(comparison.names(run_path), start=1)}
+    return [(r, drawings_of(run_path, r, numbers[r.name])) for r in rows if r.genotype and r.last]
+
+
+def draw_comparison(run_path):
+    """The chart, the cells that are not drawn yet, and the page of a comparison; returns its path.
+    What cannot be drawn is missing on the page."""
+    plot_compare.plot_run(run_path)
+    for row, paths in cells_compared(run_path):
+        if not all(os.path.isfile(f"{path}.png") for path in paths):
+            with suppress(OSError):  # no program to draw with
+                visualize.plot(gt.from_str(row.genotype), *paths, row.name)
+    return write_comparison(run_path)
+
+
+def write_comparison(run_path):
+    """Write report.html of a comparison, in one piece; returns its path."""
+    rows = comparison.read(run_path)
+    config, summary = reader.read_config(run_path), reader.read_summary(run_path)
+    metadata, best = gt.metadata(run_path), comparison.winner(rows)
+    words = (comparison.winner_words, comparison.chance_words, comparison.noise_words)
+    page = template("compare.html.j2").render(
+        name=os.path.basename(os.path.abspath(run_path)),
+        dataset=metadata.get("dataset") or config["flags"].get("dataset", "unknown data"),
+        size=metadata.get("size"),
+        device=config.get("device"),
+        started=config.get("start_time"),
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        flags={key: flag_text(value) for key, value in config["flags"].items()},
+        versions=config["versions"],
+        rows=rows,
+        best=best,
+        chance=comparison.chance(rows),
+        words=[say(rows) for say in words] if best else [],
+        next=summary.get("next", ""),
+        kinds=comparison.KINDS,
+        colors=palette.CANDIDATES,
+        chart=data_uri(os.path.join(run_path, files.COMPARISON)),
+        cells=[
+            {
+                "name": row.name, "kind": row.kind, "genotype": row.genotype,
+                "drawings": [
+                    (data_uri(f"{path}.png"), phone_width(f"{path}.png"), title)
+                    for path, title in zip(paths, CELLS.values(), strict=True)
+                ],
+            }
+            for row, paths in cells_compared(run_path)
+        ],
+    )  # fmt: skip
+    path = os.path.join(run_path, files.REPORT)
+    files.write_text(path, page + "\n")
+    return path
+
+
 def draw_all(run_path):
     """Make every picture of a run anew. One that cannot be made costs a line on standard error."""
     reader.read_metrics(run_path)  # before anything is drawn
@@ -275,9 +344,12 @@ def draw_all(run_path):
 @command
 def main(argv=None):
     parser = Parser("report.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("run", metavar="RUN", help="searchs/NAME or augments/NAME")
+    parser.add_argument("run", metavar="RUN", help="searchs/NAME, augments/NAME or compares/NAME")
     args = parser.parse_args(argv)
     with errors.usage_errors("report.py"):
+        if comparison.is_comparison(args.run):
+            print(draw_comparison(args.run))
+            return
         draw_all(args.run)
         print(write(args.run))
 

@@ -68,7 +68,7 @@ def _links(path):
         there = os.path.join(path, *names)
         return urllib.parse.quote(there.replace(os.sep, "/")) if os.path.exists(there) else None
 
-    pictures = (address(files.CURVES), address("compare.png"))
+    pictures = (address(files.CURVES), address(files.COMPARISON))
     return address(files.REPORT) or address(), [found for found in pictures if found]
 
 

@@ -23,9 +23,11 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 import check_ops
+import compare
 import genotypes as gt
 import utils
 from architect import Architect
+from comparing import several
 from config import SearchConfig
 from console import errors
 from console.terminal import command
@@ -33,7 +35,7 @@ from data_sets import loader_speed, loaders
 from devices import layout, pick
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import memory, small_maps, stems
+from models import memory, own_ops, small_maps, stems
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 from strategies import perturbation
@@ -47,9 +49,14 @@ from tracking.run import Run
 @command
 def main(argv=None):
     cfg = SearchConfig(argv)
+    if cfg.seeds > 1:
+        return compare.main(several.search(cfg))
     budget = Budget(cfg)
     with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
         state = resume.to_resume(cfg, folder)
+        own = own_ops.use(cfg)
+        if not state and "primitives" not in cfg.said:
+            cfg.primitives = [*cfg.primitives, *own]
         check_primitives(cfg.primitives)  # at once, not after a download
         device = pick.prepare_device(cfg)
         budget.check(device, memory.supernet_cells)

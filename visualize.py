@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import html
 import io
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -26,11 +27,12 @@ import genotypes as gt
 from console import errors
 from console.parser import Parser, out_folder
 from console.terminal import command, visible
-from records import alphas, palette, reader
+from records import alphas, fonts, palette, reader
 from records.files import CELLS, atomic_write, drawing, write_text
 
 FORMATS = ("png", "svg", "pdf")
 PRINT_DPI = 300
+WIDE = "DejaVu Sans"  # as wide as Verdana, and wider than what else a viewer may have
 FONT = {"fontname": "Helvetica", "fontsize": "20", "fontcolor": palette.INK}
 
 
@@ -64,7 +66,9 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
             # the op is a node of its own: Graphviz leads other edges around nodes, but lets them
             # run across edge labels
             label, color = f"{node - 2}_{i}", palette.color(op)
-            width = pen_width(strengths and strengths[node - 2][i], n_ops)
+            width = "1.8"
+            if strengths:
+                width = f"{alphas.pen_width(strengths[node - 2][i], n_ops):.2f}"
             graph.node(label, graphviz.escape(op), shape="plain", style="", fontsize="18",
                        fontcolor=color, height="0.4")  # fmt: skip
             graph.edge(gt.input_name(j), f"{label}:w", arrowhead="none", color=color,
@@ -74,14 +78,6 @@ def draw(gene, concat, caption=None, strengths=None, n_ops=None):
         graph.edge(gt.input_name(j), "c_{k}", style="dashed", color=palette.FAINT)
     graph.attr(label=caption_html(caption, gene), labelloc="b")
     return graph
-
-
-def pen_width(strength, n_ops):
-    """Width in points of an edge: 1.4 when undecided (1 / n_ops) or unknown, 7 from 1 on."""
-    if strength is None:
-        return "1.8"
-    undecided = 1 / n_ops if n_ops and n_ops > 1 else 0.0
-    return f"{1.4 + 5.6 * max(0.0, min(strength, 1.0) - undecided) / (1 - undecided):.2f}"
 
 
 def caption_html(caption, gene):
@@ -131,15 +127,30 @@ def render(graph, path, format):
 def render_bytes(source, format):
     """(the picture of Graphviz source as bytes, or None; why each program has failed)."""
     reasons = []
+    if format == "svg":  # whoever shows it takes a font of its own, of which none is wider
+        source = source.replace(f"fontname={FONT['fontname']}", f'fontname="{WIDE}"')
     for program in find_renderers():
+        text = source if format == "svg" else drawable(source, program)
         try:
             done = subprocess.run(
-                [program, f"-T{format}"], input=source.encode(), capture_output=True, check=True
+                [program, f"-T{format}"], input=text.encode(), capture_output=True, check=True
             )
-            return done.stdout, reasons
         except (subprocess.CalledProcessError, OSError) as error:
             reasons.append(f"{program} failed: {errors.one_line(error)}")
+            continue
+        families = f'font-family="{WIDE},Verdana,Helvetica,Arial,sans-serif"'.encode()
+        return re.sub(rf'font-family="{WIDE}[^"]*"'.encode(), families, done.stdout), reasons
     return None, reasons
+
+
+def drawable(source, program):
+    """Graphviz source with a question mark for every letter that no font has."""
+    if source.isascii():
+        return source
+    if "graphviz-pure" in os.path.basename(program):  # has fonts of its own: Arimo
+        return fonts.plain(source, lambda c: c < "\u0530" or "\u2010" <= c < "\u2045")
+    _, missing = fonts.families(source)
+    return fonts.plain(source, lambda letter: letter not in missing)
 
 
 def pdf_of(png):
@@ -186,6 +197,13 @@ def plot_epoch(record, plot_path, dataset, top1=None, format="png"):
     caption = caption_of(dataset, epoch, top1)
     strengths = strengths_of(record, genotype)
     return plot(genotype, *paths, caption, format, strengths, len(record["primitives"]))
+
+
+def drawn_epochs(plot_path, cell):
+    """The epochs of which `plot_path` has a drawing of `cell` by `plot_epoch`."""
+    files = os.listdir(plot_path) if os.path.isdir(plot_path) else ()
+    found = (re.fullmatch(rf"EP(\d+)-{cell}\.png", file) for file in files)  # as files.drawing
+    return {int(match[1]) for match in found if match}
 
 
 def caption_of(dataset, epoch=None, top1=None):

@@ -83,6 +83,13 @@ def no_deterministic_form(error):
     return isinstance(error, RuntimeError) and "deterministic implementation" in str(error)
 
 
+NO_COMPILER = (
+    "--compile needs a C++ compiler (g++, clang++ or cl.exe on the PATH) and found none; install "
+    "one, or leave --compile out"
+)
+_COMPILER = re.compile(r"InvalidCxxCompiler|C\+\+ compiler|find C compiler")
+
+
 @contextmanager
 def usage_errors(prog, advice=None):
     """Around what the user can correct: wrong input ends as one line with exit code 2, all else
@@ -143,9 +150,8 @@ def ending(error, run=None, advice=None):
         return f"{text}{stopped}", 1
     if isinstance(error, OSError):
         return one_line(f"{_describe(error)}{stopped}", 2000), 1
-    if "No working C++ compiler" in str(error):
-        text = "--compile needs a C++ compiler, and there is none; install one, or leave it out"
-        return f"{text}{stopped}", 1
+    if isinstance(error, RuntimeError) and _COMPILER.search(str(error)):
+        return f"{NO_COMPILER} ({one_line(error, 120)}){stopped}", 1
     if no_deterministic_form(error):
         return f"{str(error).split()[0]} has no deterministic form; leave --deterministic out", 1
     return None

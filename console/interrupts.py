@@ -92,7 +92,11 @@ def caught():
 
 def end_in_one_line():
     """From here on Ctrl-C ends this program in one line with exit code 130, wherever it is, and a
-    second one at once. For the first lines of a script, before its imports."""
+    second one at once. For the first lines of a script, before its imports.
+
+    The plotting backend of a notebook, which its commands inherit, is forgotten: this Python may
+    lack it, and every picture goes into a file."""
+    os.environ.pop("MPLBACKEND", None)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else: ignored, by a shell
         signal.signal(signal.SIGINT, _on_ctrl_c)
         sys.unraisablehook = _unraisablehook

@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
 def _fault(action, text):
     """What makes a text no value of any flag; None where nothing does."""
-    longest = LONGEST_GENOTYPE if action.dest == "genotype" else LONGEST
+    longest = LONGEST_GENOTYPE if action.dest in ("genotype", "candidates") else LONGEST
     if not text:
         return "is empty"
     if len(text) > longest:
@@ -165,6 +165,23 @@ def threads(text):
 
 def processes(text):
     return whole(text, 0, 1024)
+
+
+def jobs(text):
+    return whole(text, 1, 1024)
+
+
+def duration(text):
+    """A time such as 90s, 30m or 2h, which stays text; `seconds` reads it."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?[smh]", text) or not seconds(text):
+        allowed = "a time such as 90s, 30m or 2h, with at most six digits"
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not {allowed}")
+    return text
+
+
+def seconds(text):
+    """Of a `duration`."""
+    return float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]]
 
 
 def channel_counts(text):

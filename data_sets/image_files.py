@@ -5,6 +5,7 @@ RGB of 8 bits. Nothing here knows of classes.
 """
 
 import functools
+import importlib.util
 import os
 import warnings
 from collections import Counter, deque
@@ -14,16 +15,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from console.errors import one_line
+from data_sets.options import MAX_MEGAPIXELS
 from devices import pick
 
 LARGEST = 224  # the short side, where images of several sizes must agree on one
 # registered by Pillow, but documents, videos or tables of numbers, most of which it cannot decode
 NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
+WHITE = 65535  # of 16 bits, where no training image says that they use less
+BITS = (8, 10, 12, 14, 16)  # that cameras and scanners use of 16
+METADATA = 2**26  # bytes of text in a PNG file, where Pillow gives up a file at 1 MB
+# EXIF orientation: how the stored pixels are turned to stand as the camera was held
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @contextmanager
@@ -38,8 +53,16 @@ def no_warnings():
 
 
 @functools.cache
+def add_plugins():
+    """Let Pillow read HEIC where pillow-heif is installed."""
+    if importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
+@functools.cache
 def suffixes():
     """What the installed Pillow opens as a picture, in small letters with the dot."""
+    add_plugins()
     registered = Image.registered_extensions()  # this also fills Image.OPEN
     kinds = set(Image.OPEN) - NO_PICTURES
     return frozenset(suffix for suffix, kind in registered.items() if kind in kinds)
@@ -114,16 +137,17 @@ def is_grey(image):
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
-def to_channels(image, C_in):
+def to_channels(image, C_in, white=WHITE):
     """A PIL image of any mode -> mode L (C_in 1) or RGB (C_in 3).
 
-    16 bits become 8; what is transparent becomes white. Raises ValueError for float pixels.
+    16 bits become 8, `white` and what is above it 255; what is transparent becomes white. Raises
+    ValueError for float pixels.
     """
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose range is not known; save it with 16 bits")
     if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.float64).clip(0, 65535)
-        image = Image.fromarray((pixels / 257).round().astype(np.uint8))
+        pixels = np.asarray(image).astype(np.float64).clip(0, white)
+        image = Image.fromarray((pixels * (255 / white)).round().astype(np.uint8))
     elif "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -136,31 +160,64 @@ def fit(image, size):
     return ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
 
 
-def read(path, C_in, size):
-    """An image file as a uint8 tensor (C_in, H, W). Raises whatever Pillow says of a broken one."""
-    with Image.open(path) as image:
+class TooLarge(ValueError):
+    """An image of more pixels than are allowed."""
+
+
+def _open(path, max_megapixels):
+    """The PIL image of a file, not decoded. Raises TooLarge, or whatever Pillow says."""
+    add_plugins()
+    Image.MAX_IMAGE_PIXELS = None  # the check below takes its place
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = METADATA
+    image = Image.open(path)
+    W, H = image.size
+    if max_megapixels < W * H / 1e6:
+        image.close()
+        raise TooLarge(f"{H}x{W} pixels are above --max_megapixels {max_megapixels:g}")
+    return image
+
+
+def _orientation(image):
+    """The EXIF orientation, 1 to 8."""
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # damaged metadata around pixels that may well be whole
+        return 1
+
+
+def read(path, C_in, size, white=WHITE, max_megapixels=MAX_MEGAPIXELS):
+    """An image file as a uint8 tensor (C_in, H, W); `white` as in `to_channels`. Raises TooLarge,
+    or whatever Pillow says of a broken one."""
+    with _open(path, max_megapixels) as image:
         image.load()
-        image = ImageOps.exif_transpose(image)  # as the camera was held
-        return F.pil_to_tensor(fit(to_channels(image, C_in), size))
+        turn = _TURN.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        return F.pil_to_tensor(fit(to_channels(upright, C_in, white), size))
 
 
-def is_readable(path):
+def is_readable(path, max_megapixels=MAX_MEGAPIXELS):
     """Whether `read` would succeed."""
     try:
         with no_warnings():
-            read(path, 3, (1, 1))
+            read(path, 3, (1, 1), max_megapixels=max_megapixels)
     except Exception:  # Pillow raises many kinds
         return False
     return True
 
 
-def _header(path):
+def _header(path, max_megapixels=MAX_MEGAPIXELS):
     """(H, W, mode, whether it is grey) without decoding."""
-    with Image.open(path) as image:
+    with _open(path, max_megapixels) as image:
         W, H = image.size
-        if image.getexif().get(0x0112, 1) >= 5:  # orientation: lies on its side
+        if _orientation(image) in (5, 6, 7, 8):  # lies on its side
             H, W = W, H
         return H, W, image.mode, is_grey(image)
+
+
+def _brightest(path, max_megapixels):
+    """The largest value of an image of 16 bits, 0 of another."""
+    with _open(path, max_megapixels) as image:
+        return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
 
 
 # --- all images of a part -----------------------------------------------------------------------
@@ -186,11 +243,14 @@ def _for_each(function, paths, what):
                 yield i, result, why
 
 
-def survey(listed):
+def survey(listed, max_megapixels=MAX_MEGAPIXELS):
     """{"sizes": [[H, W, n], ...], "modes": {mode: n}, "grey": all are grey, "bad": {file: why}},
     from the headers alone."""
     sizes, modes, bad, grey = Counter(), Counter(), {}, True
-    for i, header, why in _for_each(_header, listed.paths(), "looking at the images"):
+    headers = _for_each(
+        lambda path: _header(path, max_megapixels), listed.paths(), "looking at the images"
+    )
+    for i, header, why in headers:
         if why is not None:
             bad[listed.files[i]] = why
             continue
@@ -212,15 +272,30 @@ def common_size(sizes):
     return round(H * scale), round(W * scale)
 
 
-def decode(listed, C_in, size, in_memory):
+def find_white(listed, max_megapixels=MAX_MEGAPIXELS):
+    """(the largest value of all images of 16 bits, what is white for them: all ones of as many of
+    BITS as they use). Files that cannot be read are left out."""
+    found = _for_each(
+        lambda path: _brightest(path, max_megapixels), listed.paths(), "looking at the range"
+    )
+    top = max((value for _, value, why in found if why is None), default=WHITE)
+    return top, 2 ** next((bits for bits in BITS if top < 2**bits), 16) - 1
+
+
+def decode(listed, spec, in_memory, max_megapixels=MAX_MEGAPIXELS):
     """({"mean_std": `mean_and_std`, "bad": {file: why}}, pixels): every image decoded once.
 
     pixels is uint8 (N, C_in, H, W), zero where a file is bad; None without `in_memory`.
     """
+    C_in, size, white = spec.C_in, spec.size, spec.white
     counts, bad = np.zeros((C_in, 256), np.int64), {}
     shape = (len(listed.files), C_in, *size)
     pixels = torch.zeros(shape, dtype=torch.uint8) if in_memory else None
-    images = _for_each(lambda p: read(p, C_in, size), listed.paths(), "reading the images")
+    images = _for_each(
+        lambda path: read(path, C_in, size, white, max_megapixels),
+        listed.paths(),
+        "reading the images",
+    )
     for i, image, why in images:
         if why is not None:
             bad[listed.files[i]] = why

@@ -8,20 +8,21 @@ images. What is found out goes to the log "darts.data".
 
 import hashlib
 import logging
+import math
 import os
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from console.terminal import byte_size, visible
-from data_sets import cache, image_files, splits
+from data_sets import cache, image_files, image_parts, splits
+from data_sets.image_parts import HELD_OUT
 from data_sets.named import DataSpec
+from data_sets.options import MAX_MEGAPIXELS
 
 log = logging.getLogger("darts.data")
-
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
-HELD_OUT = "held-out"  # the part that is made where there is neither val nor test
 
 LARGE = 256  # the shorter side, above which the log suggests smaller images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,48 +34,6 @@ def folder_name(path):
 
 
 # --- which files there are ----------------------------------------------------------------------
-
-
-def _subfolders(path):
-    names = (name for name in os.listdir(path) if not image_files.is_hidden(name))
-    return sorted(name for name in names if os.path.isdir(os.path.join(path, name)))
-
-
-def find_parts(path):
-    """{"train": folder, and "val", "test" where there are such}, opening no image.
-
-    Class folders directly in `path` are a training part. Raises ValueError for what is no image
-    folder or can be read in two ways.
-    """
-    if not os.path.isdir(path):
-        raise ValueError(
-            f"{path} is no folder of images; it should hold train/<class>/<images>. Images that "
-            f"were moved: --data_path says where they are now"
-        )
-    folders = _subfolders(path)
-    parts = {}
-    for part, names in PARTS.items():
-        for folder in folders:
-            if folder.lower() in names and part not in parts:
-                parts[part] = os.path.join(path, folder)
-    if "train" not in parts:
-        if parts:
-            raise ValueError(f"{path} has {', '.join(parts)} but no train/<class>/<images>")
-        return {"train": path}
-    if not _subfolders(parts["train"]) and len(folders) > len(parts):
-        raise ValueError(
-            f"{parts['train']} has no class folders, but {path} has others; "
-            f"put every class into {os.path.join(path, 'train', '<class>')}"
-        )
-    if "test" in parts and not _subfolders(parts["test"]):
-        del parts["test"]  # without labels, as ImageNet's
-    return parts
-
-
-def scored_parts(path):
-    """The parts that a training is scored on: first the one it is scored on after every epoch."""
-    parts = find_parts(path)
-    return [part for part in ("val", "test") if part in parts] or [HELD_OUT]
 
 
 class Files(NamedTuple):
@@ -101,7 +60,8 @@ def list_files(root, classes=None):
 
     Raises ValueError for class folders that are missing, empty, unknown or only one.
     """
-    folders = _subfolders(root)
+    class_of = {name: unicodedata.normalize("NFC", name) for name in image_parts.subfolders(root)}
+    folders = sorted(set(class_of.values()))
     images, others = image_files.find(root)
     if not folders:
         loose = "images but no" if images else "neither images nor"
@@ -110,18 +70,15 @@ def list_files(root, classes=None):
             f"{os.path.join(root, '<class>')}"
         )
     if classes is None:
-        if len(folders) == 1:
-            raise ValueError(f"{root} has one class only, {folders[0]}; there must be two or more")
+        image_parts.check_class_folders(root, list(class_of), images)
         classes = tuple(folders)
-    elif set(folders) - set(classes):
-        unknown = ", ".join(sorted(set(folders) - set(classes)))
-        raise ValueError(f"{root} has classes that the training images have not: {unknown}")
+    require_known(root, folders, classes)
 
     of_class = {name: [] for name in classes}
     for file in images:
         name, _, below = file.partition("/")
         if below:
-            of_class[name].append(file)
+            of_class[class_of[name]].append(file)
         else:
             others["images outside the class folders"] += 1
     empty = [name for name in classes if not of_class[name]]
@@ -139,6 +96,15 @@ def list_files(root, classes=None):
     return Files(root, classes, files, targets)
 
 
+def require_known(root, folders, classes):
+    """Raise ValueError for class folders in `root` that the training part has not."""
+    known = {unicodedata.normalize("NFC", name) for name in classes}
+    if unknown := [name for name in folders if unicodedata.normalize("NFC", name) not in known]:
+        raise ValueError(
+            f"{root} has classes that the training images have not: {', '.join(sorted(unknown))}"
+        )
+
+
 def _left_out(text, others):
     names = (f"{n} {suffix or 'without suffix'}" for suffix, n in others.most_common())
     return f"{text} {', '.join(names)}" if others else ""
@@ -153,7 +119,8 @@ def hold_out(listed, portion):
 
     def by_name(indices):
         def rank(i):
-            return hashlib.sha256(f"held out/{listed.files[i]}".encode()).digest()
+            name = unicodedata.normalize("NFC", listed.files[i])  # a Mac stores é as two
+            return hashlib.sha256(f"held out/{name}".encode()).digest()
 
         return sorted(indices, key=rank)
 
@@ -172,9 +139,13 @@ def hold_out(listed, portion):
 
 def _list_part(part, options):
     """(Files of a part, names of the files that were held out of it)."""
-    parts = find_parts(options.data_path)
+    parts = image_parts.find(options.data_path)
     root = parts["train" if part == HELD_OUT else part]
     listed = list_files(root, options.known_spec and options.known_spec.classes)
+    if part == "train":
+        image_parts.log_unused(options.data_path)
+        for folder in set(parts.values()) - {root}:  # their names alone: found now, not at the end
+            require_known(folder, image_parts.subfolders(folder), listed.classes)
     held_out_files = ()
     if part == HELD_OUT or (part == "train" and len(parts) == 1):
         train, held_out = hold_out(listed, options.test_portion)
@@ -209,34 +180,64 @@ def key_of(listed, *more):
     return digest.hexdigest()[:24]
 
 
-def _cached(listed, cache_files, key):
+def _cached(listed, cache_files, key, max_megapixels):
     """The cache's entry, or None where a file that was broken can be read now (a permission, say,
     which changes neither its size nor its time)."""
     entry = cache.cached(cache_files, key)
     for file in entry["bad"] if entry else ():
-        if image_files.is_readable(os.path.join(listed.root, file)):
+        if image_files.is_readable(os.path.join(listed.root, file), max_megapixels):
             return None
     return entry
 
 
 def _headers(listed, options):
     """`image_files.survey`, from the cache if it is there."""
-    key = key_of(listed, "headers")
-    headers = _cached(listed, options.cache_files, key)
+    key = key_of(listed, "headers", options.max_megapixels)
+    headers = _cached(listed, options.cache_files, key, options.max_megapixels)
     if headers is None:
-        headers = image_files.survey(listed)
+        headers = image_files.survey(listed, options.max_megapixels)
         cache.store(options.cache_files, key, headers)
     return headers
 
 
 def _pixels(listed, spec, in_memory, options):
     """`image_files.decode`, from the cache if it is there and the pixels are not asked for."""
-    key = key_of(listed, spec.C_in, spec.size)
-    entry, pixels = _cached(listed, options.cache_files, key), None
+    limit = options.max_megapixels
+    key = key_of(listed, spec.C_in, spec.size, spec.white, limit)
+    entry, pixels = _cached(listed, options.cache_files, key, limit), None
     if in_memory or entry is None:
-        entry, pixels = image_files.decode(listed, spec.C_in, spec.size, in_memory)
+        entry, pixels = image_files.decode(listed, spec, in_memory, limit)
         cache.store(options.cache_files, key, entry)
     return entry, pixels
+
+
+def _white(listed, headers, options):
+    """What is white in 16-bit files of the training part; goes to the log."""
+    if not any(mode.startswith("I") for mode in headers["modes"]):
+        return image_files.WHITE
+    key = key_of(listed, "white", options.max_megapixels)
+    found = cache.cached(options.cache_files, key)
+    if found is None:
+        found = image_files.find_white(listed, options.max_megapixels)
+        cache.store(options.cache_files, key, found)
+    top, white = found
+    log.info(
+        f"the largest value in 16-bit files of {listed.root} is {top}: "
+        f"{white.bit_length()} bits are taken for their range, 0 is black and {white} white"
+    )
+    return white
+
+
+def _log_cut(sizes, size):
+    """Name images of which little is left, since their proportions are far from those of `size`."""
+    H, W = size
+    much = [(h, w, n) for h, w, n in sizes if not W / 4 <= H * w / h <= 4 * W]
+    if much:
+        h, w, _ = max(much, key=lambda row: abs(math.log(H * row[1] / row[0] / W)))
+        log.info(
+            f"of {sum(n for *_, n in much)} images less than a quarter is left, since they are so "
+            f"much longer or wider than {H}x{W} (one has {h}x{w}); the middle is kept"
+        )
 
 
 def _spec_of(listed, headers, options):
@@ -254,6 +255,7 @@ def _spec_of(listed, headers, options):
             f"{fitted} images of {len(headers['sizes'])} sizes are scaled and cut to "
             f"{size[0]}x{size[1]} (--input_size H W sets another size)"
         )
+    _log_cut(headers["sizes"], size)
     if min(size) > LARGE and not options.input_size:
         log.info(
             f"images of {size[0]}x{size[1]} are large for a search; --input_size 224 would make it "
@@ -262,7 +264,8 @@ def _spec_of(listed, headers, options):
     mean = std = None
     if imagenet and C_in == 3:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
-    return DataSpec(folder_name(options.data_path), C_in, size, listed.classes, mean, std)
+    white = _white(listed, headers, options)
+    return DataSpec(folder_name(options.data_path), C_in, size, listed.classes, mean, std, white)
 
 
 def _log_modes(listed, modes, C_in):
@@ -291,7 +294,7 @@ def refuse_or_skip(listed, bad, how):
     {file: why}."""
     names = [f"{file} ({why})" for file, why in sorted(bad.items())]
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    text = f"{len(bad)} of {len(listed.files)} image files in {listed.root} are broken"
+    text = f"{len(bad)} of {len(listed.files)} image files in {listed.root} cannot be read"
     if how == "fail":
         raise ValueError(
             f"{text}: {shown}; mend or remove them, or leave them out with --bad_images skip"
@@ -301,7 +304,7 @@ def refuse_or_skip(listed, bad, how):
     if gone:
         names = ", ".join(listed.classes[y] for y in gone)
         raise ValueError(f"{text}, among them every image of class {names}")
-    log.info(f"{text} and skipped: {shown}")
+    log.info(f"{text} and are skipped: {shown}")
     return kept
 
 
@@ -311,9 +314,10 @@ def refuse_or_skip(listed, bad, how):
 class ImageFiles(Dataset):
     """Images of files, (uint8 (C_in, H, W), class) each: from memory, or decoded when asked for."""
 
-    def __init__(self, listed, C_in, size, pixels=None):
+    def __init__(self, listed, spec, pixels=None, max_megapixels=MAX_MEGAPIXELS):
         self.root, self.files, self.targets = listed.root, listed.files, listed.targets
-        self.C_in, self.size, self.pixels = C_in, size, pixels
+        self.how = spec.C_in, spec.size, spec.white, max_megapixels  # as image_files.read wants it
+        self.pixels = pixels
 
     @property
     def in_memory(self):
@@ -328,7 +332,7 @@ class ImageFiles(Dataset):
         else:
             path = os.path.join(self.root, self.files[index])
             with image_files.no_warnings():
-                image = image_files.read(path, self.C_in, self.size)
+                image = image_files.read(path, *self.how)
         return image, self.targets[index]
 
 
@@ -364,4 +368,5 @@ def load(part, options, budget):
             f"{byte_size(1e9 * budget.left_gb)} that are left of --cache_gb"
         )
     log.info(f"{len(listed.files)} images of {listed.root} are {where}")
-    return splits.Part(spec, ImageFiles(listed, spec.C_in, spec.size, pixels), held_out_files)
+    dataset = ImageFiles(listed, spec, pixels, options.max_megapixels)
+    return splits.Part(spec, dataset, held_out_files)

@@ -16,14 +16,21 @@ _SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 
 
 class Loader(DataLoader):
-    """A DataLoader whose processes are deaf to signals that are not from this process."""
+    """A DataLoader whose processes are deaf to signals that are not from this process.
+
+    others  Loaders that are not read at the same time: their processes end when this one begins, so
+            that there are never more than --workers
+    """
 
     def __init__(self, dataset, **words):
         super().__init__(dataset, worker_init_fn=leave_signals_to_parent, **words)
+        self.others = ()
 
     def __iter__(self):
+        for loader in self.others:
+            loader.close()
         # a process inherits what is held back: it is deaf from its first moment on
-        with _held_back():
+        with held_back():
             return super().__iter__()
 
     def close(self):
@@ -35,7 +42,7 @@ class Loader(DataLoader):
 
 
 @contextmanager
-def _held_back():
+def held_back():
     """Signals that arrive meanwhile act at the end."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

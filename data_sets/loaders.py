@@ -7,6 +7,7 @@ found out and chosen goes to the log "darts.data".
 """
 
 import logging
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch.utils.data import Subset
 
 from console.parser import to_folder_name
-from data_sets import image_folder, named, splits
+from data_sets import image_folder, image_parts, named, splits
 from data_sets.cache import CacheBudget
 from data_sets.loader_processes import Loader
 from data_sets.shuffled import Augmented, ShuffledLoader
@@ -72,11 +73,18 @@ def search_data(options):
     cutout_length, augmented = _augmented(part.spec, options)
     w_half, alpha_half = (Subset(part.dataset, half.tolist()) for half in (w_half, alpha_half))
     alpha_batch = min(batch_size, len(alpha_half))
+    workers = _workers(part.dataset, options)  # in all: both halves are read at once
+    share = options._replace(workers=workers - workers // 2)
+    train = _training_loader(w_half, augmented, batch_size, share)
+    share = options._replace(workers=workers // 2)
+    alpha = _training_loader(alpha_half, augmented, alpha_batch, share, half=1)
+    val = _scoring_loader(alpha_half, part.spec, batch_size, options)
+    _take_turns((train, alpha), (val,))
     return Data(
         part.spec,
-        train=_training_loader(w_half, augmented, batch_size, options),
-        alpha=_training_loader(alpha_half, augmented, alpha_batch, options, half=1),
-        val=_scoring_loader(alpha_half, part.spec, batch_size, options),
+        train=train,
+        alpha=alpha,
+        val=val,
         test=None,
         val_name="alpha half",
         class_counts=_class_counts(part),
@@ -97,10 +105,12 @@ def augment_data(options):
     known = options._replace(known_spec=part.spec, batch_size=batch_size)
     scored = scored_loaders(known, budget)
     val_name = next(iter(scored))
+    train = _training_loader(part.dataset, augmented, batch_size, options)
+    _take_turns((train,), tuple(scored.values()))
     read = {"train": part.dataset} | {name: loader.dataset for name, loader in scored.items()}
     return Data(
         part.spec,
-        train=_training_loader(part.dataset, augmented, batch_size, options),
+        train=train,
         alpha=None,
         val=scored[val_name],
         test=scored["test"] if val_name == "val" and "test" in scored else None,
@@ -124,7 +134,7 @@ def scored_loaders(options, budget=None):
     budget = budget or CacheBudget(options.cache_gb)
     names = ["test"]
     if options.dataset in named.FOLDERS:
-        names = image_folder.scored_parts(options.data_path)
+        names = image_parts.scored(options.data_path)
     parts = {name: open_part(name, options, budget) for name in names}
     return {
         name: _scoring_loader(part.dataset, part.spec, options.batch_size, options)
@@ -145,11 +155,16 @@ def default_run_name(dataset, data_path):
 def open_part(name, options, budget):
     """The Part "train" (the portion options.subset of it), "test", or of an image folder also "val"
     or "held-out"."""
+    train = name == "train"
+    if train and _is_other_folder(options.dataset, options.data_path):
+        log.info(
+            f"the folder {options.dataset} here is not read: {options.dataset} is a data set by "
+            f"name. --dataset ./{options.dataset} takes the folder"
+        )
     if options.dataset in named.FOLDERS:
         return image_folder.load(name, options, budget)
     own = named.spec(options.dataset)
     spec = options.known_spec or _as_asked(own, options)
-    train = name == "train"
     dataset = named.load_split(options.dataset, options.data_path, train)
     if (spec.C_in, spec.size) != (own.C_in, own.size):
         dataset = Transformed(dataset, Fit(spec.C_in, spec.size))
@@ -161,6 +176,11 @@ def open_part(name, options, budget):
         dataset = Subset(dataset, indices.tolist())
         log.info(f"--subset {options.subset}: {len(dataset)} training images")
     return Part(spec, dataset)
+
+
+def _is_other_folder(dataset, data_path):
+    """Whether the name of a data set is also that of a folder here, which is not read."""
+    return os.path.isdir(dataset) and os.path.abspath(dataset) != os.path.abspath(data_path)
 
 
 def _as_asked(spec, options):
@@ -235,9 +255,7 @@ def _scoring_loader(dataset, spec, batch_size, options):
 
 
 def _how_to_load(dataset, options):
-    workers = options.workers
-    if workers is None:
-        workers = default_workers(getattr(splits.source(dataset), "in_memory", False))
+    workers = _workers(dataset, options)
     return {
         "num_workers": workers,
         # processes that live on keep random states that no checkpoint holds
@@ -246,6 +264,21 @@ def _how_to_load(dataset, options):
         # torch draws a seed for loader processes: not from the generator of the network
         "generator": torch.Generator(),
     }
+
+
+def _workers(dataset, options):
+    """Loader processes in all, of those that read at the same time."""
+    if options.workers is not None:
+        return options.workers
+    return default_workers(getattr(splits.source(dataset), "in_memory", False))
+
+
+def _take_turns(trained, scored):
+    """The loaders of a training epoch and each that is scored on end each other's processes."""
+    for loader in trained:
+        loader.others = scored
+    for loader in scored:
+        loader.others = (*trained, *(other for other in scored if other is not loader))
 
 
 def default_workers(in_memory):

@@ -14,7 +14,7 @@ from console.errors import one_line
 
 class DataSpec(NamedTuple):
     """What the networks need to know of a data set. Images are (C_in, *size); mean and std are per
-    channel, of values in [0, 1]."""
+    channel, of values in [0, 1]; `white` is the value of 16-bit files that becomes 1."""
 
     name: str
     C_in: int
@@ -22,6 +22,7 @@ class DataSpec(NamedTuple):
     classes: tuple
     mean: tuple
     std: tuple
+    white: int = 65535
 
     def describe(self):
         """Channels and size of the images, as in "grey 8x8"."""

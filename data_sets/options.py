@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+MAX_MEGAPIXELS = 180.0  # about what Pillow takes for an attack
+
 
 class DataOptions(NamedTuple):
     """The data flags of a run; config.py explains each. Beside them:
@@ -23,6 +25,7 @@ class DataOptions(NamedTuple):
     hflip: Any
     cutout_length: Any
     cache_gb: float
+    max_megapixels: float
     batch_size: int
     workers: Any
     seed: int

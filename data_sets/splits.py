@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ def fingerprint(dataset, classes):
     read, digest = source(dataset), ""
     if hasattr(read, "files"):
         sizes = (os.path.getsize(os.path.join(read.root, file)) for file in read.files)
-        known = "".join(f"{file} {n}\n" for file, n in zip(read.files, sizes, strict=True))
+        lines = (f"{file} {n}\n" for file, n in zip(read.files, sizes, strict=True))
+        known = "".join(sorted(unicodedata.normalize("NFC", line) for line in lines))
         digest = hashlib.sha256(known.encode()).hexdigest()[:24]
     return {"classes": dict(zip(classes, counts, strict=True)), "files": digest}
 

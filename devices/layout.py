@@ -5,6 +5,8 @@ import time
 
 import torch
 
+from console import errors
+
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -17,8 +19,22 @@ def place(net, device, data, cfg):
     layout = pick_layout(cfg.layout, net, shape, device)
     net.to(memory_format=LAYOUTS[layout])
     if cfg.compile:
+        require_compiler(device)
         compile_cells(net.cells)
     return layout
+
+
+def require_compiler(device):
+    """Raise ValueError where a CPU lacks the compiler that --compile needs. On a GPU the first step
+    finds that out."""
+    if device.torch_device.type != "cpu":
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler  # here, since it takes a second
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise ValueError(f"{errors.NO_COMPILER} ({errors.one_line(error, 120)})") from error
 
 
 def default_layout(device):

@@ -76,17 +76,17 @@ def pick_device(device="auto", gpus=None):
 
     Raises ValueError when the machine lacks what was asked for.
     """
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    n_cards = cards()
     if gpus is not None and device in ("cpu", "mps"):
         raise ValueError(f"--gpus {gpus} picks a CUDA card and contradicts --device {device}")
     if gpus is not None or device == "cuda":
-        if not cards:
+        if not n_cards:
             raise ValueError("torch sees no CUDA GPU here; use --device cpu, without --gpus")
-        return torch.device("cuda", _pick_card(gpus, cards))
+        return torch.device("cuda", _pick_card(gpus, n_cards))
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("torch sees no MPS device (Apple GPU) here; use --device cpu")
     if device == "auto":
-        if cards:
+        if n_cards:
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     return torch.device(device)
@@ -101,6 +101,11 @@ def _pick_card(gpus, cards):
     if not gpus.isdecimal() or int(gpus) >= cards:
         raise ValueError(f"--gpus {gpus}: no such card; this machine has 0..{cards - 1}")
     return int(gpus)
+
+
+def cards():
+    """CUDA cards that this process sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def cores():

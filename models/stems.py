@@ -65,6 +65,13 @@ def pick(stem, size):
     return stem
 
 
+def describe(cfg, size):
+    """The stem in words, by the flags of a run and the `size` (H, W) of its images."""
+    stem = pick(cfg.stem, size)
+    ignored = stem == "imagenet" and cfg.stem_multiplier != cfg.default("stem_multiplier")
+    return f"{stem} stem{' (which ignores --stem_multiplier)' if ignored else ''}"
+
+
 def build(stem, C_in, C, stem_multiplier):
     """The stem of a network whose first cells have C channels.
 

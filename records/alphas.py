@@ -31,6 +31,12 @@ def edge_weight(record, cell, node, j):
     return record["edge_weights"][cell][node][j] if "edge_weights" in record else None
 
 
+def pen_width(strength, n_ops):
+    """Width in points of an edge's line: 1.4 if undecided (1 / n_ops), 7 at a weight of 1."""
+    undecided = 1 / n_ops if n_ops and n_ops > 1 else 0.0
+    return 1.4 + 5.6 * max(0.0, min(strength, 1.0) - undecided) / (1 - undecided)
+
+
 def edges(record, cell):
     """What every edge of a cell has decided, as dicts:
 

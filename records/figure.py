@@ -2,18 +2,31 @@
 
 import os
 
+from records import fonts
 from records.files import atomic_write
 
 
 def save(fig, out, dpi=120):
     """Write a figure in one piece, in the format that the ending of `out` names.
 
+    Letters come from a font of the system that has them; one that none has becomes a question mark.
     Raises ValueError for an ending that matplotlib does not know.
     """
     ending = os.path.splitext(out)[1].removeprefix(".").lower()
     known = fig.canvas.get_supported_filetypes()
     if ending not in known:
         raise ValueError(f"{out}: the ending is none of {', '.join(sorted(known))}")
+    use_fonts(fig)
     with atomic_write(out) as temporary:
         fig.savefig(temporary, dpi=dpi, format=ending)
     return out
+
+
+def use_fonts(fig):
+    """Give every text of a figure fonts that have its letters."""
+    for text in fig.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
+        if text.get_text().isascii():
+            continue
+        families, missing = fonts.families(text.get_text())
+        text.set_fontfamily(families)
+        text.set_text(fonts.plain(text.get_text(), lambda letter, gone=missing: letter not in gone))

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 
 import genotypes as gt
 
-# the folders that hold the runs of search.py and of augment.py
-SEARCHES, TRAININGS = "searchs", "augments"
+# the folders that hold the runs of search.py, augment.py and compare.py
+SEARCHES, TRAININGS, COMPARISONS = "searchs", "augments", "compares"
 
 # the files of a run folder; tracking/run_folder.py says what is in them
 CONFIG, METRICS, ALPHAS, SUMMARY = "config.json", "metrics.jsonl", "alphas.jsonl", "summary.json"
@@ -22,6 +22,7 @@ CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "previous.pt", "best.pt"
 CHECKPOINTS = (CHECKPOINT, PREVIOUS, BEST)  # the order in which --resume tries them
 PLOTS, CURVES, ALPHA_FIGURE = "plots", "loss_accuracy.png", "alphas.png"
 CONFUSION, CONFUSION_FIGURE = "confusion.json", "confusion.png"
+COMPARISON = "comparison.png"
 REPORT, TENSORBOARD, LOCK = "report.html", "tb", ".lock"
 
 # what the run alone writes, and no picture command

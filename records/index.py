@@ -6,7 +6,7 @@ from typing import NamedTuple
 import genotypes as gt
 from records import files, reader
 
-KINDS = {files.SEARCHES: "search", files.TRAININGS: "training", "compares": "comparison"}
+KINDS = {files.SEARCHES: "search", files.TRAININGS: "training", files.COMPARISONS: "comparison"}
 
 
 class Row(NamedTuple):

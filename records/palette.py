@@ -27,8 +27,16 @@ OWN = ("#c2591b", "#1f7f8f", "#5a6b1f", "#b0307f", "#4d4fae", "#7a4b35")  # bloc
 INPUT, NODE, OUTPUT = "#c9e8c4", "#bcd9f2", "#f3e2a5"  # fills of the boxes of a drawing
 INK, FAINT = "#333333", "#8c8c8c"  # text and lines; what may stand back
 
+CHANGED, BEST = "#fff0a8", "#0b7a75"  # in an animation: new edges, the recommended epoch
+
 TRAIN, VAL = "#33669d", "#d9652b"  # the curves of a single run
 RUNS = ("#33669d", "#d9652b", "#228833", "#9a5cb4", "#8f6400", "#0b7a75", "#b0307f", "#555555")
+
+# the candidates of a comparison, by kind (records/comparison.py)
+CANDIDATES = {
+    "found": "#d9652b", "published": "#33669d", "given": "#9a5cb4", "random": "#777777",
+    "baseline": "#228833",
+}  # fmt: skip
 
 
 def family(op):

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+import compare
 import genotypes as gt
 import search
 from comparing import training
@@ -47,6 +48,8 @@ VARIANTS = {
     "partial": f"{FIRST} --partial_channels 2",
     "perturbation": f"{FIRST} --select perturbation",
 }
+# How compare.py trains: flags
+COMPARE = "--epochs 16 --seeds 2 --jobs 1 --batch_size 32"
 # How a cell is trained: flags of augment.py. Long enough for more epochs to change little.
 RECIPE = "--layers 5 --init_channels 8 --batch_size 64 --lr 0.05 --drop_path_prob 0"
 EPOCHS = {"digits": 30}
@@ -122,6 +125,17 @@ def search_cell(data, flags, variant, seed, quick):
     return {"genotype": genotype, "seconds": seconds, "flags": words, "epochs": epochs}
 
 
+def compare_cells(data, variants, seed):
+    """The winner of a comparison of the cells that the variants found with one seed with four
+    random cells, on halves of the training images."""
+    found = [os.path.join("searchs", f"{data}-{variant}-{seed}") for variant in variants]
+    others = ["--random", "4", "--seed", str(100 + 4 * seed)]  # none of those of the study
+    words = [*found, *others, *RECIPE.split(), "--cutout_length", "0", *COMPARE.split()]
+    start = time.perf_counter()
+    run = compare.main([*words, "--name", f"{data}-{seed}", "--overwrite", "--quiet"])
+    return {"genotype": gt.to_str(gt.load(run)), "seconds": time.perf_counter() - start}
+
+
 @functools.cache  # one process trains many cells
 def recipe_and_data(flags, epochs):
     words = [*flags, *RECIPE.split(), "--epochs", str(epochs), "--cutout_length", "0"]
@@ -148,22 +162,21 @@ def train_cell(flags, epochs, genotype, seed):
 
 
 def one_part(job):
-    """Do (path, function, arguments) unless it is done, and write the result to path."""
+    """Do (path, function, arguments) and write the result to path."""
     path, function, arguments = job
-    if not reader.read_object(path):
-        torch.set_num_threads(1)
-        files.write_json(path, function(*arguments))
-    return path
+    torch.set_num_threads(1)
+    files.write_json(path, function(*arguments))
 
 
 def in_processes(jobs, n_processes, title):
-    """Do all jobs; {path: result}. What fails is named, and the others are done all the same."""
+    """Do all jobs that are not done; {path: result}. What fails is named, and the others are done
+    all the same."""
     spawn = multiprocessing.get_context("spawn")
-    failed = []
+    failed, left = [], [job for job in jobs if not reader.read_object(job[0])]
     with concurrent.futures.ProcessPoolExecutor(n_processes, spawn) as pool:
-        futures = {pool.submit(one_part, job): job[0] for job in jobs}
+        futures = {pool.submit(one_part, job): job[0] for job in left}
         done = concurrent.futures.as_completed(futures)
-        for future in tqdm(done, title, len(jobs), disable=None):
+        for future in tqdm(done, title, len(left), disable=None):
             if future.exception() is not None:
                 failed.append(f"{futures[future]}: {future.exception()}")
     if failed:
@@ -234,8 +247,10 @@ def table(name, rows):
         if "search_seconds" in row:
             line += f"{row['search_seconds']:11.0f}"
         lines.append(line)
-    noise = 100 * (next(iter(rows.values()))["top1_deviation_of_trainings"] or 0)
-    return "\n".join([*lines, f"trainings of one cell differ by {noise:.2f} (deviation)"])
+    noise = next(iter(rows.values()))["top1_deviation_of_trainings"]
+    if noise is not None:  # of cells that were trained once nothing is known
+        lines.append(f"trainings of one cell differ by {100 * noise:.2f} (deviation)")
+    return "\n".join(lines)
 
 
 def draw(results, out):
@@ -290,6 +305,14 @@ def study(data, flags, args):
     if args.published:
         genotypes |= {("published", name): cell for name, cell in gt.PUBLISHED.items()}
     genotypes |= {key: gt.from_str(found["genotype"]) for key, found in searches.items()}
+    if args.compare:
+        seeds = range(args.searches)
+        jobs = [(path("compare", s), compare_cells, (data, args.compare, s)) for s in seeds]
+        winners = in_processes(jobs, args.jobs, f"{data}: comparisons")
+        genotypes |= {
+            ("compare's winner", s): gt.from_str(winners[path("compare", s)]["genotype"])
+            for s in seeds
+        }
     epochs = args.epochs or EPOCHS.get(data, OTHER_EPOCHS)
     jobs = [
         (path("train", *key, n), train_cell, (flags, epochs, gt.to_str(cell), n))
@@ -313,6 +336,13 @@ def main(argv=None):
     add("--data", nargs="+", default=["digits"], help=f"{', '.join(MADE)}, FOLDER or FOLDER@SIDE")
     add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
     add("--searches", type=int, default=5, help="searches of each variant")
+    add(
+        "--compare",
+        nargs="+",
+        metavar="VARIANT",
+        default=[],
+        help="also the winner of a comparison of these variants' cells with four random ones",
+    )
     add("--random", type=int, default=10, help="random cells")
     add("--random_ops", metavar="LIST", help="as many random cells of these ops, too")
     add("--published", action=argparse.BooleanOptionalAction, default=True, help="and published")

@@ -19,6 +19,7 @@ import torch
 import augment
 import check_ops
 import search
+from comparing.run import Comparison
 from config import SearchConfig
 from devices.pick import Device
 from tracking import search_log
@@ -57,6 +58,7 @@ def without_pictures():
     """Runs within draw nothing and write no page."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pictures, "_make", lambda *args: None)
+        patch.setattr(Comparison, "draw", lambda *args: None)
         yield
 
 

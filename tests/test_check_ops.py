@@ -179,6 +179,23 @@ class InAList(Block):
         return self.more[0](x)
 
 
+class InADict(KeepsSize):
+    """The weights are named first, whatever else is wrong."""
+
+    def __init__(self, C, stride, affine):
+        super().__init__(C, stride, affine)
+        self.more = {"a": (1, [nn.Conv2d(C, C, 1)])}
+
+
+class ATensor(Block):
+    def __init__(self, C, stride, affine):
+        super().__init__(C, stride, affine)
+        self.scale = torch.ones((), requires_grad=True)
+
+    def after(self, x):
+        return self.scale * x
+
+
 class OnTheCpu(Block):
     def after(self, x):
         return x + torch.ones(1, self.C, 1, 1)
@@ -195,6 +212,7 @@ class ZeroWeights(Block):
 
 SHARED = Block(16, 1, False)
 
+RAISED_AT = check_ops.place(__file__, Raises.before.__code__.co_firstlineno + 1)
 WRONG = {
     MoreChannels: "returns 17 channels for 16",
     RoundsDown: "returns 3x3 pixels on maps of 7x6; stride 2 needs 4x3, rounded up",
@@ -210,7 +228,7 @@ WRONG = {
     Doubled: "turns float32 into float64",
     DoubleWeights: "has its weight conv.weight in float64, not in float32",
     Pair: "returns a tuple, not one map",
-    Raises: "fails on maps of 7x6: IndexError: no such thing",
+    Raises: f"IndexError: no such thing ({RAISED_AT})",
     RaisesOnSmallMaps: "returns 5x4 pixels on maps of 7x6; stride 1 needs 7x6",
     Viewed: "fails on maps of 7x6: RuntimeError: view size is not compatible",
     Counts: "gives another result at the second call in evaluation mode",
@@ -219,7 +237,9 @@ WRONG = {
     MovesInEvaluation: "changes a buffer in evaluation mode",
     ReplacesABuffer: "replaces its buffer seen; write into it instead",
     RemembersTheMap: "keeps the map of the last call in last",
-    InAList: "holds weights that PyTorch does not see",
+    InAList: "holds weights that PyTorch does not see in",
+    InADict: "holds weights that PyTorch does not see in more, so they are",
+    ATensor: "holds weights that PyTorch does not see in scale, so they are",
     OnTheCpu: "makes a tensor on the CPU while it runs, which fails on a GPU",
     ZeroWeights: "gives sqrt a gradient that is NaN or infinite",
     "a module": (Block(16, 1, False), "is a Block in OPS; write lambda C, stride, affine: ..."),
@@ -304,6 +324,33 @@ def test_remarks(monkeypatch):
     assert notes["unused"][1] == ["without a gradient, so never trained: spare.bias, spare.weight"]
 
 
+@pytest.mark.parametrize(
+    ("scale", "text"), [(1e-7, "1e-07 times"), (0.9, ""), (300, "3e+02 times")]
+)
+def test_an_output_of_another_scale_is_noted(monkeypatch, scale, text):
+    class Scaled(Block):
+        def after(self, x):
+            return scale * x
+
+    monkeypatch.setitem(ops.OPS, "mine", Scaled)
+    faults, notes = check_ops.faults_of("mine", [(8, 1, False)], check_ops.SIZES)
+    assert not faults
+    assert len(notes) == bool(text)
+    assert text in "".join(notes)
+
+
+def test_wrong_numbers_of_channels_point_to_the_flag(monkeypatch, capsys):
+    monkeypatch.setitem(
+        ops.OPS, "grouped", lambda C, stride, affine: nn.Conv2d(C, C, 3, stride, 1, groups=4)
+    )
+    with pytest.raises(SystemExit):
+        check_ops.main(["grouped"])
+    out = capsys.readouterr().out
+    assert "if it is meant for certain numbers of channels, say --channels 16)" in out
+    check_ops.main(["grouped", "--channels", "16", "--threads", "1"])
+    assert torch.get_num_threads() == 1
+
+
 def test_the_quick_part_tries_one_small_size_and_draws_nothing(monkeypatch):
     state, calls, check_op = torch.get_rng_state(), [], check_ops.check_op
     monkeypatch.setattr(check_ops, "check_op", lambda *args: calls.append(args) or check_op(*args))
@@ -319,7 +366,7 @@ def test_the_quick_part_tries_one_small_size_and_draws_nothing(monkeypatch):
 def test_the_command_says_that_all_ops_are_right(capsys):
     check_ops.main(["--channels", "5"])
     out = capsys.readouterr().out
-    rows = {(line.split()[0], line.split()[1]): line for line in out.splitlines()[2:-1]}
+    rows = {(line.split()[0], line.split()[1]): line for line in out.splitlines()[3:-1]}
     assert set(rows) == {(name, stride) for name in ops.OPS for stride in "12"}
     # the counts by hand: a depthwise and a pointwise convolution, twice, at 32x32 pixels
     params, madds = rows["sep_conv_3x3", "1"].split()[2:4]
@@ -343,6 +390,10 @@ def test_the_command_names_what_is_wrong(monkeypatch, capsys):
     assert "stride 2 needs 4x3, rounded up (2 of 4: 4 channels, stride 2, affine off)" in out
     assert "edge by edge: holds a Dropout" in out
     assert "slices       note   without a gradient" in out
+    assert "\nedge by edge (only slower, not wrong): slices\n" in out
+    line = RoundsDown.__init__.__code__.co_firstlineno - 1
+    assert f"rounds_down         defined in {check_ops.place(__file__, line)}\n" in out
+    assert "million multiply-adds of one image; ms: milliseconds of a batch" in out
     assert out.splitlines()[-1] == "1 of 2 blocks wrong: rounds_down"
 
 

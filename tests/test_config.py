@@ -12,14 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genotypes as gt
-from config import AugmentConfig, EvaluateConfig, ExportConfig, PredictConfig, SearchConfig
+from config import (
+    AugmentConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 
 # what --quick sets, by the README
 QUICK_SEARCH = {"layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 12, "threads": 1}
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 # the least that a command line must hold
 RUNS = [(SearchConfig, []), (AugmentConfig, ["--genotype", "PDARTS"])]
-ALL = [*RUNS, (EvaluateConfig, ["x"]), (ExportConfig, ["x"]), (PredictConfig, ["x", "--from", "y"])]
+ALL = [
+    *RUNS,
+    (CompareConfig, ["PDARTS"]),
+    (EvaluateConfig, ["x"]),
+    (ExportConfig, ["x"]),
+    (PredictConfig, ["x", "--from", "y"]),
+]
 
 
 def flags_of(config, needed):
@@ -35,7 +48,7 @@ def test_search_defaults_are_the_papers():
     wanted = {
         "epochs": 50, "batch_size": 64, "init_channels": 16, "layers": 8, "n_nodes": 4,
         "w_lr": 0.025, "w_lr_min": 0.0, "w_momentum": 0.9, "w_weight_decay": 3e-4,
-        "w_grad_clip": 5.0, "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3, "order": 2,
+        "w_grad_clip": 5.0, "alpha_lr": "auto", "alpha_weight_decay": 1e-3, "order": 2,
         "val_portion": 0.5, "cutout_length": 0, "primitives": gt.PRIMITIVES,
     }  # fmt: skip
     assert {key: getattr(cfg, key) for key in wanted} == wanted
@@ -61,7 +74,7 @@ def test_help_names_every_default_in_words(config, needed, capsys):
     assert "default: False" not in text
     assert "SUPPRESS" not in text
     for name, action in flags_of(config, needed).items():
-        assert f"{action.option_strings[0]} " in text, name
+        assert f"{[*action.option_strings, action.metavar][0]} " in text, name
         if isinstance(action.value, (int, float)) and not isinstance(action.value, bool):
             assert f"(default: {action.value})" in text, name
 
@@ -101,7 +114,7 @@ PAPER = {
     "w_lr": 0.025, "w_lr_min": 0.0, "w_momentum": 0.9, "w_weight_decay": 3e-4,
     "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3, "order": 2, "hessian": "difference",
     "eps": 0.01, "reuse_gradient": False, "val_portion": 0.5, "warmup_epochs": 0,
-    "beta_decay": 0.0, "primitives": gt.PRESETS["darts"],
+    "beta_decay": 0.0, "partial_channels": 1, "primitives": gt.PRESETS["darts"],
 }  # fmt: skip
 
 
@@ -207,12 +220,14 @@ def test_every_flag_says_whether_it_may_change():
     of_one_call = {"name", "resume", "overwrite", "new_split"}
     free = {
         "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
-        "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan",
+        "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan", "ops",
     }  # fmt: skip
-    for (config, needed), more in zip(RUNS, ({"max_madds"}, set()), strict=True):
+    for (config, needed), more, once in zip(
+        RUNS, ({"max_madds"}, set()), ({"seeds"}, set()), strict=True
+    ):
         actions = flags_of(config, needed)
         assert {a.keep for a in actions.values()} == {"fixed", "free", "never"}
-        assert {n for n, a in actions.items() if a.keep == "never"} == of_one_call
+        assert {n for n, a in actions.items() if a.keep == "never"} == of_one_call | once
         assert {n for n, a in actions.items() if a.keep == "free"} == free | more
         # every flag but --help is one of ours
         assert {a.dest for a in config(needed)._parser._actions} - {"help"} == set(actions)
@@ -232,9 +247,14 @@ def test_every_flag_says_whether_a_training_inherits_it():
     network = {name for name, action in training.items() if action.inherit == "network"}
     assert network == {
         "genotype", "init_channels", "layers", "stem", "stem_multiplier", "aux_weight",
+        "ops",
     }  # fmt: skip
     # a supernet is smaller than what is trained, but has the same stem
-    assert {n for n, a in search.items() if a.inherit == "network"} == {"stem", "stem_multiplier"}
+    assert {n for n, a in search.items() if a.inherit == "network"} == {
+        "stem",
+        "stem_multiplier",
+        "ops",
+    }
     for name in set(search) & set(training) - {"init_channels", "layers"}:
         assert search[name].inherit == training[name].inherit, name
         assert search[name].keep == training[name].keep, name
@@ -288,6 +308,7 @@ def test_primitives_by_list_and_by_preset():
 
 def test_one_input_size_is_a_square():
     assert SearchConfig(["--input_size", "32"]).input_size == [32, 32]
+    assert SearchConfig(["--input_size", "1", "4"]).input_size == [1, 4]
     assert SearchConfig(["--input_size", "32", "48"]).input_size == [32, 48]
     assert "--input_size takes H and W" in ends_in_one_line(
         SearchConfig, ["--input_size", "1", "2", "3"]
@@ -345,6 +366,8 @@ def test_wrong_flags_end_in_one_line_with_exit_code_2(words, here):
         (PredictConfig, "x.png", "required: --from"),
         (PredictConfig, "--from x", "required: PATH"),
         (PredictConfig, "x.png --from x --workers 1", "unrecognized arguments: --workers 1"),
+        (SearchConfig, "--input_size 1 1", "--input_size 1 1: one pixel is no image"),
+        (AugmentConfig, "--genotype PDARTS --input_size 1", "--input_size 1 1: one pixel"),
         (ExportConfig, "", "required: RUN"),
         (ExportConfig, "x --format tflite", "argument --format: invalid choice: 'tflite'"),
         (ExportConfig, "x --device cpu", "unrecognized arguments: --device cpu"),
@@ -422,10 +445,11 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     said = ["--input_size", "8", "9", "--hflip", "--subset", "0.5", "--quick", "--name", "x"]
     said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
     Config(words).resume_from(Config(said).flags())
-    for name in saved.keys() - {"name", "resume", "overwrite", "new_split"}:
+    any_text = {"genotype", "init_from", "data_path", "dataset", "gpus", "ops"}
+    for name in saved.keys() - {"name", "resume", "overwrite", "new_split", "seeds"}:
         for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
-            if name in ("genotype", "init_from", "data_path", "dataset", "gpus") and value == "\n":
-                continue  # any text will do
+            if name in any_text and value == "\n":
+                continue
             if isinstance(saved[name], bool) and value is True or (name, value) == ("hflip", True):
                 continue
             with pytest.raises(SystemExit):

@@ -30,7 +30,7 @@ READS = {
     ),
     plot_alphas: (files.ALPHAS, files.GENOTYPE),
     plot_train_val: (files.METRICS, files.SUMMARY),
-    gif_maker: (files.CONFIG, files.METRICS, DRAWING, "plots"),
+    gif_maker: (files.CONFIG, files.METRICS, files.ALPHAS, files.GENOTYPE),
     visualize: (files.GENOTYPE, files.ALPHAS),
 }  # fmt: skip
 OF_TRAINING = (files.CONFIG, files.METRICS, files.GENOTYPE, files.SUMMARY, "plots/normal.png")

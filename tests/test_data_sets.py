@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import keep_findings, options  # noqa: F401, a fixture
+from data_helpers import keep_findings, make, options  # noqa: F401, a fixture
 from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -270,13 +270,14 @@ def test_every_flag_of_the_data_group_reaches_the_options():
     words = (
         "--dataset mnist --data_path there --in_channels 1 --input_size 7 --test_portion 0.3 "
         "--bad_images skip --subset 0.5 --augment trivial --no-hflip --cutout_length 2 "
-        "--cache_gb 0.25 --batch_size 6 --workers 3 --seed 9 --val_portion 0.4"
+        "--cache_gb 0.25 --max_megapixels 7 --batch_size 6 --workers 3 --seed 9 "
+        "--val_portion 0.4"
     )
     cfg = config.SearchConfig(words.split())
     spec = named.spec("digits")
     got = DataOptions.from_config(cfg, spec, ["a.json"], may_shrink_batch=True, pin_memory=True)
     assert got == DataOptions(
-        "mnist", "there", 1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 2, 0.25, 6, 3, 9,
+        "mnist", "there", 1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 2, 0.25, 7, 6, 3, 9,
         0.4, False, spec, ("a.json",), True, True,
     )  # fmt: skip
     training = config.AugmentConfig(["--genotype", "DARTS_V2"])
@@ -289,3 +290,20 @@ def test_every_flag_of_the_data_group_reaches_the_options():
 def test_a_run_without_a_name_is_called_after_its_images():
     assert loaders.default_run_name("folder", "a/my pets (2)/") == "my-pets-2"
     assert loaders.default_run_name("cifar10", "data") == "cifar10"
+
+
+@pytest.mark.parametrize("name", ["digits", "imagenet"])
+def test_a_folder_called_like_a_data_set_is_never_passed_over_in_silence(here, caplog, name):
+    make(here / name, ("train", "test"))
+    make(here / "there", ("train", "val"))
+    small = {"dataset": name, "batch_size": 4, "data_path": str(here / "there")}
+    loaders.search_data(options(**small, input_size=(8, 8)))
+    said = [text for text in caplog.messages if "here is not read" in text]
+    assert len(said) == 1
+    assert f"--dataset ./{name} takes the folder" in said[0]
+    cfg = config.SearchConfig(["--dataset", f"./{name}"])
+    assert (cfg.dataset, cfg.data_path) == ("folder", str(here / name))
+    caplog.clear()
+    own = {"dataset": "folder", "batch_size": 4, "data_path": str(here / name)}
+    assert loaders.search_data(options(**own)).spec.classes == ("cat", "dog")
+    assert "is not read" not in caplog.text

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import FAST_SEARCH, ends_in_one_line
 from torch import nn
 
+import search
 from config import PredictConfig, SearchConfig
 from devices import layout, pick
 from devices.pick import Device
@@ -161,3 +163,17 @@ def test_compiled_cells_may_have_several_variants_each():
         layout.compile_cells(cells)
         assert torch._dynamo.config.cache_size_limit == 160
     assert compiled == cells
+
+
+def test_without_a_compiler_a_run_ends_at_once_in_one_line(here, monkeypatch):
+    """T2-27: torch says so in 110 lines, at the first step."""
+    from torch._inductor import cpp_builder, exc
+
+    def none():
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    text = ends_in_one_line(search.main, [*FAST_SEARCH, "--compile", "--name", "x"])
+    assert "--compile needs a C++ compiler" in text
+    assert "or leave --compile out" in text
+    layout.require_compiler(Device(torch.device("meta")))  # of a GPU nothing is known yet

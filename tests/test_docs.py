@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import FAST_AUGMENT, SHORT_SEARCH, TINY_AUGMENT, TINY_SEARCH
+from data_helpers import make
 from PIL import Image
 from torch import nn
 
@@ -36,8 +38,8 @@ REFERENCE, DEVELOPING = PAGES["docs/reference.md"], PAGES["docs/developing.md"]
 IMAGES = PAGES["docs/own-images.md"]
 CONFIGS = {
     "search.py": config.SearchConfig, "augment.py": config.AugmentConfig,
-    "evaluate.py": config.EvaluateConfig, "predict.py": config.PredictConfig,
-    "export.py": config.ExportConfig,
+    "compare.py": config.CompareConfig, "evaluate.py": config.EvaluateConfig,
+    "predict.py": config.PredictConfig, "export.py": config.ExportConfig,
 }  # fmt: skip
 
 # Flags that the table of defaults leaves out although a resumed run may not change them: some have
@@ -149,6 +151,17 @@ def test_the_table_of_defaults_is_the_parsers():
     for phase, cfg in parsed.items():
         fixed = set(cfg.marked(cfg.flags(), keep="fixed"))
         assert fixed - NO_INFLUENCE - SUBJECT == listed[phase]
+
+
+def test_the_table_of_a_comparison_is_the_parsers():
+    rows = re.findall(r"^\| compare `--(\w+)` \| (\S+) \| (\S+) \| \S", REFERENCE, re.M)
+    plain, quick = (config.CompareConfig(["PDARTS", *words]) for words in ([], ["--quick"]))
+    assert rows == [(name, *(str(getattr(cfg, name)) for cfg in (plain, quick)))
+                    for name, *_ in rows]  # fmt: skip
+    # what it shares with search and training stands in the other table
+    shared = both_phases()["search"].flags().keys() & both_phases()["augment"].flags().keys()
+    own = set(plain.marked(plain.flags(), keep="fixed")) - shared - {"candidates", "baseline"}
+    assert own - {"budget", "n_nodes", "k", "primitives"} <= {name for name, *_ in rows}
 
 
 def test_the_table_of_quick_is_the_parsers():
@@ -268,19 +281,36 @@ def test_the_example_block_runs_as_written(monkeypatch, here, capsys):
     augment.main([*FAST_AUGMENT, "--genotype", text, "--name", "a"])
 
 
-def test_the_example_of_an_exported_network_runs_as_written(finished_augment, here, capsys):
-    (example,) = re.findall(
-        r"```python\n(import json.*?)```", PAGES["docs/use-the-result.md"], re.S
-    )
-    run = str(finished_augment[0] / "augments" / "a")
-    image, _ = named.Digits(train=False)[0]
-    Image.fromarray(image[0].numpy()).save("seven.png")
-    export.main([run, "--format", "onnx", "--out", "digits.onnx"])
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "pt2"])
+def test_the_example_of_an_exported_network_runs_as_written(here, capsys, form):
+    """On a colour photograph; its class is the one that predict.py says."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGES["docs/use-the-result.md"], re.S)
+    prepare, onnx, torchscript = blocks
+    make(here / "pets", ("train", "test"), size=(12, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("cat.jpg", exif=exif)
+    flags = ["--genotype", "DARTS_V2", "--dataset", "pets", "--layers", "2", "--epochs", "1"]
+    augment.main([*flags, "--init_channels", "2", "--batch_size", "4", "--name", "a"])
+    (row,) = predict.main(["cat.jpg", "--from", "augments/a"])
+    export.main(["augments/a", "--format", form, "--out", f"pets.{form}"])
+    example = onnx if form == "onnx" else torchscript
+    if form == "pt2":
+        lines = [line for line in torchscript.splitlines() if "torch.jit.load" not in line]
+        example = "\n".join(line.removeprefix("# ") for line in lines)
     capsys.readouterr()
-    predict.main(["seven.png", "--from", run])
-    wanted = capsys.readouterr().out.splitlines()[1].split(",")[1]
-    exec(example, {})
-    assert capsys.readouterr().out == f"{wanted}\n"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
+        exec(prepare + example, {})
+    assert capsys.readouterr().out == f"{row['class']}\n"
+
+
+def test_the_sample_image_is_a_seven(here):
+    picture = Image.open(ROOT / "assets" / "seven.png")
+    digits = named.load_split("digits", "data", train=False)
+    (i,) = [i for i, (x, _) in enumerate(digits) if np.array_equal(x[0], np.asarray(picture))][:1]
+    assert digits.targets[i] == 7
 
 
 def test_the_example_of_a_data_set_can_be_searched(monkeypatch, here, capsys):

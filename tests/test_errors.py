@@ -45,6 +45,21 @@ def ends(context, error, capsys):
     return caught.value.code, capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "backend='inductor' raised:\nInvalidCxxCompiler: No working C++ compiler found in torch",
+        "Failed to find C compiler. Please specify via CC environment variable.",
+    ],
+)
+def test_a_missing_compiler_is_one_line(text, capsys):
+    code, said = ends(errors.run_errors("search.py"), RuntimeError(text), capsys)
+    assert code == 1
+    assert said.startswith("search.py: --compile needs a C++ compiler")
+    assert "leave --compile out" in said
+    assert said.count("\n") == 1
+
+
 def test_how_errors_end(capsys):
     code, text = ends(errors.usage_errors("search.py"), ValueError("wrong"), capsys)
     assert (code, text) == (2, "search.py: wrong\n")

@@ -68,6 +68,7 @@ def test_an_exported_network_computes_what_the_trained_one_does(there, form, tmp
 
     net, metadata = load_exported(form, path)
     assert metadata["classes"] == list("0123456789")
+    assert "until it covers 8x8 pixels, cut off" in metadata["resize"]
     assert (metadata["mean"], metadata["std"], metadata["size"]) == ([0.3054], [0.3753], [8, 8])
     state = torch.load("augments/a/checkpoint.pt", weights_only=True)
     assert metadata["genotype"] == state["genotype"]

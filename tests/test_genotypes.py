@@ -339,13 +339,15 @@ def test_load_says_what_is_wrong(here):
     (here / "empty").mkdir()
     (here / "bad.json").write_text("{}")
     (here / "long.json").write_text('{"a":' + "0" * 10**6 + "}")
+    (here / "page.md").write_text("# A page\n\nof text")
     (here / "binary").write_bytes(b"\xff\xfe\x00")
     for source, message in (
         ("DARTS_V3", "did you mean DARTS_V2|did you mean DARTS_V1"),
         ("searchs/none", "no file or folder searchs/none"),
         ("empty", "holds no genotype.json"),
         ("bad.json", "bad.json: the JSON object lacks"),
-        ("binary", "binary: "),
+        ("binary", "binary is no genotype but a binary file"),
+        ("page.md", "^page.md is no genotype: it begins with neither { nor Genotype\\($"),
         ("long.json", "long.json: not a genotype: 1,000,006 characters"),
         ("", "neither a run folder"),
     ):

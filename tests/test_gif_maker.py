@@ -1,8 +1,7 @@
-"""Animations: order, size and padding of the frames."""
+"""Animations: what stands where in their frames, what is marked, how long they are."""
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -13,37 +12,69 @@ from PIL import Image, ImageColor
 
 import genotypes as gt
 import gif_maker
-import visualize
+from gif_maker import Pen
 from records import palette
 
-COLORS = {1: (200, 0, 0), 2: (0, 200, 0), 9: (0, 0, 200), 10: (200, 200, 0), 100: (0, 200, 200)}
+OPS = ["skip_connect", "max_pool_3x3", "sep_conv_5x5", "none"]
+# of each epoch the edges of the normal cell, of two nodes
+GENES = {
+    1: [[("skip_connect", 0), ("max_pool_3x3", 1)], [("sep_conv_5x5", 0), ("skip_connect", 2)]],
+    2: [[("skip_connect", 0), ("max_pool_3x3", 1)], [("sep_conv_5x5", 1), ("max_pool_3x3", 2)]],
+    9: [[("skip_connect", 0), ("max_pool_3x3", 1)], [("sep_conv_5x5", 1), ("max_pool_3x3", 2)]],
+    10: [[("sep_conv_5x5", 0), ("max_pool_3x3", 1)], [("sep_conv_5x5", 1), ("max_pool_3x3", 2)]],
+}
+
+
+def record(epoch, gene, ops=OPS):
+    """A line of alphas.jsonl."""
+    mix = [[[1 / len(ops)] * len(ops)] * (node + 2) for node in range(len(gene))]
+    concat = range(2, len(gene) + 2)
+    return {
+        "epoch": epoch, "primitives": ops, "entropy": {"normal": 1.0, "reduce": 1.0},
+        "normal": mix, "reduce": mix,
+        "genotype": gt.to_str(gt.Genotype(gene, concat, gene, concat)),
+    }  # fmt: skip
+
+
+def write_run(records, scores=None, n_epochs=12, recommended=9):
+    os.makedirs("r", exist_ok=True)
+    Path("r/alphas.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    Path("r/config.json").write_text(json.dumps({"flags": {"epochs": n_epochs}}))
+    genotype = gt.from_str(records[-1]["genotype"])
+    Path("r/genotype.json").write_text(gt.to_json(genotype, epoch=recommended))
+    if scores:
+        rows = [{"phase": "val", "epoch": e, "loss": 1.0, "top1": t} for e, t in scores.items()]
+        Path("r/metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
 @pytest.fixture
 def run(here):
-    """A run folder whose drawings differ in size and color; written out of order."""
-    (here / "r" / "plots").mkdir(parents=True)
-    for i, epoch in enumerate((10, 1, 100, 9, 2)):
-        for cell in ("normal", "reduce"):
-            image = np.full((20 + 10 * i, 60 - 10 * i, 3), COLORS[epoch], np.uint8)
-            iio.imwrite(f"r/plots/EP{epoch:02d}-{cell}.png", image)
-    (here / "r" / "plots" / "EP03-normal.png.tmp").write_bytes(b"half")
-    (here / "r" / "plots" / "notes.txt").write_text("x")
+    """A run folder of four epochs, written out of order, with half a line at its end."""
+    write_run([record(epoch, GENES[epoch]) for epoch in (10, 1, 9, 2)])
+    with open("r/alphas.jsonl", "a") as stream:
+        stream.write('{"epoch": 11, "prim')
     return "r"
 
 
-def test_frames_come_in_numeric_order_padded_with_white(run):
+def frames(cell="normal", **words):
+    records = [record(epoch, gene) for epoch, gene in GENES.items()]
+    return gif_maker.frames_of(records, cell, words.pop("scores", {}), **words)
+
+
+def near(picture, color, tolerance=12):
+    """Which pixels have a color, about."""
+    return (np.abs(picture.astype(int) - ImageColor.getrgb(color)) <= tolerance).all(-1)
+
+
+def test_there_is_a_frame_for_every_epoch_in_order(run, monkeypatch):
+    said = []
+    band = gif_maker.draw_band
+    monkeypatch.setattr(gif_maker, "draw_band", lambda *args: said.append(args[2:]) or band(*args))
     paths = gif_maker.make_gifs(run, fps=4)
     assert paths == [os.path.join("r", "normal.gif"), os.path.join("r", "reduce.gif")]
-    frames = iio.imread(paths[0], index=None)
-    assert frames.shape == (5, gif_maker.BAND + 60, 60, 3)
-    frames = frames[:, gif_maker.BAND :]
-    for frame, color in zip(frames, COLORS.values(), strict=True):
-        assert np.abs(frame[30, 30].astype(int) - color).max() <= 8
-    last = frames[-1]  # 40 high, 40 wide
-    assert (last[:9] > 247).all()
-    assert (last[:, :9] > 247).all()
-    assert np.abs(last[12, 12].astype(int) - COLORS[100]).max() <= 8
+    assert len(iio.imread(paths[0], index=None)) == 4
+    assert said[:4] == [("normal cell", epoch, 12, None, 9) for epoch in (1, 2, 9, 10)]
+    assert said[4] == ("reduction cell", 1, 12, None, 9)
 
 
 def test_the_last_frame_is_held(run):
@@ -53,53 +84,112 @@ def test_the_last_frame_is_held(run):
         for i in range(image.n_frames):
             image.seek(i)
             durations.append(image.info["duration"])
-    assert durations == [250] * 4 + [3000]
+    assert durations == [250] * 3 + [3000]
 
 
-def test_only_finished_epochs_get_a_frame_and_the_band_says_which(run, monkeypatch):
-    said = []
-    band = gif_maker.band
-    monkeypatch.setattr(gif_maker, "band", lambda *args: said.append(args) or band(*args))
-    write_metrics([(epoch, epoch / 200) for epoch in (1, 2, 10, 9)])
-    with open("r/config.json", "w") as stream:
-        json.dump({"flags": {"epochs": 120}}, stream)
-    path = gif_maker.make_gifs(run)[0]
-    assert len(iio.imread(path, index=None)) == 4  # the drawing of epoch 100 has no record
-    assert said[:4] == [(60, e, 120, e / 200) for e in (1, 2, 9, 10)]
+def test_only_finished_epochs_get_a_frame(here):
+    scores = {1: 0.25, 2: 0.5, 9: 0.75}
+    write_run([record(epoch, gene) for epoch, gene in GENES.items()], scores)
+    assert len(iio.imread(gif_maker.make_gifs("r")[0], index=None)) == 3
 
 
-def write_metrics(scores):
-    with open("r/metrics.jsonl", "w") as stream:
-        for epoch, top1 in scores:
-            record = {"phase": "val", "epoch": epoch, "loss": 1.0, "top1": top1}
-            stream.write(json.dumps(record) + "\n")
-        stream.write('{"phase": "val", "ep')
+def grid_of(picture):
+    """The Grid of `frames`."""
+    grid = gif_maker.Grid(OPS[:3], 2)
+    grid.left = (picture.shape[1] - (grid.width - 2 * gif_maker.MARGIN)) / 2
+    return grid
 
 
-def test_the_band_grows_with_the_epochs_and_fits_every_width():
-    def filled(image):
-        return (np.abs(image[-9] - np.array(ImageColor.getrgb(palette.VAL))) < 3).all(-1).sum()
+def test_nodes_stay_in_place_from_frame_to_frame():
+    pictures = frames()
+    grid = grid_of(pictures[0])
+    for picture in pictures:
+        for node in range(4):
+            x, y = (round(value) for value in grid.center(node))
+            fill = palette.INPUT if node < 2 else palette.NODE
+            for side in (-1, 1):
+                inside = x + side * (gif_maker.NODE_W // 2 - 5)
+                assert near(picture[y - 8 : y + 8, inside], fill).all()
+                outside = x + side * (gif_maker.NODE_W // 2 + 2)
+                assert not near(picture[y - 8 : y + 8, outside], fill).any()
+    assert len({picture.shape for picture in pictures}) == 1
 
-    widths = [filled(gif_maker.band(500, epoch, 50, 0.5)) for epoch in (1, 25, 50)]
-    assert widths[0] < 20
-    assert widths[1] == pytest.approx(widths[2] / 2, abs=3)
-    assert widths[2] == pytest.approx(500 - 28, abs=2)
-    assert (gif_maker.band(500, 3, None) == 255).mean() > 0.9
-    for width in (31, 60, 3000):
-        assert gif_maker.band(width, 12, 50, 1.0).shape == (gif_maker.BAND, width, 3)
-    # without room for both, the epoch stays
-    assert (gif_maker.band(120, 3, None, 0.5) == gif_maker.band(120, 3, None)).all()
-    assert (gif_maker.band(500, 3, None, 0.5) != gif_maker.band(500, 3, None)).any()
+
+def test_what_has_changed_is_marked():
+    first, second, third, fourth = frames()
+    grid = grid_of(first)
+
+    def marked(picture, node, j):
+        x, y = round(grid.x(node)), round(grid.y(j))
+        place = picture[y - 10 : y + 10, x - 30 : x + 30]
+        return near(place, palette.CHANGED).mean() > 0.3
+
+    def drawn(picture, op, node, j):
+        x, y = round(grid.x(node)), round(grid.y(j))
+        return near(picture[y - 18 : y + 18, x - 50 : x + 50], palette.color(op), 40).sum() > 50
+
+    places = [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+    assert [place for place in places if marked(first, *place)] == []
+    assert [place for place in places if marked(second, *place)] == [(3, 1), (3, 2)]
+    assert [place for place in places if marked(third, *place)] == []
+    assert [place for place in places if marked(fourth, *place)] == [(2, 0)]
+    assert drawn(second, "sep_conv_5x5", 3, 1)
+    assert not drawn(second, "sep_conv_5x5", 3, 0)  # gone, and so grey
+    assert near(second[round(grid.y(0))], palette.FAINT, 40).sum() > 30  # struck through
+    assert near(third[round(grid.y(0))], palette.FAINT, 40).sum() < 20
+
+
+def test_the_recommended_epoch_is_marked():
+    framed = [near(picture[2], palette.BEST).all() for picture in frames(recommended=9)]
+    assert framed == [False, False, True, False]
+    with_mark, without = frames(n_epochs=12, recommended=9)[0], frames(n_epochs=12)[0]
+    mark = near(with_mark[gif_maker.BAND - 16 : gif_maker.BAND - 8], palette.BEST)
+    columns = np.flatnonzero(mark.any(0))
+    width = with_mark.shape[1] - 2 * gif_maker.MARGIN
+    assert columns.mean() == pytest.approx(gif_maker.MARGIN + width * 9 / 12, abs=2)
+    assert near(without, palette.BEST).sum() < 20
+
+
+def test_the_band_grows_with_the_epochs():
+    def filled(picture):
+        return near(picture[39], palette.VAL).sum()
+
+    first, second, *_, last = frames(n_epochs=10)
+    width = first.shape[1] - 2 * gif_maker.MARGIN
+    assert filled(first) == pytest.approx(width / 10, abs=3)
+    assert filled(second) == pytest.approx(width / 5, abs=3)
+    assert filled(last) == pytest.approx(width, abs=3)
+    assert filled(frames()[3]) == 0
+    assert (frames(scores={1: 0.5})[0] != frames()[0]).any()
+
+
+@pytest.mark.parametrize("n_nodes", [1, 4, 7])
+def test_nothing_overlaps_or_is_cut_off(n_nodes):
+    names = ["my_block_with_a_very_long_name_indeed", "\u732b", "x"]
+    grid = gif_maker.Grid(names, n_nodes, header=400)
+    assert grid.names["\u732b"] == "?"  # Pillow's font has no such letter
+    assert len(grid.names[names[0]]) == gif_maker.LONGEST
+    assert all(Pen.width(name) < grid.pill for name in grid.names.values())
+    assert grid.column > grid.pill
+    assert gif_maker.ROW > gif_maker.NODE_H
+    nodes = range(2, n_nodes + 2)
+    ways = [grid.lanes(node, j) for node in nodes for j in range(node)]
+    assert len(set(ways)) == len(ways)
+    for node in nodes:
+        for j in range(node):
+            x, y = grid.lanes(node, j)
+            assert abs(x - grid.x(node)) <= gif_maker.NODE_W / 2  # it meets its node
+            assert abs(y - grid.y(j)) <= gif_maker.NODE_H / 2
+    gene = [[("x", j) for j in range(node)] for node in nodes]
+    (picture,) = gif_maker.frames_of([record(1, gene, ["x", "none"])], "normal", {1: 1.0}, 100, 1)
+    assert (picture[8:-8, 8] > 250).all()  # within the frame of the recommended epoch
+    assert (picture[8:-8, -9] > 250).all()
 
 
 def test_fifty_epochs_make_a_small_file(here):
-    for seed in range(3):
-        genotype = gt.random_genotype(seed)
-        stem = f"plots/EP{seed + 1:02d}"
-        visualize.plot(genotype, f"{stem}-normal", f"{stem}-reduce", "digits, epoch 3")
-    for epoch in range(4, 51):
-        shutil.copy(f"plots/EP0{epoch % 3 + 1}-normal.png", f"plots/EP{epoch:02d}-normal.png")
-    assert gif_maker.make_gif("plots", "normal", "n.gif") == 50
+    genotypes = [gt.random_genotype(seed) for seed in range(10)]
+    records = [record(epoch, genotypes[epoch % 10].normal, gt.PRIMITIVES) for epoch in range(50)]
+    gif_maker.write(gif_maker.frames_of(records, "normal", {}, 50, 7), "n.gif", 3)
     assert 100_000 < os.path.getsize("n.gif") < 2_500_000
 
 
@@ -110,12 +200,8 @@ def test_no_name_of_an_old_pillow_is_left():
 
 
 def test_equal_frames_lose_no_time(here):
-    (here / "r" / "plots").mkdir(parents=True)
-    for epoch in range(1, 4):
-        for cell in ("normal", "reduce"):
-            iio.imwrite(f"r/plots/EP{epoch:02d}-{cell}.png", np.full((9, 9, 3), 50, np.uint8))
-    path = gif_maker.make_gifs("r", fps=4)[0]
-    with Image.open(path) as image:
+    gif_maker.write([np.full((9, 9, 3), 50, np.uint8)] * 3, "n.gif", 4)
+    with Image.open("n.gif") as image:
         total = 0
         for i in range(image.n_frames):
             image.seek(i)
@@ -124,11 +210,10 @@ def test_equal_frames_lose_no_time(here):
 
 
 def test_a_single_frame(here):
-    (here / "r" / "plots").mkdir(parents=True)
-    for cell in ("normal", "reduce"):
-        iio.imwrite(f"r/plots/EP01-{cell}.png", np.full((9, 9, 3), 50, np.uint8))
+    write_run([record(1, GENES[1])])
     assert all(os.path.getsize(path) for path in gif_maker.make_gifs("r"))
-    assert sorted(os.listdir("r")) == ["normal.gif", "plots", "reduce.gif"]
+    wanted = ["alphas.jsonl", "config.json", "genotype.json", "normal.gif", "reduce.gif"]
+    assert sorted(os.listdir("r")) == wanted
 
 
 def test_nothing_half_written_is_left(run, monkeypatch):
@@ -138,15 +223,7 @@ def test_nothing_half_written_is_left(run, monkeypatch):
 
     monkeypatch.setattr(gif_maker.iio, "imwrite", fail)
     assert ends_in_one_line(gif_maker.main, [run], code=1) == "gif_maker.py: disk full"
-    assert os.listdir(run) == ["plots"]
-
-
-def test_a_damaged_drawing_is_named(run):
-    picture = Path(run, "plots", "EP09-reduce.png")
-    whole = picture.read_bytes()
-    for broken in (b"", b"no picture", whole[:40], whole[:20] + bytes(20) + whole[40:]):
-        picture.write_bytes(broken)
-        assert str(picture) in ends_in_one_line(gif_maker.main, [run], code=1)
+    assert not [name for name in os.listdir(run) if "gif" in name]
 
 
 def test_the_command(run, capsys):
@@ -158,7 +235,7 @@ def test_the_command(run, capsys):
 
 
 @pytest.mark.parametrize("folders", [[], ["r"], ["r/plots"]])
-def test_a_folder_without_drawings_ends_in_one_line(here, folders):
+def test_a_folder_without_epochs_ends_in_one_line(here, folders):
     for folder in folders:
         os.makedirs(folder, exist_ok=True)
     text = ends_in_one_line(gif_maker.main, ["r", "--out", "elsewhere"])

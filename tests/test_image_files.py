@@ -1,6 +1,10 @@
 """Which files are images, one image of any mode and size, all images of a part, the caches."""
 
+import importlib.util
 import os
+import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_sets import cache, image_files
+from data_sets import cache, image_files, image_folder
 
 
 def color(pixels):
@@ -66,17 +70,101 @@ def test_fit_keeps_the_middle():
     assert small[0, 0, 0] < 40 < 200 < small[0, 2, 0]
 
 
-def test_photographs_stand_as_the_camera_was_held(tmp_path):
+# where the first row of a stored image stands once the camera is held upright
+FIRST_ROW = {1: "top", 2: "top", 3: "bottom", 4: "bottom", 5: "left", 6: "right", 7: "right",
+             8: "left"}  # fmt: skip
+FIRST_COLUMN = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom",
+                8: "bottom"}  # fmt: skip
+EDGES = {"top": (0, slice(None)), "bottom": (-1, slice(None)), "left": (slice(None), 0),
+         "right": (slice(None), -1)}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", FIRST_ROW)
+def test_photographs_stand_as_the_camera_was_held(tmp_path, orientation):
+    """The table is that of the EXIF standard (JEITA CP-3451, tag Orientation)."""
     pixels = np.zeros((4, 6, 3), np.uint8)
-    pixels[0] = 255
+    pixels[0, :, 0] = 255
+    pixels[:, 0, 1] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = orientation
     color(pixels).save(tmp_path / "a.png", exif=exif)
-    assert image_files._header(tmp_path / "a.png")[:2] == (6, 4)
-    x = image_files.read(tmp_path / "a.png", 3, (6, 4))
-    assert x.shape == (3, 6, 4)
-    assert (x[:, :, -1] == 255).all()
-    assert (x[:, :, :-1] == 0).all()
+    size = (4, 6) if orientation < 5 else (6, 4)
+    assert image_files._header(tmp_path / "a.png")[:2] == size
+    x = image_files.read(tmp_path / "a.png", 3, size)
+    wanted = np.zeros((2, *size))
+    wanted[0][EDGES[FIRST_ROW[orientation]]] = 255
+    wanted[1][EDGES[FIRST_COLUMN[orientation]]] = 255
+    assert np.array_equal(x[:2], wanted)
+
+
+def chunk(kind, data):
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+ODD = {
+    "much text": chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(3_000_000))),
+    "broken EXIF": chunk(b"eXIf", b"II*\0\xff\xff\xff\x7fgarbage"),
+    "EXIF with an orientation of 77": chunk(b"eXIf", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0"
+                                            b"\x01\0\0\0M\0\0\0\0\0\0\0"),
+    "EXIF of nothing": chunk(b"eXIf", b""),
+    "a broken profile": chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile")),
+    "a profile that is no zlib": chunk(b"iCCP", b"x\0\0garbage"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("metadata", ODD.values(), ids=ODD)
+def test_odd_metadata_around_good_pixels(tmp_path, metadata):
+    file = tmp_path / "a.png"
+    color(np.full((4, 4, 3), 77)).save(file)
+    data = file.read_bytes()
+    file.write_bytes(data[:33] + metadata + data[33:])  # behind the header
+    with image_files.no_warnings():
+        assert (image_files.read(file, 3, (4, 4)) == 77).all()
+        assert image_files._header(file) == (4, 4, "RGB", False)
+
+
+@pytest.mark.parametrize("shape", [(1, 20000), (20000, 1), (3, 4000), (1, 1)])
+def test_extreme_proportions(tmp_path, shape):
+    color(np.full((*shape, 3), 77)).save(tmp_path / "a.png")
+    for size in ((8, 8), (1, 30), (30, 1)):
+        x = image_files.read(tmp_path / "a.png", 3, size)
+        assert x.shape == (3, *size)
+        assert (x == 77).all()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_range_of_16_bits_is_found(tmp_path, bits):
+    """T2-5: medical images keep 10 to 12 bits in files of 16."""
+    for i, top in enumerate((2 ** (bits - 1), 2**bits - 2)):
+        pixels = np.full((2, 2), top, np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    color(np.full((2, 2, 3), 255)).save(tmp_path / "2.png")  # of 8 bits: plays no part
+    (tmp_path / "3.png").write_bytes(b"")
+    listed = image_folder.Files(str(tmp_path), ("a",), [f"{i}.png" for i in range(4)], [0] * 4)
+    assert image_files.find_white(listed) == (2**bits - 2, 2**bits - 1)
+    x = [image_files.read(tmp_path / f"{i}.png", 1, (2, 2), 2**bits - 1) for i in (0, 1)]
+    assert [int(values.max()) for values in x] == [128, 255 if bits > 8 else 254]
+
+
+def test_a_ramp_of_12_bits_keeps_its_grey_levels(tmp_path):
+    ramp = np.arange(4096).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    assert len(image_files.read(tmp_path / "ramp.png", 1, (64, 64), 4095).unique()) == 256
+
+
+def test_large_images_are_too_large_not_broken(tmp_path):
+    """T2-21: Pillow takes scans of 14,000 x 14,000 pixels for an attack."""
+    file = tmp_path / "a.png"
+    Image.new("1", (14000, 14000)).save(file)
+    with pytest.raises(image_files.TooLarge, match="14000x14000 pixels are above --max_megap"):
+        image_files.read(file, 1, (8, 8))
+    assert image_files._header(file, 200)[:2] == (14000, 14000)
+    small = tmp_path / "b.png"
+    color(np.zeros((20, 60, 3))).save(small)
+    assert image_files.read(small, 1, (2, 2), max_megapixels=0.0012).shape == (1, 2, 2)
+    with pytest.raises(image_files.TooLarge):
+        image_files.read(small, 1, (2, 2), max_megapixels=0.0011)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +207,53 @@ def test_what_pillow_reads_is_an_image_and_the_rest_is_counted_by_suffix(tmp_pat
     found, others = image_files.find(str(tmp_path))
     assert found == images
     assert others == {".pdf": 1, ".eps": 1, ".txt": 2, "": 1, ".h5": 1, ".mpg": 1, ".wmf": 1}
+
+
+def test_an_animation_is_its_first_picture(tmp_path):
+    pictures = [color(np.full((4, 4, 3), value)) for value in (77, 200)]
+    for suffix in ("gif", "webp", "png"):
+        file = tmp_path / f"x.{suffix}"
+        pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=100)
+        assert abs(int(image_files.read(file, 3, (4, 4))[0, 0, 0]) - 77) < 3
+
+
+PLUGIN = """
+from PIL import Image, PngImagePlugin
+
+def register_heif_opener():
+    class Heif(PngImagePlugin.PngImageFile):
+        format = "HEIF"
+    Image.register_open("HEIF", Heif, lambda head: head.startswith(b"\\x89PNG"))
+    Image.register_extension("HEIF", ".heic")
+"""
+
+
+def test_heic_is_read_where_the_plugin_is_installed(tmp_path, monkeypatch):
+    """By a stand-in of pillow-heif, of which only its one function is used."""
+    for name in ("OPEN", "EXTENSION"):
+        monkeypatch.setattr(Image, name, dict(getattr(Image, name)))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    color(np.full((4, 4, 3), 77)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.heic")
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "pillow_heif.py").write_text(PLUGIN)
+    try:
+        for installed in (False, True):
+            for cached in (image_files.add_plugins, image_files.suffixes):
+                cached.cache_clear()
+            monkeypatch.setattr(
+                importlib.util, "find_spec", lambda name, is_there=installed: is_there or None
+            )
+            if installed:
+                monkeypatch.syspath_prepend(str(tmp_path / "plugin"))
+            found, others = image_files.find(str(tmp_path))
+            assert found == (["a.heic"] if installed else [])
+            assert others[".heic"] == (not installed)
+        assert (image_files.read(tmp_path / "a.heic", 3, (4, 4)) == 77).all()
+    finally:
+        for cached in (image_files.add_plugins, image_files.suffixes):
+            cached.cache_clear()
+        sys.modules.pop("pillow_heif", None)
 
 
 @pytest.mark.parametrize("suffix", sorted({".png", ".jpg", ".gif", ".ppm", ".webp", ".tga"}))

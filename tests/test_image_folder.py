@@ -17,10 +17,12 @@ from PIL import Image
 
 import augment
 import evaluate
+import predict
 import search
 import utils
 from data_sets import cache, image_files, image_folder, loaders, named, splits
 from models import augment_cnn
+from tracking import trained_network
 
 SEARCH = ["--layers", "2", "--init_channels", "2", "--n_nodes", "1", "--batch_size", "4",
           "--epochs", "1", "--workers", "0"]  # fmt: skip
@@ -200,7 +202,7 @@ def test_a_search_never_opens_what_is_held_out(tmp_path):
     data = searched(tmp_path / "b")
     assert set(data.held_out_files) == set(held)
     for root in ("a", "b"):
-        with pytest.raises(ValueError, match="are broken"):
+        with pytest.raises(ValueError, match="cannot be read"):
             trained(tmp_path / root)
 
 
@@ -309,6 +311,67 @@ def test_classes_that_differ_between_the_parts(tmp_path, caplog):
     assert sorted({int(y) for _, ys in data.val for y in ys}) == [0, 2]  # not renumbered
 
 
+def test_names_in_two_unicode_forms_are_one_class(tmp_path):
+    """A Mac may write é as e and an accent; Linux and Windows keep what they are given."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    make(tmp_path / "a", ("train",), (one, "dog"))
+    make(tmp_path / "a", ("test",), (two, "dog"))
+    write(tmp_path / "a/train" / two / "more.png")
+    data = trained(tmp_path / "a")
+    assert data.spec.classes == (one, "dog")
+    assert (data.class_counts, len(data.val.dataset)) == ((11, 10), 20)
+    make(tmp_path / "b", ("train",), (one, "dog"))
+    make(tmp_path / "c", ("train",), (two, "dog"))
+    held_out, prints = zip(*[
+        ({name[-6:] for name in data.held_out_files}, data.images)
+        for data in (searched(tmp_path / name) for name in "bc")
+    ], strict=True)  # fmt: skip
+    assert held_out[0] == held_out[1]
+    assert prints[0] == prints[1]
+
+
+def test_the_range_of_16_bits_is_kept_in_the_checkpoint_and_used_by_predict(here, capsys, caplog):
+    """T2-5: of two classes that differ by 150 of 4,096 values both became constants."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name, level in (("dark", 1000), ("light", 1150)):
+            for i in range(12):
+                path = here / "scans" / part / name / f"{i:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(level, level + 20, (8, 8)).astype(np.uint16)
+                pixels[0, 0] = 3000
+                Image.fromarray(pixels).save(path)
+    data = searched(here / "scans")
+    assert data.spec.white == 4095
+    assert "is 3000: 12 bits are taken for their range" in caplog.text
+    augment.main([*AUGMENT, "--dataset", "scans", "--genotype", "DARTS_V2", "--name", "a"])
+    trained_net = trained_network.load("augments/a/checkpoint.pt")
+    assert trained_net.spec.white == 4095
+    test = images(trained(here / "scans").val)
+    (_, x), = predict.read_images(["scans/test/light/03.png"], trained_net.spec)  # fmt: skip
+    assert torch.equal(x * 255, test[15][0].float())
+    assert 70 < float(x[0, 4, 4] * 255) < 74  # 1150 to 1170 of 4095
+
+
+def test_images_that_are_too_large_are_listed_and_may_be_allowed(tmp_path):
+    make(tmp_path, ("train", "test"))
+    write(tmp_path / "train/cat/huge.png", (40, 30))
+    text = refused(tmp_path, max_megapixels=0.001)
+    assert "cat/huge.png (40x30 pixels are above --max_megapixels 0.001)" in text
+    assert "broken" not in text
+    assert searched(tmp_path, max_megapixels=0.002).class_counts == (11, 10)
+    assert searched(tmp_path, max_megapixels=0.001, bad_images="skip").class_counts == (10, 10)
+
+
+def test_images_of_which_little_is_left_are_counted(tmp_path, caplog):
+    make(tmp_path, ("train", "test"), size=(10, 12))
+    for i, size in enumerate(((10, 40), (10, 60), (3, 400), (90, 9))):
+        write(tmp_path / f"train/cat/odd{i}.png", size)
+    searched(tmp_path)
+    assert "of 3 images less than a quarter is left, since" in caplog.text
+    assert "than 10x12 (one has 3x400)" in caplog.text
+
+
 def test_broken_files_are_listed_and_refused_or_skipped(tmp_path, caplog):
     make(tmp_path, ("train", "test"))
     whole = (tmp_path / "train/cat/03.png").read_bytes()
@@ -326,7 +389,7 @@ def test_broken_files_are_listed_and_refused_or_skipped(tmp_path, caplog):
         data = trained(tmp_path, bad_images="skip", cache_files=cache_files, cache_gb=cache_gb)
         assert len(data.train.dataset) == 18
         assert len(data.val.dataset) == 19
-        said = [text for text in caplog.messages if "broken and skipped" in text]
+        said = [text for text in caplog.messages if "cannot be read and are skipped" in text]
         assert ["2 of 20" in said[0], "1 of 20" in said[1]] == [True, True]
         assert sum(len(y) for _, y in data.val) == 19
         assert sum(len(y) for _, y in data.train) == 16

@@ -120,7 +120,10 @@ def test_every_script_starts_main_and_no_more():
 
 
 def test_nothing_is_ever_evaluated():
+    """But for the file of --ops, which is there to be run."""
     for file in modules().values():
+        if file == ROOT / "models" / "own_ops.py":
+            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 assert getattr(node.func, "id", None) not in ("eval", "exec"), file

@@ -148,7 +148,7 @@ def test_a_network_is_built_from_flags_that_are_inherited_and_nothing_else():
             return getattr(cfg, name)
 
     augment_cnn.build(named.spec("digits"), Recorder(), gt.PDARTS)
-    assert read | {"genotype"} == set(cfg.marked(cfg.flags(), inherit="network"))
+    assert read | {"genotype", "ops"} == set(cfg.marked(cfg.flags(), inherit="network"))
 
 
 def test_from_a_search_to_a_training_of_its_cell(here):

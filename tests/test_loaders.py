@@ -1,5 +1,7 @@
 """Data sets by name as loaders: the split, transforms, batches."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+import utils
 from data_sets import loaders, named, splits, transforms
 
 
@@ -275,10 +278,29 @@ def test_pinned_memory_and_workers():
     assert not data.train.pin_memory
     assert [loader.num_workers for loader in (data.train, data.alpha, data.val)] == [0] * 3
     data = searched(pin_memory=True, workers=1)
-    for loader in (data.train, data.alpha, data.val):
-        assert (loader.pin_memory, loader.num_workers) == (True, 1)
+    assert all(loader.pin_memory for loader in (data.train, data.alpha, data.val))
+    assert [loader.num_workers for loader in (data.train, data.alpha, data.val)] == [1, 0, 1]
+    data = trained(workers=1)
+    assert [loader.num_workers for loader in (data.train, data.val)] == [1, 1]
     assert loaders.default_workers(in_memory=True) == 0
     assert 1 <= loaders.default_workers(in_memory=False) <= 4
+
+
+def test_workers_are_the_number_of_processes_in_all():
+    def alive():
+        return len(multiprocessing.active_children())
+
+    before, data = alive(), searched(subset=0.1, batch_size=16, workers=2)
+    try:
+        for _ in range(2):
+            for _ in zip(data.train, utils.endless(data.alpha), strict=False):
+                assert alive() - before == 2
+            for _ in data.val:
+                assert alive() - before == 2
+    finally:
+        for loader in (data.train, data.alpha, data.val):
+            loader.close()
+    assert alive() == before
 
 
 def test_what_a_training_is_scored_on_stands_alone_too():

@@ -89,7 +89,7 @@ def test_a_search_stops_in_one_line_and_keeps_its_checkpoint(here, spoil, fault)
     spoil(owner, name, {2 + step}, functools.partial(change, value))
     text = ends_in_one_line(search.main, SEARCH, code=1)
     assert f"{what} is not finite (epoch 2, step {step} of 2; learning rate now --w_lr" in text
-    assert "--alpha_lr 0.0003" in text
+    assert "--alpha_lr 0.03" in text
     assert "lower --" in text
     assert "the checkpoint of epoch 1 is kept" in text
     assert text.endswith("--name x --resume --on_nan skip")

@@ -257,3 +257,5 @@ def test_a_search_that_is_stopped_while_it_selects_goes_on_to_the_same_cell(here
 def test_flags_of_selection_that_do_nothing_are_refused(here):
     said = ends_in_one_line(search.main, ["--tune_epochs", "2"])
     assert "--tune_epochs belongs to --select perturbation" in said
+    said = ends_in_one_line(search.main, ["--select", "perturbation", "--max_skips", "2"])
+    assert "--max_skips limits what is read from alpha" in said

@@ -2,7 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ends_in_one_line, lines
 from PIL import Image
@@ -32,7 +36,7 @@ def curves(axes):
 def test_the_figure_shows_the_recorded_numbers(here):
     write(here / "r", records(1, 2, 3))
     fig = plot_train_val.figure({"r": plot_train_val.read_metrics("r")})
-    loss, accuracy, rate, _ = fig.axes
+    loss, accuracy, rate = fig.axes
     for axes, wanted in ((loss, lambda s, e: s / e), (accuracy, lambda s, e: 100 * (1 - s / e))):
         for label, share in (("training", 0.5), ("held out", 0.7)):
             line = curves(axes)[label]
@@ -124,3 +128,35 @@ def test_folders_without_records_end_in_one_line(here):
     write(here / "broken", [], tail="not json\n[]\n{}\n")
     for folder in ("missing", "empty", "broken"):
         assert folder in ends_in_one_line(plot_train_val.main, [folder])
+
+
+def one_epoch(**more):
+    return {
+        "train": {1: {"loss": 0.691801, "top1": 0.5, "lr": 0.025}},
+        "val": {1: {"loss": 0.691802, "top1": 0.5, **more}},
+    }
+
+
+def test_the_curves_of_one_epoch_have_whole_ticks_and_a_mark():
+    fig = plot_train_val.figure({"r": one_epoch()})
+    fig.draw_without_rendering()
+    loss, accuracy, *rates = fig.axes
+    for axes in fig.axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+        assert axes.yaxis.get_offset_text().get_text() == ""
+        assert all(line.get_marker() not in (None, "None", "") for line in axes.get_lines())
+    for axes in (loss, accuracy):
+        assert np.ptp(axes.get_ylim()) >= plot_train_val.SPAN
+    assert all(len(label.get_text()) < 7 for label in loss.get_yticklabels())
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_nowhere", "nonsense"])
+def test_the_backend_of_a_notebook_breaks_no_command(finished_search, tmp_path, backend):
+    """Every command that is started from a notebook inherits it."""
+    script = Path(plot_train_val.__file__)
+    run = str(finished_search[0] / "searchs" / "s")
+    words = [sys.executable, str(script), run, "--out", str(tmp_path / "x.png")]
+    env = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import genotypes as gt
 import utils
 from architect import Architect
+from config import SearchConfig
 from models import stems
 from models.augment_cnn import AugmentCNN
 from models.search_cnn import SearchCNNController
@@ -102,3 +103,13 @@ def test_one_step_of_search_and_augment_at_any_size(size, stem):
     torch.nn.utils.clip_grad_norm_(net.parameters(), 5)
     optim.step()
     assert net(X)[0].isfinite().all()
+
+
+def test_the_imagenet_form_says_that_it_ignores_the_multiplier():
+    for words, size, said in (
+        ([], (224, 224), "imagenet stem"),
+        (["--stem_multiplier", "2"], (224, 224), "imagenet stem (which ignores --stem_multiplier)"),
+        (["--stem_multiplier", "2"], (32, 32), "cifar stem"),
+        (["--stem", "imagenet", "--stem_multiplier", "5"], (32, 32), "--stem_multiplier)"),
+    ):
+        assert stems.describe(SearchConfig(words), size).endswith(said)

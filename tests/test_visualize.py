@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 
 import genotypes as gt
 import visualize
-from records import palette
+from records import alphas, palette
 
 GENE = [[("sep_conv_3x3", 0), ("skip_connect", 1)], [("max_pool_3x3", 1), ("dil_conv_5x5", 2)]]
 CELLS = gt.Genotype(GENE, [2, 3], GENE, [3])
@@ -67,15 +67,17 @@ def test_the_legend_names_the_families_once_and_only_where_there_is_a_choice():
 
 
 def test_an_edge_is_the_wider_the_more_its_op_weighs():
-    widths = [float(visualize.pen_width(w, 8)) for w in (0.125, 0.3, 0.6, 1.0)]
+    widths = [alphas.pen_width(w, 8) for w in (0.125, 0.3, 0.6, 1.0)]
     assert widths == sorted(widths)
     assert (widths[0], widths[-1]) == (1.4, 7.0)
-    assert visualize.pen_width(0.05, 8) == visualize.pen_width(1 / 8, 8)  # below undecided
-    assert visualize.pen_width(1.0, 1) == "7.00"  # a single op
+    assert alphas.pen_width(0.05, 8) == alphas.pen_width(1 / 8, 8)  # below undecided
+    assert alphas.pen_width(1.0, 1) == 7  # a single op
     strengths = [[0.2, 0.4], [0.9, 0.125]]
     source = visualize.draw(GENE, [3], strengths=strengths, n_ops=8).source
     *ways, _ = boxes_and_edges(source)[2]
-    wanted = [visualize.pen_width(w, 8) for weights in strengths for w in weights for _ in range(2)]
+    wanted = [
+        f"{alphas.pen_width(w, 8):.2f}" for weights in strengths for w in weights for _ in range(2)
+    ]
     assert [width for *_, width in ways] == wanted  # each edge is drawn in two halves
 
 
@@ -197,7 +199,7 @@ def test_a_run_folder_gives_caption_and_widths(finished_search, here):
     record = lines(folder / "searchs" / "s" / "alphas.jsonl")[best["epoch"] - 1]
     (first, j), second = gt.from_str(record["genotype"]).normal[0]
     weight = record["normal"][0][j][record["primitives"].index(first)]
-    assert f"penwidth={visualize.pen_width(weight, 8)}" in source
+    assert f"penwidth={alphas.pen_width(weight, 8):.2f}" in source
     # the JSON file alone says as much; a file taken elsewhere has no alphas beside it
     shutil.copy(folder / "searchs" / "s" / "genotype.json", "g.json")
     known = visualize.known_about("g.json", gt.load("g.json"))

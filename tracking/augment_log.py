@@ -37,7 +37,7 @@ def log_setup(run, data, genotype, size, memory, findings):
     )
     common_log.log_balance(run, data)
     log.info(f"genotype: {genotype}")
-    log.info(f"network: {stems.pick(cfg.stem, spec.size)} stem, {utils.describe_size(size)}")
+    log.info(f"network: {stems.describe(cfg, spec.size)}, {utils.describe_size(size)}")
     common_log.warn_of_learning_rate(run, data, "lr")
     for finding in filter(None, findings):
         log.info(finding)

@@ -73,9 +73,13 @@ class Pictures:
         self._make("report", lambda: report.write(self.run.files.path))
 
     def _make(self, kind, maker):
-        try:
-            if maker is not None:
-                maker()
-        except Exception as error:  # whatever it is, the run goes on
-            text = f"no {kind}: {one_line(error)}"
-            self.run.log.warn(text, kind=f"{kind} {type(error).__name__}")
+        if maker is not None:
+            attempt(self.run.log, kind, maker)
+
+
+def attempt(log, kind, maker):
+    """maker(), and a warning where that fails."""
+    try:
+        maker()
+    except Exception as error:  # whatever it is, the run goes on
+        log.warn(f"no {kind}: {one_line(error)}", kind=f"{kind} {type(error).__name__}")

@@ -26,6 +26,18 @@ RATES = {"w_optim": "w_lr", "optim": "lr", "alpha_optim": "alpha_lr"}  # flags o
 NO_EPOCH = {"epoch": 0, "top1": None, "genotype": None}  # the last finished epoch, before the first
 
 
+def load_and_listen(load, options):
+    """(`load(options)`, what it said to the log "darts.data")."""
+    logger, memory = logging.getLogger("darts.data"), logging.handlers.MemoryHandler(10**6)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(memory)
+    try:
+        data = load(options)
+    finally:
+        logger.removeHandler(memory)
+    return data, [visible(record.getMessage()) for record in memory.buffer]
+
+
 class Run:
     """One call of search.py or augment.py. A context manager: nothing is written before it is
     entered.
@@ -104,14 +116,7 @@ class Run:
             may_shrink_batch="batch_size" not in self.cfg.said,
             pin_memory=self.device.is_cuda,
         )
-        logger, memory = logging.getLogger("darts.data"), logging.handlers.MemoryHandler(10**6)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(memory)
-        try:
-            data = load(options)
-        finally:
-            logger.removeHandler(memory)
-        self.findings = [visible(record.getMessage()) for record in memory.buffer]
+        data, self.findings = load_and_listen(load, options)
         self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
         self._check_images(data.images)
         self.spec = data.spec

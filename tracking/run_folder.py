@@ -95,10 +95,10 @@ def _names_of(root):
 
 
 @contextmanager
-def set_up(cfg):
+def set_up(cfg, resumes_from=files.CHECKPOINTS):
     """The RunFolder of a run that is being set up. Where that fails or is stopped by a signal,
-    everything is put back as it was."""
-    folder = RunFolder(cfg.ROOT, cfg.name)
+    everything is put back as it was. `resumes_from` as in RunFolder."""
+    folder = RunFolder(cfg.ROOT, cfg.name, resumes_from)
     try:
         folder.signals.__enter__()
         yield folder
@@ -119,8 +119,9 @@ class RunFolder:
     signals   interrupts.StopSignals: who holds a folder must hear that it shall end
     """
 
-    def __init__(self, root, name=None):
-        self.root = root
+    def __init__(self, root, name=None, resumes_from=files.CHECKPOINTS):
+        """`resumes_from` are files, any of which means that --resume can go on."""
+        self.root, self.resumes_from = root, resumes_from
         self._set_name(name)
         self.earlier = None
         self.findings = []
@@ -139,8 +140,8 @@ class RunFolder:
         return os.path.join(self.path, name)
 
     def has_checkpoint(self):
-        """Whether there is something to go on from."""
-        return any(os.path.exists(self.file(name)) for name in files.CHECKPOINTS)
+        """Whether there is something to go on from: an epoch, or a training of a comparison."""
+        return any(os.path.exists(self.file(name)) for name in self.resumes_from)
 
     def earlier_runs(self):
         """Where runs are that --overwrite moved aside and did not remove yet, the latest first."""

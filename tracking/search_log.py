@@ -1,7 +1,6 @@
 """What a search says and records: set-up, epochs, alpha, drawings, the result."""
 
 import math
-import os
 
 import genotypes as gt
 import gif_maker
@@ -18,18 +17,11 @@ from records import alphas, files, reader, verdict
 from strategies.steering import TRAVEL
 from tracking import common_log, estimate
 
-
-def animate(run_path):
-    """Both GIFs. Without drawings, which were warned of, there is nothing to animate."""
-    if gif_maker.frames_of(os.path.join(run_path, files.PLOTS), "normal"):
-        gif_maker.make_gifs(run_path)
-
-
 # what is drawn beside the cells, from the files of the run
 PICTURES = {
     "curves": plot_train_val.plot_run,
     "alphas": plot_alphas.plot_run,
-    "GIF": animate,
+    "GIF": gif_maker.make_gifs,
 }
 
 
@@ -47,7 +39,7 @@ def log_setup(run, data, net, memory, strategies):
     )
     common_log.log_balance(run, data)
     log.info(
-        f"supernet: {stems.pick(cfg.stem, spec.size)} stem, {cfg.layers} cells, "
+        f"supernet: {stems.describe(cfg, spec.size)}, {cfg.layers} cells, "
         f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{sum(w.numel() for w in net.weights()):,} weights; ops {', '.join(net.primitives)}"
     )

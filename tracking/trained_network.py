@@ -11,7 +11,7 @@ import genotypes as gt
 from config import AugmentConfig
 from console import errors
 from data_sets.named import DataSpec
-from models import augment_cnn
+from models import augment_cnn, ops, own_ops
 from records import files
 from tracking import checkpoint
 
@@ -74,11 +74,19 @@ def _others(path):
     return f"; name {there} instead, or have it written again by augment.py --resume"
 
 
-def load(path):
-    """The network of a checkpoint of augment.py, from the file alone -> `TrainedNetwork`."""
+def load(path, own_blocks=None):
+    """The network of a checkpoint of augment.py, from the file alone -> `TrainedNetwork`.
+
+    own_blocks  the file of --ops, if it was said; else the checkpoint's is taken
+    """
     state = read(path)
     spec, flags = DataSpec.from_dict(state["data"]), _flags(state, path)
     genotype = gt.from_str(state["genotype"])
+    remembered = flags.get("ops")
+    if own_blocks or remembered:
+        needed = [name for name in gt.ops_of(genotype) if name not in ops.OPS]
+        own_ops.load(own_blocks or remembered, bool(own_blocks), needed)
+    gt.require_known(genotype, ops.OPS)
     net = augment_cnn.build(spec, argparse.Namespace(**flags), genotype)
     checkpoint.load_state(net, state["model"], path)
     epoch, step, top1 = state["epoch"], 0, state["top1"]

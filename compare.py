@@ -1,0 +1,206 @@
+"""Compare cells: train all alike and briefly, drop the weaker half again and again.
+
+    python compare.py searchs/a searchs/b DARTS_V2 --random 4
+
+Says which cell to train, and whether the search beat chance. Everything is recorded in
+compares/NAME; augment.py --genotype compares/NAME trains the winner.
+"""
+
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()  # from here on, also while torch is imported
+
+from comparing import candidates, halving
+from comparing.run import RESUMES_FROM, Comparison, to_resume
+from comparing.training import Recipe
+from comparing.workers import Job, Setting, Workers
+from config import CompareConfig
+from console import errors
+from console.parser import seconds
+from console.terminal import command
+from models import own_ops
+from records import comparison, files
+from records.comparison import BASELINE
+from tracking import run_folder
+
+
+@command
+def main(argv=None):
+    cfg = CompareConfig(argv)
+    with errors.usage_errors(cfg.PROG), run_folder.set_up(cfg, RESUMES_FROM) as folder:
+        known = to_resume(cfg, folder)
+        inherited = "" if known else candidates.inherit(cfg)
+        own_ops.use(cfg)
+        taking_part = [] if known else candidates.collect(cfg)
+        run = Comparison(cfg, folder, known)
+
+        # data: the training set in two parts; the test split stays closed
+        run.load_data()
+        run.measure_sizes(taking_part)
+        setting = Setting(run.options, Recipe.from_config(cfg), run.device, cfg.amp, cfg.ops)
+        if cfg.budget and not known:
+            cfg.epochs = epochs_for_budget(run, setting)
+
+    with errors.run_errors(cfg.PROG, run), run, Workers(run.jobs, setting) as workers:
+        log_setup(run, inherited)
+        going_on = names(run, lambda c: c["kind"] != BASELINE)
+        baselines = names(run, lambda c: c["kind"] == BASELINE)
+        plan = halving.plan(len(going_on), cfg.epochs)
+        run.open_bar(planned(run, plan), "epochs")
+        for rung, epochs in enumerate(plan, start=1):
+            run.log.info(describe_rung(rung, len(plan), epochs, [*going_on, *baselines], cfg.seeds))
+            train_all(run, workers, rung, epochs, [*going_on, *baselines])
+            going_on, baselines = survivors(run, rung, going_on, baselines)
+            run.write_genotype()
+            run.draw()
+        finished = finish(run)
+    if not finished:
+        errors.end(cfg.PROG, f"no cell could be trained; {run.files.path} says why", 1, None)
+    return run.files.path
+
+
+def names(run, wanted):
+    """The candidates that can be built and are wanted."""
+    return [c["name"] for c in run.candidates if wanted(c) and not c["fault"]]
+
+
+def cells(run):
+    """{name: what a process builds the candidate from}."""
+    return {c["name"]: c["genotype"] or c["name"] for c in run.candidates}
+
+
+def epochs_for_budget(run, setting):
+    """The epochs of the last rung that fit into --budget, by the time of the first steps of each
+    candidate. Raises ValueError where one epoch does not fit."""
+    cfg, costs, text = run.cfg, {}, cells(run)
+    trials = [Job(name, text[name], 0, 0, cfg.seed) for name in names(run, bool)]
+    run.open_bar(len(trials), "timing")
+    with Workers(run.jobs, setting) as workers:
+        for answer in workers.run(trials):
+            if answer is None:
+                continue
+            if answer.kind == "failed":
+                fail(run, answer.job.name, answer.value)
+            else:
+                costs[answer.job.name] = answer.value
+            run.bar.update()
+    run.bar.close()
+    always = [name for name in names(run, lambda c: c["kind"] == BASELINE) if name in costs]
+    least = halving.seconds(costs, always, 1, cfg.seeds, run.jobs)
+    epochs = halving.fitting_epochs(costs, always, cfg.seeds, run.jobs, seconds(cfg.budget))
+    if costs and not epochs:
+        raise ValueError(
+            f"--budget {cfg.budget} is too short: one epoch of each takes about {least:.0f} s; "
+            f"name fewer cells, or take --seeds 1, fewer --layers or --init_channels"
+        )
+    return max(epochs, 1)
+
+
+def fail(run, name, fault):
+    """A candidate has failed before its first training."""
+    next(c for c in run.candidates if c["name"] == name)["fault"] = fault
+
+
+def planned(run, plan):
+    """How many epochs there are in all if nobody fails."""
+    n, always = len(names(run, lambda c: c["kind"] != BASELINE)), len(run.cfg.baseline)
+    total = 0
+    for epochs in plan:
+        total += (n + always) * epochs * run.cfg.seeds
+        n = -(-n // 2)
+    return total
+
+
+def train_all(run, workers, rung, epochs, taking_part):
+    """The trainings of a rung that are not finished yet."""
+    seeds = range(run.cfg.seed, run.cfg.seed + run.cfg.seeds)
+    text, failed = cells(run), run.failed()
+    jobs = [Job(name, text[name], rung, epochs, seed) for seed in seeds for name in taking_part]
+    waiting = [job for job in jobs if (job.rung, job.name, job.seed) not in run.records]
+    run.bar.update(epochs * (len(jobs) - len(waiting)))
+    for answer in workers.run(waiting, lambda job: job.name not in failed):
+        run.stop_if_asked()
+        if answer is None:
+            continue
+        if answer.kind == "epoch":
+            run.bar.update()
+        elif answer.kind == "done":
+            run.record(answer.job, answer.value)
+        elif answer.job.name not in failed:  # said once, not of every training
+            failed.add(answer.job.name)
+            run.record(answer.job, fault=answer.value)
+
+
+def survivors(run, rung, going_on, baselines):
+    """The better half of those that go on, and the baselines that have not failed."""
+    scores = {
+        row.name: (found.mean, found.mean_loss)
+        for row in run.rows()
+        for found in row.rungs  # of one that goes on, later ones may be finished, too
+        if found.rung == rung and not row.fault
+    }
+    kept = halving.better_half({name: scores[name] for name in going_on if name in scores})
+    return kept, [name for name in baselines if name in scores]
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def log_setup(run, inherited):
+    cfg, log = run.cfg, run.log
+    log.info(
+        f"{run.files.path} on {run.device}, {comparison.plural(run.jobs, 'training')} at once, "
+        f"seed {cfg.seed}"
+    )
+    for finding in (*run.files.findings, *run.findings, inherited):
+        if finding:
+            log.info(finding)
+    log.info(
+        f"{run.spec.name}: {run.n_trained} images to train on and {run.n_scored} others to score, "
+        f"both of the training set; {run.spec.describe()}, batch {run.options.batch_size}"
+    )
+    if cfg.budget:
+        log.info(
+            f"--budget {cfg.budget}: {comparison.plural(cfg.epochs, 'epoch')} in the last rung"
+        )
+    if run.records:
+        log.info(f"{comparison.plural(len(run.records), 'training')} finished before")
+    for c in run.candidates:
+        if c["fault"]:
+            log.warn(f"{c['name']} is left out: {c['fault']}")
+    if cfg.baseline:
+        log.info(f"for comparison: {', '.join(cfg.baseline)} of torchvision, from scratch")
+
+
+def describe_rung(rung, n_rungs, epochs, taking_part, n_seeds):
+    return (
+        f"rung {rung} of {n_rungs}: {len(taking_part)} candidates, "
+        f"{comparison.plural(epochs, 'epoch')} each, {comparison.plural(n_seeds, 'training')}"
+    )
+
+
+def finish(run):
+    """The ranking and what follows from it; whether there is a winner."""
+    rows = run.rows()
+    run.bar.close()
+    run.log.info(comparison.table(rows))
+    if comparison.winner(rows) is None:
+        return False
+    guessing = 1 / len(run.spec.classes)
+    first = max(row.rungs[0].mean for row in rows if row.rungs)
+    if first < 2 * guessing:
+        run.log.warn(
+            f"the best of the first rung has {first:.2%}, and guessing {guessing:.2%}: that is too "
+            f"short to choose among cells; take more --epochs"
+        )
+    run.log.result(
+        f"{comparison.chance_words(rows)}\n{comparison.noise_words(rows)}\n"
+        f"{comparison.winner_words(rows)}\nlook at {run.files.file(files.REPORT)}, and train it "
+        f"with\n{run.next_command()}"
+    )
+    return True
+
+
+if __name__ == "__main__":
+    main()

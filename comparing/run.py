@@ -1,0 +1,277 @@
+"""A comparison on disk and in the terminal: its folder, log and progress.
+
+    config.json      flags, versions, device, start time
+    NAME.log         what the terminal said, without the bar
+    summary.json     who takes part, with their sizes; which images were read; the next command
+    metrics.jsonl    one JSON object per training: its scores, or why it failed
+    genotype.json    the best cell so far
+    comparison.png   the chart;  plots/  the drawings of the cells;  report.html  the page
+
+What is finished stands in metrics.jsonl, so --resume goes on behind the last whole line.
+"""
+
+import contextlib
+import json
+import os
+import sys
+
+from tqdm import tqdm
+
+import genotypes as gt
+import report
+import utils
+from comparing import baselines
+from comparing.candidates import Candidate
+from comparing.training import Recipe
+from console import errors, interrupts
+from console.log import Log
+from data_sets import loaders, splits
+from data_sets.options import DataOptions
+from devices import pick
+from models import augment_cnn
+from records import comparison, files, reader
+from tracking.picture_schedule import attempt
+from tracking.run import load_and_listen
+
+RESUMES_FROM = (files.METRICS,)
+
+
+def to_resume(cfg, folder):
+    """Who takes part in the comparison that --resume goes on with, whose flags `cfg` then has, as
+    records of summary.json; None without --resume. Raises ValueError where there is none."""
+    if not cfg.resume:
+        return None
+    if not os.path.isdir(folder.path):
+        raise ValueError(f"no comparison to go on with: {folder.path} does not exist")
+    folder.resume()
+    flags = reader.read_config(folder.path)["flags"]
+    candidates = reader.read_object(folder.file(files.SUMMARY)).get("candidates")
+    if not flags or not candidates or not folder.has_checkpoint():
+        raise ValueError(
+            f"nothing to resume in {folder.path}: no training was finished; start it again with "
+            f"--overwrite"
+        )
+    cfg.resume_from(flags)
+    return candidates
+
+
+class Comparison:
+    """One call of compare.py. A context manager: nothing is written before it is entered.
+
+    records  {(rung, candidate, seed): line of metrics.jsonl} of all that is finished
+    """
+
+    def __init__(self, cfg, folder, known=None):
+        """
+        cfg     a config.CompareConfig; gets a name here if it has none
+        folder  the RunFolder, taken here unless the comparison goes on
+        known   the candidates of a comparison that goes on (`to_resume`)
+        """
+        self.cfg, self.files, self.known = cfg, folder, known
+        self.log = Log(cfg.quiet)
+        self.signals, self.advice = folder.signals, None
+        self.device = pick.pick_device(cfg.device).type
+        self.candidates = known or []  # records: name, kind, genotype, params, madds, fault
+        self.records = comparison.trainings(folder.path) if known else {}
+        self.findings, self.spec, self.options = [], None, None
+        self.n_scored = self.images = None
+        self.bar = tqdm(disable=True)
+        if known is None:
+            folder.take(loaders.default_run_name(cfg.dataset, cfg.data_path), cfg.overwrite)
+            cfg.name = folder.name
+
+    # --- setting it up --------------------------------------------------------------------------
+
+    def load_data(self):
+        """Open the training set in its two parts, once, so that it is downloaded and known when the
+        processes open it. Raises ValueError where a comparison goes on with other images."""
+        cfg, roots = self.cfg, (files.COMPARISONS, files.SEARCHES, files.TRAININGS)
+        options = DataOptions.from_config(
+            cfg,
+            cache_files=tuple(os.path.join(root, ".images.json") for root in roots),
+            may_shrink_batch="batch_size" not in cfg.said,
+            pin_memory=self.device == "cuda",
+        )
+        if cfg.workers is None and self.device == "cpu":  # the cores are taken
+            options = options._replace(workers=0)
+        data, self.findings = load_and_listen(loaders.search_data, options)
+        self.images = {**data.images, "val_portion": cfg.val_portion}
+        before = reader.read_object(self.files.file(files.SUMMARY)).get("images")
+        if self.known is not None and before != self.images:
+            raise ValueError(
+                f"these are not the images that the comparison began with; put them back, or start "
+                f"a new one{_differences(before, data.images)}"
+            )
+        self.spec, self.n_scored = data.spec, len(data.val.dataset)
+        self.options = options._replace(
+            known_spec=data.spec, batch_size=data.batch_size, cache_gb=options.cache_gb / self.jobs
+        )
+        self.n_trained = len(data.train.dataset)
+
+    @property
+    def jobs(self):
+        """How many trainings go on at once."""
+        cards = pick.cards() if self.device == "cuda" else 0
+        usual = {"cuda": cards, "cpu": pick.cores()}.get(self.device, 1)
+        return self.cfg.jobs or max(1, usual)
+
+    def measure_sizes(self, candidates):
+        """Who takes part, with the size of each network; one that cannot be built gets a fault."""
+        recipe = Recipe.from_config(self.cfg)
+        for c in candidates:
+            record = {"name": c.name, "kind": c.kind, "genotype": c.text, "fault": c.fault}
+            record |= {"params": None, "madds": None}
+            try:
+                if not c.fault:
+                    net = self._build(c, recipe)
+                    record["params"] = utils.count_params(net, auxiliary=False)
+                    record["madds"] = utils.multiply_adds(net, self.spec.C_in, self.spec.size)
+            except Exception as error:  # a block of one's own may raise anything
+                record["fault"] = f"cannot be built: {errors.one_line(error, 200)}"
+            self.candidates.append(record)
+
+    def _build(self, candidate: Candidate, recipe):
+        if candidate.genotype is None:
+            return baselines.build(candidate.name, self.spec)
+        return augment_cnn.build(self.spec, recipe, candidate.genotype)
+
+    def __enter__(self):
+        cfg, folder = self.cfg, self.files
+        try:
+            self.signals.__enter__()  # again, if the folder was set up under them
+            self.signals.wait()
+            if self.known is not None:
+                files.remove_temporary(folder.path, files.OWN)
+                lines = "".join(json.dumps(record) + "\n" for record in self.records.values())
+                files.write_text(folder.file(files.METRICS), lines)
+            folder.write_config(cfg.flags(), self.device)
+            self.write_summary()
+            self.log.open(folder.file(f"{folder.name}.log"))
+        except BaseException:
+            self._close(folder.give_back)
+            raise
+        return self
+
+    def write_summary(self, **more):
+        self.files.update_summary(
+            candidates=self.candidates, images=self.images, next=self.next_command(), **more
+        )
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if error is not None:
+                found = errors.ending(error, self)
+                text = found[0] if found else f"stopped by {kind.__name__}: {error}"
+                with contextlib.suppress(OSError):  # the disk is full, perhaps
+                    self.log.detail(text)  # the terminal gets it from errors
+        finally:
+            self._close(self.files.release)
+
+    def _close(self, leave):
+        """Close all that is open, then `leave` the folder; each, whatever becomes of the others."""
+        with contextlib.ExitStack() as stack:
+            for close in (self.signals.__exit__, leave, self.log.close, self.bar.close):
+                stack.callback(close)
+
+    # --- while it goes on -----------------------------------------------------------------------
+
+    def stop_if_asked(self):
+        """Raise interrupts.Stopped, if a signal has asked for it: what is finished is saved."""
+        if self.signals.number is not None:
+            where = f"after {self._done()}" if self.records else "at once"
+            raise interrupts.Stopped(self.signals.number, where, saved=True)
+
+    def farewell(self, error):
+        """The last line of a comparison that this KeyboardInterrupt ended: what to do next."""
+        return f"{str(error) or 'interrupted'}{self.way_on(getattr(error, 'saved', False))}"
+
+    def way_on(self, known=False):
+        """What to do after it has ended early, behind a verb."""
+        if not self.records:
+            keep = ", with --overwrite to keep the name" if os.path.exists(self.files.path) else ""
+            return f" before a training was finished; start again{keep}"
+        there = "" if known else f" after {self._done()}"
+        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
+        return f"; go on{there} with {again}"
+
+    def _done(self):
+        return comparison.plural(len(self.records), "training")
+
+    def record(self, job, scores=None, fault=None):
+        """A training is over, with its scores or a fault: keep it, and say so."""
+        line = {"rung": job.rung, "candidate": job.name, "seed": job.seed, "epochs": job.epochs}
+        if fault is None:
+            last = scores[-1]
+            seconds = sum(score["seconds"] for score in scores)
+            line |= {"top1": last["top1"], "loss": last["loss"], "seconds": seconds}
+            line |= {"scores": scores}
+            self.log.info(
+                f"rung {job.rung}  {job.name}  seed {job.seed}  {last['top1']:.2%}  loss "
+                f"{last['loss']:.4f}  {seconds:.0f} s"
+            )
+        else:
+            line |= {"fault": fault}
+            self.log.warn(f"{job.name} is left out: {fault}")
+        self.files.append(files.METRICS, line)
+        self.records[job.rung, job.name, job.seed] = line
+        self.files.drop_earlier()
+
+    def rows(self):
+        return comparison.ranking(self.candidates, self.records.values())
+
+    def failed(self):
+        """The names of those that are left out."""
+        return {row.name for row in self.rows() if row.fault}
+
+    def open_bar(self, total, what, done=0):
+        """A bar over `total` epochs, or trials; in a file there are the lines alone."""
+        self.bar.close()
+        self.bar = tqdm(
+            total=total, initial=done, desc=what, dynamic_ncols=True, file=sys.stderr, leave=False,
+            disable=True if self.cfg.quiet else None,
+            bar_format="{desc} {percentage:3.0f}%|{bar:16}| {n}/{total} {elapsed}, "
+                       "{remaining} left",
+        )  # fmt: skip
+
+    def draw(self):
+        """The chart, the drawings and the page."""
+        attempt(self.log, "report", lambda: report.draw_comparison(self.files.path))
+
+    def write_genotype(self):
+        """genotype.json of the best cell so far, with what a training inherits."""
+        best, cfg = comparison.winner(self.rows()), self.cfg
+        if best is None:
+            return
+        flags = cfg.flags()
+        inherited = {m: cfg.marked(flags, inherit=m) for m in ("images", "network")}
+        text = gt.to_json(
+            gt.from_str(best.genotype),
+            name=best.name,
+            kind=best.kind,
+            score=best.last.mean,
+            dataset=self.spec.name,
+            size=list(self.spec.size),
+            primitives=cfg.primitives,
+            n_nodes=cfg.n_nodes,
+            k=cfg.k,
+            flags={**inherited["images"], **inherited["network"]},
+        )
+        files.write_text(self.files.file(files.GENOTYPE), text + "\n")
+
+    def next_command(self):
+        """The complete command that trains the winner."""
+        words = ["--genotype", self.files.path]
+        for name in ("device", "workers"):
+            if name in self.cfg.said:
+                words += [f"--{name}", str(getattr(self.cfg, name))]
+        return errors.command("augment.py", *words, *(["--quick"] if self.cfg.quick else []))
+
+
+def _differences(before, images):
+    """What differs, in brackets."""
+    known = {part: value for part, value in (before or {}).items() if part != "val_portion"}
+    try:
+        found = splits.differences(known, images)
+    except (KeyError, TypeError, AttributeError):  # a damaged summary
+        found = []
+    return f" ({'; '.join(found)})" if found else ""

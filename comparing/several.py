@@ -1,0 +1,189 @@
+"""search.py --seeds N: the same search from several seeds, a process each, then the comparison.
+
+The paper's authors did so by hand: four searches, each cell trained briefly, the best one kept. The
+searches are ordinary ones in searchs/NAME-seedK, and each can be looked at and resumed by itself.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from tqdm import tqdm
+
+from console import errors, interrupts
+from data_sets import loaders
+from devices import pick
+from records import files, reader
+
+LEAST_RANDOM = 4  # random cells to compare with
+OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet")  # said anew for each search
+ALSO = ("quick", "quiet", "device", "workers", "amp", "seed", "subset")  # said to compare.py, too
+POLL = 0.3  # seconds
+
+
+class Searches:
+    """Several searches that go on at once."""
+
+    def __init__(self, cfg):
+        """`cfg` is a config.SearchConfig. Raises ValueError where a folder is there already."""
+        self.cfg, self.base = cfg, cfg.name or self._free_name(cfg)
+        self.names = {seed: self._name(self.base, seed) for seed in self._seeds()}
+        self.errors = {}  # {name of a search: its last line}, of those that failed
+        if not (cfg.resume or cfg.overwrite):
+            self._require_free()
+        self.cards = pick.cards() if pick.pick_device(cfg.device, cfg.gpus).type == "cuda" else 0
+        self.jobs = 1 if cfg.gpus else self.cards or pick.cores()
+
+    def _seeds(self):
+        return range(self.cfg.seed, self.cfg.seed + self.cfg.seeds)
+
+    @staticmethod
+    def _name(base, seed):
+        return f"{base}-seed{seed}"
+
+    def _folders(self, base):
+        """Every folder that these searches and their comparison make."""
+        searches = [os.path.join(files.SEARCHES, self._name(base, seed)) for seed in self._seeds()]
+        return [*searches, os.path.join(files.COMPARISONS, base)]
+
+    def _free_name(self, cfg):
+        base = name = loaders.default_run_name(cfg.dataset, cfg.data_path)
+        n = 1
+        while any(map(os.path.exists, self._folders(name))):
+            n += 1
+            name = f"{base}-{n}"
+        return name
+
+    def _require_free(self):
+        for folder in self._folders(self.base):
+            if os.path.exists(folder):
+                raise ValueError(
+                    f"{folder} exists; choose another --name, go on with --resume, or replace all "
+                    f"of them with --overwrite"
+                )
+
+    def _words(self, seed, slot):
+        """The command line of one search."""
+        cfg, name = self.cfg, self.names[seed]
+        words = cfg.words([flag for flag in cfg.said if flag not in OWN])
+        words += ["--name", name, "--seed", str(seed), "--quiet"]
+        if cfg.resume and self._has_checkpoint(name):
+            words.append("--resume")
+        elif os.path.exists(os.path.join(files.SEARCHES, name)):
+            words.append("--overwrite")
+        if self.cards and not cfg.gpus:
+            words += ["--gpus", str(slot)]
+        if not self.cards and "threads" not in cfg.said and self.jobs > 1:
+            words += ["--threads", "1"]
+        return words
+
+    @staticmethod
+    def _has_checkpoint(name):
+        path = os.path.join(files.SEARCHES, name)
+        return any(
+            os.path.exists(os.path.join(path, file)) for file in (files.CHECKPOINT, files.PREVIOUS)
+        )
+
+    def _start(self, seed, slot):
+        # in a session of its own: Ctrl-C reaches this process alone, which then asks them to stop
+        return subprocess.Popen(
+            [sys.executable, os.path.join(errors.ROOT, "search.py"), *self._words(seed, slot)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def _epochs(self):
+        """How many epochs are finished."""
+        total = 0
+        for name in self.names.values():
+            path = os.path.join(files.SEARCHES, name)
+            total += len(reader.scores(path))
+        return total
+
+    def run(self):
+        """All searches, as many at once as there are cards or cores; returns the folders of those
+        that were finished. A KeyboardInterrupt carries what to do next."""
+        cfg = self.cfg
+        waiting, running, free = list(self.names), {}, list(range(self.jobs))
+        bar = tqdm(
+            total=cfg.seeds * cfg.epochs, desc=f"{cfg.seeds} searches, epochs", file=sys.stderr,
+            dynamic_ncols=True, leave=False, disable=True if cfg.quiet or cfg.resume else None,
+        )  # fmt: skip
+        with interrupts.StopSignals() as signals:
+            signals.wait()
+            try:
+                while waiting or running:
+                    while waiting and free:
+                        slot, seed = free.pop(0), waiting.pop(0)
+                        running[seed] = slot, self._start(seed, slot)
+                    time.sleep(POLL)
+                    bar.update(self._epochs() - bar.n if not bar.disable else 0)
+                    for seed, (slot, process) in list(running.items()):
+                        if process.poll() is not None:
+                            del running[seed]
+                            free.append(slot)
+                            self._ended(seed, process, cfg.quiet)
+                    if signals.number is not None:
+                        raise interrupts.Stopped(signals.number)
+            except KeyboardInterrupt as error:
+                again = errors.command(
+                    cfg.PROG, "--name", self.base, "--seeds", str(cfg.seeds), "--resume"
+                )
+                error.args = (f"{str(error) or 'interrupted'}; go on with {again}",)
+                raise
+            finally:
+                bar.close()
+                self._stop(running)
+        return [
+            os.path.join(files.SEARCHES, name)
+            for name in self.names.values()
+            if name not in self.errors
+        ]
+
+    def _ended(self, seed, process, quiet):
+        """A search is over: say so."""
+        lines = process.stderr.read().decode(errors="replace").strip().splitlines()
+        process.stderr.close()
+        path = os.path.join(files.SEARCHES, self.names[seed])
+        if process.returncode:
+            self.errors[self.names[seed]] = lines[-1] if lines else f"code {process.returncode}"
+            tqdm.write(f"WARNING: {path}: {self.errors[self.names[seed]]}", file=sys.stdout)
+        elif not quiet:
+            scores = reader.scores(path)
+            epochs = f"{len(scores)} epochs, best supernet accuracy {max(scores.values()):.2%}"
+            tqdm.write(f"{path}: {epochs}", file=sys.stdout)
+
+    @staticmethod
+    def _stop(running):
+        """Ask all that still run to save and stop, and wait for them."""
+        for _, process in running.values():
+            process.send_signal(signal.SIGTERM)
+        for _, process in running.values():
+            process.communicate()
+
+
+def search(cfg):
+    """Run cfg.seeds searches. Returns the command line of compare.py for what they found."""
+    with errors.usage_errors(cfg.PROG):
+        searches = Searches(cfg)
+        n = len(searches.names)
+        if not cfg.quiet:
+            print(f"{n} searches, {min(n, searches.jobs)} at once: searchs/{searches.base}-seed*")
+    with errors.run_errors(cfg.PROG):
+        found = searches.run()
+    if not found:
+        errors.end(cfg.PROG, "no search was finished; the warnings say why", 1, None)
+    return compare_words(cfg, searches.base, found)
+
+
+def compare_words(cfg, base, found):
+    """The command line of compare.py: what was found beside random cells."""
+    path = os.path.join(files.COMPARISONS, base)
+    if cfg.resume and os.path.exists(os.path.join(path, files.METRICS)):
+        return ["--name", base, "--resume"]
+    words = [*found, "--random", str(max(LEAST_RANDOM, len(found))), "--name", base]
+    words += cfg.words([flag for flag in cfg.said if flag in ALSO])
+    return [*words, "--overwrite"] if os.path.exists(path) else words

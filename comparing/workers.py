@@ -1,0 +1,211 @@
+"""Trainings in processes of their own, several at once: one that dies ends no other.
+
+Each process opens the data once and then trains what it is handed. Signals are the parent's: the
+processes are deaf to them, and end when it ends.
+"""
+
+import functools
+import itertools
+import multiprocessing
+import signal
+import time
+from collections import deque
+from multiprocessing import connection, resource_tracker
+from typing import Any, NamedTuple
+
+import torch
+
+import genotypes as gt
+import utils
+from comparing import baselines
+from comparing.training import Recipe, Training
+from console.errors import is_out_of_memory, one_line
+from data_sets import loaders
+from data_sets.loader_processes import held_back, leave_signals_to_parent
+from data_sets.options import DataOptions
+from devices import pick
+from models import own_ops
+
+WAIT = 0.5  # seconds between two looks at what the run was asked for
+TRIAL_STEPS = 4  # that are timed, behind one that is not
+
+
+class Job(NamedTuple):
+    """One training; with epochs 0 a trial, which only takes the time."""
+
+    name: str  # of the candidate
+    cell: str  # a genotype as text, or the name of a baseline
+    rung: int
+    epochs: int
+    seed: int
+
+
+class Setting(NamedTuple):
+    """What all trainings share."""
+
+    options: DataOptions
+    recipe: Recipe
+    device: str  # cpu, cuda or mps
+    amp: str
+    ops: str | None = None  # the file of the user's own blocks, as `own_ops` remembers it
+
+
+class Answer(NamedTuple):
+    """What a process says of its job. kind and value are
+
+    "epoch"   the score of an epoch that is finished
+    "done"    all scores;  of a trial, seconds: (to begin, of an epoch)
+    "failed"  why, in words
+    """
+
+    job: Job
+    kind: str
+    value: Any
+
+
+def to_device(setting, slot):
+    """The Device of the process number `slot`, which computes with one thread."""
+    torch.set_num_threads(1)
+    cards = pick.cards() if setting.device == "cuda" else 0
+    device = torch.device("cuda", slot % cards) if cards else torch.device(setting.device)
+    if cards:
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    return pick.Device(device, setting.amp)
+
+
+def build(cell, spec, seed):
+    """What `Training` trains: a genotype, or a baseline as a network with the weights of `seed`."""
+    if cell.startswith("Genotype"):
+        return gt.from_str(cell)
+    utils.seed_everything(seed)
+    return baselines.build(cell, spec)
+
+
+def perform(job, opened, setting):
+    """Do a job and yield its answers. `opened()` gives the Data and the Device."""
+    recipe = setting.recipe._replace(epochs=max(job.epochs, 1))
+    try:
+        data, device = opened()
+        start = time.perf_counter()
+        training = Training(build(job.cell, data.spec, job.seed), data, recipe, job.seed, device)
+        if not job.epochs:
+            yield Answer(job, "done", trial(training, start))
+            return
+        scores = []
+        for number in range(1, job.epochs + 1):
+            scores.append(training.epoch(number))
+            yield Answer(job, "epoch", scores[-1])
+        yield Answer(job, "done", scores)
+    except Exception as error:  # whatever a block of one's own may raise
+        text = "out of memory: " if is_out_of_memory(error) else ""
+        yield Answer(job, "failed", f"{text}{one_line(error, 200)}")
+
+
+def trial(training, start):
+    """Seconds that a training takes (to begin, for an epoch), by its first steps."""
+    data = training.data
+    batches = utils.endless(data.train)
+    training.steps(itertools.islice(batches, 1))  # looks for kernels, takes memory
+    begun = time.perf_counter()
+    training.steps(itertools.islice(batches, TRIAL_STEPS))
+    trained = time.perf_counter()
+    n_scored = min(2, len(data.val))
+    training.score(itertools.islice(data.val, n_scored))
+    step, batch = (trained - begun) / TRIAL_STEPS, (time.perf_counter() - trained) / n_scored
+    return begun - start, step * len(data.train) + batch * len(data.val)
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+class Workers:
+    """Processes that do jobs, `n` at once. A context manager: at its end none is left."""
+
+    def __init__(self, n, setting):
+        self.setting = setting
+        self._context = multiprocessing.get_context("spawn")
+        self._slots = [None] * n  # (process, connection) of each
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process, pipe in filter(None, self._slots):
+            process.kill()  # it has nothing to save
+            process.join()
+            pipe.close()
+
+    def run(self, jobs, wanted=lambda job: True):
+        """Do the jobs that are wanted when their turn has come; yields every `Answer`, and None
+        where there was none for a while."""
+        waiting, busy = deque(jobs), {}  # {connection: (slot, job)}
+        free = list(range(len(self._slots)))
+        while waiting or busy:
+            while waiting and free:
+                job = waiting.popleft()
+                if not wanted(job):
+                    continue
+                slot = free.pop(0)
+                pipe = self._pipe(slot)
+                pipe.send(job)
+                busy[pipe] = slot, job
+            ready = connection.wait(list(busy), WAIT) if busy else []
+            if not ready:
+                yield None
+            for pipe in ready:
+                slot, job = busy[pipe]
+                try:
+                    answer = pipe.recv()
+                except (EOFError, OSError):
+                    answer = Answer(job, "failed", self._died(slot))
+                if answer.kind != "epoch":
+                    del busy[pipe]
+                    free.append(slot)
+                yield answer
+
+    def _pipe(self, slot):
+        """The connection to the process of a slot, which is started where there is none."""
+        if self._slots[slot] is None:
+            pipe, theirs = self._context.Pipe()
+            process = self._context.Process(
+                target=work, args=(theirs, slot, self.setting), name=f"training {slot + 1}",
+                daemon=not self.setting.options.workers,  # those may have no processes themselves
+            )  # fmt: skip
+            if hasattr(signal, "pthread_sigmask"):  # its own start lets SIGINT and SIGTERM through
+                resource_tracker.ensure_running()
+            with held_back():  # a process inherits what is held back: deaf from its first moment on
+                process.start()
+            theirs.close()
+            self._slots[slot] = process, pipe
+        return self._slots[slot][1]
+
+    def _died(self, slot):
+        """What ended the process of a slot, in words. The next job gets a new one."""
+        process, pipe = self._slots[slot]
+        self._slots[slot] = None
+        process.join()
+        pipe.close()
+        code = process.exitcode
+        if code == -getattr(signal, "SIGKILL", 9):
+            return "its process was killed, mostly for want of memory; fewer --jobs need less"
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return f"its process ended {how}"
+
+
+def work(pipe, slot, setting):
+    """The main function of a process: jobs come in, answers go out, until the parent is gone."""
+    leave_signals_to_parent(slot)
+
+    @functools.cache
+    def opened():
+        if setting.ops:
+            own_ops.load(setting.ops, said=False)
+        return loaders.search_data(setting.options), to_device(setting, slot)
+
+    try:
+        while True:
+            for answer in perform(pipe.recv(), opened, setting):
+                pipe.send(answer)
+    except (EOFError, OSError):  # the parent has ended
+        return

@@ -1,0 +1,336 @@
+"""What a comparison has found: ranking, noise, and whether the search beat chance.
+
+Everything follows from two files of compares/NAME: summary.json, which says who takes part and how
+many epochs each rung has, and metrics.jsonl, with a line for each training. The words of the log,
+the chart and the page are made from what stands here.
+"""
+
+import math
+import os
+import random
+import statistics
+from collections import defaultdict
+from typing import NamedTuple
+
+from records import reader
+from records.files import METRICS, SUMMARY
+
+FOUND, PUBLISHED, GIVEN, RANDOM, BASELINE = "found", "published", "given", "random", "baseline"
+KINDS = {
+    FOUND: "found by a search",
+    PUBLISHED: "published",
+    GIVEN: "given",
+    RANDOM: "random",
+    BASELINE: "torchvision",
+}
+# two-sided 95 % quantiles of Student's t, by degrees of freedom; 1.96 in the limit
+STUDENT = (
+    12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
+    2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04,
+)  # fmt: skip
+DRAWS = 5_000  # of the bootstrap
+
+
+class Rung(NamedTuple):
+    """The trainings of one candidate in one rung."""
+
+    rung: int  # counted from 1
+    epochs: int
+    top1: tuple  # of each training, by its seed
+    loss: tuple
+
+    @property
+    def mean(self):
+        return statistics.mean(self.top1)
+
+    @property
+    def deviation(self):
+        """Between trainings; None where there is one alone."""
+        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+
+    @property
+    def mean_loss(self):
+        return statistics.mean(self.loss)
+
+
+class Row(NamedTuple):
+    """A candidate: who it is, and its rungs, the first first. `fault` says why it was left out."""
+
+    name: str
+    kind: str
+    genotype: str  # as text; "" of a baseline
+    params: float  # both None where it could not be built
+    madds: float
+    fault: str
+    rungs: tuple
+
+    @property
+    def last(self):
+        return self.rungs[-1] if self.rungs else None
+
+
+class Chance(NamedTuple):
+    """Found against random cells in the first rung, where all are trained alike. In accuracy."""
+
+    difference: float
+    low: float  # the 95 % interval
+    high: float
+    n_found: int
+    n_random: int
+    epochs: int
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def is_comparison(run_path):
+    return "candidates" in reader.read_object(os.path.join(run_path, SUMMARY))
+
+
+def trainings(run_path):
+    """The whole lines of metrics.jsonl, by (rung, candidate, seed), in order."""
+    wanted = {"rung": reader.is_count, "candidate": reader.is_text, "seed": reader.is_number}
+    scored = {"epochs": reader.is_count, "top1": reader.is_weight, "loss": reader.is_number}
+    return {
+        (record["rung"], record["candidate"], record["seed"]): record
+        for record in reader.read_lines(os.path.join(run_path, METRICS))
+        if reader.fits(record, wanted)
+        and (reader.fits(record, scored) or reader.fits(record, {"fault": reader.is_text}))
+    }
+
+
+def names(run_path):
+    """The candidates, in the order of the command line."""
+    return [c["name"] for c in reader.read_object(os.path.join(run_path, SUMMARY))["candidates"]]
+
+
+def read(run_path):
+    """The `ranking` of a comparison. Raises ValueError where there is none."""
+    if not os.path.isdir(run_path):
+        raise ValueError(f"there is no run folder {run_path}")
+    wanted = {
+        "name": reader.is_text, "kind": KINDS.__contains__, "genotype": reader.is_text,
+        "fault": reader.is_text,
+    }  # fmt: skip
+    candidates = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
+    if not reader.fits(candidates, [wanted]):
+        raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
+    rows = ranking(candidates, trainings(run_path).values())
+    if not any(row.rungs for row in rows):
+        raise ValueError(f"{run_path} records no finished training yet")
+    return rows
+
+
+# --- ranking ------------------------------------------------------------------------------------
+
+
+def ranking(candidates, records):
+    """The candidates as `Row`s, the best first.
+
+    candidates  {"name", "kind", "genotype", "params", "madds", "fault"} of each
+    records     {"rung", "candidate", "seed", "epochs", "top1", "loss"} of each finished training,
+                "fault" instead of the scores for one that failed
+
+    Who came further in the halving stands before the others; within a rung accuracy decides, then
+    the loss. Who was left out, for a single training that failed, stands last.
+    """
+    by_rung, faults = defaultdict(dict), {}
+    for record in records:
+        if record.get("fault"):
+            faults.setdefault(record["candidate"], record["fault"])
+        else:
+            by_rung[record["candidate"], record["rung"]][record["seed"]] = record
+    rows = []
+    for c in candidates:
+        fault = c["fault"] or faults.get(c["name"], "")
+        rungs = [
+            Rung(
+                rung,
+                next(iter(found.values()))["epochs"],
+                tuple(found[seed]["top1"] for seed in sorted(found)),
+                tuple(found[seed]["loss"] for seed in sorted(found)),
+            )
+            for (name, rung), found in sorted(by_rung.items())
+            if name == c["name"]
+        ]
+        size = c.get("params"), c.get("madds")
+        rows.append(Row(c["name"], c["kind"], c["genotype"], *size, fault, tuple(rungs)))
+    return sorted(rows, key=order)
+
+
+def order(row):
+    """What rows are sorted by."""
+    if row.fault or not row.rungs:
+        return (1, 0, 0, 0)
+    return (0, -row.last.rung, -row.last.mean, row.last.mean_loss)
+
+
+def winner(rows):
+    """The row of the cell to train, None without one: a baseline is no cell."""
+    return next((r for r in rows if r.kind != BASELINE and r.rungs and not r.fault), None)
+
+
+def best_baseline(rows):
+    return next((r for r in rows if r.kind == BASELINE and r.rungs and not r.fault), None)
+
+
+# --- noise --------------------------------------------------------------------------------------
+
+
+def margin(rows, rung):
+    """Up to which difference two candidates of a rung are within the noise, in accuracy: t * s *
+    sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
+    the rung, and t Student's 95 % quantile. None where everybody was trained once."""
+    groups = [r.top1 for row in rows if not row.fault for r in row.rungs if r.rung == rung]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum(sum((x - statistics.mean(g)) ** 2 for x in g) for g in groups)
+    t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
+    return t * math.sqrt(squares / freedom * 2 / max(map(len, groups)))
+
+
+def within_noise(rows):
+    """The rows of the winner's rung, baselines apart, that are no further from it than the margin;
+    None where the noise is not known."""
+    best = winner(rows)
+    most = best and margin(rows, best.last.rung)
+    if most is None:
+        return None
+    return [
+        row
+        for row in rows
+        if row is not best
+        and row.kind != BASELINE
+        and not row.fault
+        and row.last
+        and row.last.rung == best.last.rung
+        and best.last.mean - row.last.mean <= most
+    ]
+
+
+# --- chance -------------------------------------------------------------------------------------
+
+
+def chance(rows, seed=0):
+    """The `Chance`: found minus random cells in the first rung; None without one found and two
+    random cells.
+
+    The interval is a bootstrap one: cells are drawn anew from both sides, with replacement, and of
+    each the trainings. The first rung alone has all cells trained alike; behind it only good ones
+    are left on both sides.
+    """
+    groups = {
+        kind: [row.rungs[0].top1 for row in rows if row.kind == kind and row.rungs and not row.fault
+               and row.rungs[0].rung == 1]
+        for kind in (FOUND, RANDOM)
+    }  # fmt: skip
+    found, drawn = groups[FOUND], groups[RANDOM]
+    if not found or len(drawn) < 2:
+        return None
+    rng = random.Random(seed)
+
+    def again(cells):
+        chosen = rng.choices(cells, k=len(cells))
+        return statistics.fmean(statistics.fmean(rng.choices(c, k=len(c))) for c in chosen)
+
+    draws = sorted(again(found) - again(drawn) for _ in range(DRAWS))
+    low, high = draws[int(0.025 * DRAWS)], draws[int(0.975 * DRAWS) - 1]
+    means = [statistics.fmean(map(statistics.fmean, cells)) for cells in (found, drawn)]
+    epochs = next(row.rungs[0].epochs for row in rows if row.kind == RANDOM and row.rungs)
+    return Chance(means[0] - means[1], low, high, len(found), len(drawn), epochs)
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def points(value):
+    """A difference of accuracies in points."""
+    return f"{100 * value:.2f} points"
+
+
+def plural(n, what):
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def chance_words(rows):
+    """Whether the search beat chance, in a sentence or two."""
+    found = chance(rows)
+    if found is None:
+        return (
+            "Whether the search beat chance is not known: that takes a cell that a search found "
+            "and two random ones at least, with --random 4."
+        )
+    who = f"{plural(found.n_found, 'found cell')} and {plural(found.n_random, 'random cell')}"
+    interval = (
+        f"95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, {who}, each trained "
+        f"for {plural(found.epochs, 'epoch')}"
+    )
+    size = points(abs(found.difference))
+    if found.low > 0:
+        text = f"The search beat chance: what it found is {size} better than random cells"
+    elif found.high < 0:
+        text = f"The search did worse than chance: random cells are {size} better"
+    else:
+        side = "better" if found.difference >= 0 else "worse"
+        text = (
+            f"Whether the search beat chance cannot be told: what it found is {size} {side} than "
+            f"random cells, and that may be chance"
+        )
+    return f"{text} ({interval})."
+
+
+def noise_words(rows):
+    """Who is within the noise of the winner, in a sentence."""
+    best, close = winner(rows), within_noise(rows)
+    if close is None:
+        return "How much is noise is not known with one training of each cell: --seeds 2 tells."
+    most = margin(rows, best.last.rung)
+    where = f"differences below {points(most)} are noise there"
+    if close:
+        names = ", ".join(row.name for row in close)
+        return f"Within the noise of {best.name}: {names} ({where})."
+    return f"No cell of the last rung is within the noise of {best.name} ({where})."
+
+
+def winner_words(rows):
+    """Which cell to train, in a sentence or two."""
+    best, other = winner(rows), best_baseline(rows)
+    what = {
+        FOUND: "found by a search", RANDOM: "a random cell", PUBLISHED: "published",
+        GIVEN: "given as it is",
+    }[best.kind]  # fmt: skip
+    text = f"Train {best.name}, {what}: {best.last.mean:.2%} on the scored images."
+    if other is None:
+        return text
+    difference = best.last.mean - other.last.mean
+    side = "above" if difference >= 0 else "below"
+    more = f"It is {points(abs(difference))} {side} {other.name}"
+    if other.params and best.params:
+        more += f", which has {other.params / best.params:.1f} times its parameters"
+    if other.last.rung != best.last.rung:
+        more += f" (of another rung, {plural(other.last.epochs, 'epoch')})"
+    return f"{text} {more}."
+
+
+def table(rows):
+    """The ranking as lines of text."""
+    cells = [("", "candidate", "kind", "top1", "+-", "loss", "epochs", "params", "multiply-adds")]
+    for i, row in enumerate(rows, start=1):
+        if row.fault or not row.rungs:
+            continue
+        last = row.last
+        spread = "" if last.deviation is None else f"{100 * last.deviation:.2f}"
+        scores = f"{last.mean:.2%}", spread, f"{last.mean_loss:.4f}", str(last.epochs)
+        size = f"{row.params / 1e6:.3f} M", f"{row.madds / 1e6:.2f} M"
+        cells.append((str(i), row.name, KINDS[row.kind], *scores, *size))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            text.ljust(width) if i in (1, 2) else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    lines += [f"left out: {row.name} ({row.fault})" for row in rows if row.fault]
+    return "\n".join(lines)

@@ -1,0 +1,668 @@
+"""compare.py: halving, what it says and refuses; resuming; bad candidates; several searches."""
+
+import functools
+import io
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FAST_AUGMENT, FAST_SEARCH, ends_in_one_line, lines, log_of, run_in
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import augment
+import compare
+import config
+import genotypes as gt
+import plot_compare
+import report
+import search
+from comparing import baselines, halving, several, workers
+from comparing.run import Comparison
+from comparing.training import CPU, Recipe
+from comparing.workers import Answer, Job, Setting, Workers, perform
+from data_sets import loaders, named
+from data_sets.options import DataOptions
+from models import ops
+from records import comparison
+
+SPACE = ["--primitives", "skip_connect,max_pool_3x3,sep_conv_3x3", "--n_nodes", "2"]
+LEAST = ["--layers", "2", "--init_channels", "2", "--subset", "0.1", "--batch_size", "16", "--jobs",
+         "1"]  # fmt: skip
+TINY = [*LEAST, "--epochs", "2", *SPACE]
+COMMAND = "compares/c"
+NAMED = ["--name", "c", "--quiet"]
+
+
+class InProcess:
+    """Stands in for Workers: the same trainings, one after the other, in this process."""
+
+    def __init__(self, n, setting):
+        self.setting = setting
+        self.opened = functools.cache(lambda: (loaders.search_data(setting.options), CPU))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def run(self, jobs, wanted=lambda job: True):
+        for job in jobs:
+            if wanted(job):
+                yield from self.perform(job)
+
+    def perform(self, job):
+        yield from perform(job, self.opened, self.setting)
+
+
+def score_of(job):
+    """A score that follows from the job, as from a training."""
+    top1 = random.Random(f"{job.name} {job.epochs} {job.seed}").random()
+    return {"epoch": job.epochs, "top1": top1, "loss": 1 - top1, "seconds": 1.0,
+            "train_top1": top1, "train_loss": 1 - top1}  # fmt: skip
+
+
+class Scripted(InProcess):
+    """Trains nothing: scores follow from the job. `fails` maps a name to what is wrong with it."""
+
+    fails, done, stop_after = {}, [], math.inf
+
+    def perform(self, job):
+        if len(self.done) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.done.append(job)
+        if job.name in self.fails:
+            yield Answer(job, "failed", self.fails[job.name])
+        elif not job.epochs:
+            yield Answer(job, "done", (1.0, 2.0))
+        else:
+            yield Answer(job, "done", [score_of(job)])
+
+
+@pytest.fixture
+def in_process(here, monkeypatch):
+    monkeypatch.setattr(compare, "Workers", InProcess)
+    return here
+
+
+@pytest.fixture
+def scripted(here, monkeypatch):
+    class Fresh(Scripted):
+        fails, done = {}, []
+
+    monkeypatch.setattr(compare, "Workers", Fresh)
+    return Fresh
+
+
+def trained(run=COMMAND):
+    """{rung: the names that were trained in it}."""
+    found = {}
+    for record in lines(Path(run, "metrics.jsonl")):
+        found.setdefault(record["rung"], set()).add(record["candidate"])
+    return found
+
+
+# --- halving ------------------------------------------------------------------------------------
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), st.tuples(st.floats(0, 1), st.floats(0, 9)), min_size=1)
+)
+def test_the_better_half_is_that_of_counting_who_is_better(scores):
+    def better(a, b):
+        return scores[a][0] > scores[b][0] or (
+            scores[a][0] == scores[b][0] and scores[a][1] < scores[b][1]
+        )
+
+    kept = halving.better_half(scores)
+    assert len(kept) == (len(scores) + 1) // 2
+    assert len(set(kept)) == len(kept)
+    assert not any(better(out, name) for out in set(scores) - set(kept) for name in kept)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 300))
+def test_each_rung_has_half_the_epochs_of_the_next_until_two_are_left(n, epochs):
+    plan = halving.plan(n, epochs)
+    assert plan[-1] == epochs
+    assert all(few == more // 2 for few, more in zip(plan, plan[1:], strict=False))
+    assert plan[0] >= 1
+    left = n
+    for _ in plan[1:]:
+        assert left > 2
+        left = math.ceil(left / 2)
+    assert left <= 2 or plan[0] == 1
+
+
+def by_hand(names, epochs, n_seeds):
+    """Successive halving, slowly: (who takes part in each rung, the winner)."""
+    rungs, left = [], list(names)
+    for n_epochs in epochs:
+        rungs.append(set(left))
+        means = {}
+        for name in left:
+            total = 0.0
+            for seed in range(2, 2 + n_seeds):
+                total += score_of(Job(name, "", 0, n_epochs, seed))["top1"]
+            means[name] = total / n_seeds
+        winner = max(left, key=lambda name: means[name])
+        while len(left) > math.ceil(len(rungs[-1]) / 2):
+            left.remove(min(left, key=lambda name: means[name]))
+    return rungs, winner
+
+
+def test_a_comparison_is_successive_halving(scripted):
+    words = [*TINY, "--random", "7", "--epochs", "9", "--seeds", "3", *NAMED]
+    compare.main(words)
+    rungs, winner = by_hand([f"random:{i}" for i in range(2, 9)], [2, 4, 9], 3)
+    assert list(trained().values()) == rungs
+    assert len(scripted.done) == 3 * (7 + 4 + 2)
+    found = json.loads(Path(COMMAND, "genotype.json").read_text())
+    assert (found["name"], found["kind"]) == (winner, "random")
+    assert gt.load(COMMAND) == gt.random_genotype(
+        int(winner[7:]), ["skip_connect", "max_pool_3x3", "sep_conv_3x3"], 2, 2
+    )
+    assert comparison.read(COMMAND)[0].name == winner
+
+
+@pytest.mark.parametrize("stop", [1, 5, 15, 17])
+def test_a_comparison_goes_on_behind_what_is_finished(scripted, stop):
+    words = [*TINY, "--random", "5", "--epochs", "4"]
+    compare.main([*words, "--name", "whole", "--quiet"])
+    n = len(scripted.done)
+    scripted.done.clear()
+    scripted.stop_after = stop
+    text = ends_in_one_line(compare.main, [*words, *NAMED], code=130)
+    again = f"after {comparison.plural(stop, 'training')} with "
+    assert again in text
+    assert text.endswith("compare.py --name c --resume")
+    with open("compares/c/metrics.jsonl", "a") as stream:
+        stream.write('{"rung": 1, "cand')  # killed while it wrote
+    scripted.stop_after = math.inf
+    shutil.copytree("compares/c", "compares/other")
+    compare.main(["--name", "c", "--resume", "--quiet"])
+    assert len(scripted.done) == n  # none twice
+    assert lines("compares/c/metrics.jsonl") == lines("compares/whole/metrics.jsonl")
+    assert gt.load("compares/c") == gt.load("compares/whole")
+    text = ends_in_one_line(compare.main, ["--name", "other", "--resume", "--seeds", "9"])
+    assert "--seeds was 2 in that run and cannot change now" in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such signals")
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (1, "stopped by SIGTERM at once before a training was finished; start again, with"),
+        (3, "stopped by SIGTERM after 2 trainings; go on with "),
+    ],
+)
+def test_a_signal_ends_a_comparison_in_one_line(scripted, monkeypatch, n, text):
+    perform = scripted.perform
+
+    def signalled(self, job):
+        if len(self.done) + 1 == n:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from perform(self, job)
+
+    monkeypatch.setattr(scripted, "perform", signalled)
+    assert text in ends_in_one_line(compare.main, [*TINY, "--random", "2", *NAMED], code=143)
+
+
+# --- what is said -------------------------------------------------------------------------------
+
+
+def candidates(*names):
+    return [
+        {"name": name, "kind": kind, "genotype": "", "params": 1e5, "madds": 1e6, "fault": ""}
+        for name, kind in names
+    ]
+
+
+def record(name, top1, seed, rung=1, **more):
+    return {"rung": rung, "candidate": name, "seed": seed, "epochs": 4 * rung, "top1": top1,
+            "loss": 1 - top1, **more}  # fmt: skip
+
+
+def rows_of(scores):
+    """Rows from {(name, kind): scores}, one rung."""
+    records = [
+        record(name, top1, seed) for (name, _), found in scores.items()
+        for seed, top1 in enumerate(found)
+    ]  # fmt: skip
+    return comparison.ranking(candidates(*scores), records)
+
+
+def test_the_quantiles_of_student_are_those_of_its_density():
+    for freedom, t in enumerate(comparison.STUDENT, start=1):
+        constant = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2)
+        constant /= math.sqrt(freedom * math.pi)
+        x = torch.linspace(0, t, 20_001, dtype=torch.float64)
+        density = constant * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+        assert torch.trapezoid(density, x).item() == pytest.approx(0.475, abs=5e-4)
+
+
+def test_the_noise_is_that_between_trainings():
+    rows = rows_of({("a", "found"): (0.90, 0.92), ("b", "random"): (0.88, 0.91),
+                    ("c", "random"): (0.50, 0.52), ("net", "baseline"): (0.7, 0.7)})  # fmt: skip
+    pooled = statistics.mean([0.0002, 0.00045, 0.0002, 0.0])  # variances, n - 1
+    assert comparison.margin(rows, 1) == pytest.approx(2.78 * math.sqrt(pooled))
+    assert [row.name for row in comparison.within_noise(rows)] == ["b"]
+    assert "Within the noise of a: b (differences below" in comparison.noise_words(rows)
+    once = rows_of({("a", "found"): (0.9,), ("b", "random"): (0.8,)})
+    assert comparison.within_noise(once) is None
+    assert "--seeds 2 tells" in comparison.noise_words(once)
+
+
+def test_found_minus_random_and_its_interval():
+    rng = random.Random(1)
+    found = [[0.9 + rng.gauss(0, 0.01) for _ in range(3)] for _ in range(6)]
+    drawn = [[0.8 + rng.gauss(0, 0.01) for _ in range(3)] for _ in range(6)]
+    scores = {(f"f{i}", "found"): c for i, c in enumerate(found)}
+    scores |= {(f"r{i}", "random"): c for i, c in enumerate(drawn)}
+    got = comparison.chance(rows_of(scores))
+    draws = torch.Generator().manual_seed(0)
+
+    def means(cells):  # the same bootstrap, in torch
+        cells = torch.tensor(cells, dtype=torch.float64)
+        chosen = torch.randint(6, (20_000, 6), generator=draws)
+        which = torch.randint(3, (20_000, 6, 3), generator=draws)
+        return cells[chosen].gather(2, which).mean((1, 2))
+
+    wanted = (means(found) - means(drawn)).quantile(torch.tensor([0.025, 0.975]).double())
+    exact = torch.tensor(found).mean().item() - torch.tensor(drawn).mean().item()
+    assert got.difference == pytest.approx(exact, abs=1e-6)
+    assert [got.low, got.high] == pytest.approx(wanted.tolist(), abs=1e-3)
+    assert (got.n_found, got.n_random, got.epochs) == (6, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [(0.95, "The search beat chance: what it found is 14.50 points better"),
+     (0.60, "The search did worse than chance: random cells are 20.50 points better"),
+     (0.80, "Whether the search beat chance cannot be told")],
+)  # fmt: skip
+def test_whether_the_search_beat_chance_in_words(found, text):
+    rows = rows_of({("a", "found"): (found, found), ("r1", "random"): (0.75, 0.76),
+                    ("r2", "random"): (0.85, 0.86)})  # fmt: skip
+    assert text in comparison.chance_words(rows)
+    alone = rows_of({("a", "found"): (found,), ("r1", "random"): (0.75,)})
+    assert "is not known" in comparison.chance_words(alone)
+
+
+def test_who_went_further_stands_before_the_others_and_who_failed_last():
+    names = candidates(("a", "found"), ("b", "found"), ("c", "found"), ("net", "baseline"))
+    records = [record("a", 0.9, 2), record("b", 0.8, 2), record("c", 0.99, 2), record("net", 1, 2),
+               record("a", 0.7, 2, rung=2), record("net", 0.95, 2, rung=2),
+               {**record("c", 0, 3), "fault": "it died"}]  # fmt: skip
+    rows = comparison.ranking(names, records)
+    assert [row.name for row in rows] == ["net", "a", "b", "c"]
+    assert comparison.winner(rows).name == "a"  # a baseline is no cell
+    assert rows[-1].fault == "it died"
+    text = comparison.winner_words(rows)
+    assert "Train a, found by a search: 70.00%" in text
+    assert "25.00 points below net, which has 1.0 times its parameters" in text
+    assert "left out: c (it died)" in comparison.table(rows)
+
+
+# --- real trainings -----------------------------------------------------------------------------
+
+
+@pytest.mark.pictures
+def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
+    finished_search, in_process, monkeypatch
+):
+    folder, _ = finished_search
+    shutil.copytree(folder / "searchs", "searchs")
+    load = named.load_split
+
+    def guarded(name, path, train):
+        assert train, "the test split was opened"
+        return load(name, path, train)
+
+    words = ["searchs/s/", "--random", "1", "--baseline", "resnet18", "--seeds", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(named, "load_split", guarded)
+        patch.setattr(Comparison, "draw", lambda run: report.draw_comparison(run.files.path))
+        out = run_in(Path(), compare.main, [*words, *LEAST, "--epochs", "1", "--name", "c"])
+    assert trained() == {1: {"searchs/s", "random:2", "resnet18"}}
+    assert "inherited from searchs/s: n_nodes 2" in out
+    assert "resnet18 of torchvision, from scratch" in out
+    assert "augment.py --genotype compares/c" in out
+    assert len(gt.load("compares/c").normal) == 2  # the search's n_nodes, and no baseline's
+    (row,) = [row for row in comparison.read("compares/c") if row.kind == "baseline"]
+    assert row.params == 11_172_810  # ResNet-18 for CIFAR, 11,173,962, with one input channel
+    assert {path.name for path in Path("compares/c").iterdir()} == {
+        "config.json", "c.log", "metrics.jsonl", "summary.json", "genotype.json", "report.html",
+        "comparison.png", "plots",
+    }  # fmt: skip
+    page = Path("compares/c/report.html").read_text()
+    assert page.count("data:image/png") == 5  # the chart, two cells of two candidates
+    assert "Train " in page
+    before = Path("compares/c/comparison.png").read_bytes()
+    report.main(["compares/c"])
+    assert Path("compares/c/comparison.png").read_bytes() == before
+    plot_compare.main(["compares/c", "--out", "chart.svg"])
+    assert Path("chart.svg").is_file()
+    run_in(Path(), augment.main, [*FAST_AUGMENT, "--genotype", "compares/c", "--name", "a"])
+    flags = json.loads(Path("augments/a/config.json").read_text())["flags"]
+    assert (flags["dataset"], flags["layers"]) == ("digits", 3)  # its own size, not compare's
+
+
+class NotANumber(nn.Module):
+    def __init__(self, stride):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x):
+        return x[:, :, :: self.stride, :: self.stride] * float("nan")
+
+
+def test_a_bad_candidate_is_named_and_left_out(in_process, monkeypatch):
+    def broken(C, stride, affine):
+        raise RuntimeError("this block\ncannot be built")
+
+    monkeypatch.setitem(ops.OPS, "nan", lambda C, stride, affine: NotANumber(stride))
+    monkeypatch.setitem(ops.OPS, "broken", broken)
+    texts = []
+    for op in ("nan", "broken", "nothere"):
+        gene = [[(op, 0), ("skip_connect", 1)]]
+        texts.append(gt.to_str(gt.Genotype(gene, [2], gene, [2])))
+    words = [*texts, "random:7", *TINY, "--epochs", "1", *NAMED]
+    compare.main(words)
+    faults = {row.name: row.fault for row in comparison.read(COMMAND)}
+    assert faults["random:7"] == ""
+    assert faults["Genotype 1"] == "the training loss is not finite"
+    assert faults["Genotype 2"] == "cannot be built: this block cannot be built"
+    assert "unknown op 'nothere'" in faults["Genotype 3"]
+    said = log_of(COMMAND)
+    for number in (1, 2, 3):
+        assert said.count(f"WARNING: Genotype {number} is left out: ") == 1
+    assert json.loads(Path(COMMAND, "genotype.json").read_text())["name"] == "random:7"
+    ends_in_one_line(compare.main, [texts[0], *TINY, "--quiet"], code=1)
+
+
+def test_one_that_dies_is_trained_no_more(scripted):
+    scripted.fails = {"random:2": "its process ended by SIGSEGV"}
+    compare.main([*TINY, "--random", "3", "--seeds", "4", *NAMED])
+    assert [job.name for job in scripted.done].count("random:2") == 1
+    assert comparison.read(COMMAND)[-1].name == "random:2"
+
+
+@pytest.mark.parametrize(("top1", "warned"), [(0.19, True), (0.21, False)])
+def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypatch, top1, warned):
+    score = {"epoch": 1, "top1": top1, "loss": 1.0, "seconds": 1.0}
+
+    def perform(self, job):
+        yield Answer(job, "done", [score])
+
+    monkeypatch.setattr(scripted, "perform", perform)
+    compare.main([*TINY, "--random", "2", *NAMED])
+    assert (f"the best of the first rung has {top1:.2%}, and guessing 10.00%"
+            in log_of(COMMAND)) == warned  # fmt: skip
+
+
+@pytest.mark.parametrize("name", config.BASELINES)
+@pytest.mark.parametrize(("C_in", "size"), [(1, (8, 8)), (3, (32, 48)), (3, (96, 96))])
+def test_baselines_take_images_of_every_size(name, C_in, size):
+    spec = named.spec("digits")._replace(C_in=C_in, size=size)
+    net = baselines.build(name, spec)
+    assert net(torch.randn(2, C_in, *size)).shape == (2, 10)
+    maps = []
+    net.eval()
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    convs[0].register_forward_hook(lambda module, x, out: maps.append(out.shape[2:]))
+    net(torch.zeros(1, C_in, *size))
+    halved = tuple(side // 2 for side in size)
+    assert maps == [torch.Size(halved if min(size) >= 96 else size)]
+
+
+def test_baselines_are_all_known():
+    assert set(baselines._SMALLER) == set(config.BASELINES)
+
+
+# --- the budget ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 5)), min_size=1, max_size=6),
+    st.integers(1, 3), st.integers(1, 3), st.floats(1, 500),
+)  # fmt: skip
+def test_the_epochs_of_a_budget_fit_and_one_more_does_not(costs, n_seeds, jobs, budget):
+    costs = dict(enumerate(costs))
+    always = [0] if len(costs) > 1 else []
+
+    def slowly(epochs):
+        """All trainings handed out one by one, the costly candidates going on."""
+        left = sorted(set(costs) - set(always), key=lambda c: (costs[c][1], costs[c][0]))[::-1]
+        total = 0.0
+        for n in halving.plan(len(left), epochs):
+            clocks = [0.0] * jobs
+            for name in [*left, *always]:
+                for _ in range(n_seeds):
+                    first = clocks.index(min(clocks))
+                    clocks[first] += costs[name][0] + n * costs[name][1]
+            total += max(clocks)
+            left = left[: math.ceil(len(left) / 2)]
+        return total
+
+    epochs = halving.fitting_epochs(costs, always, n_seeds, jobs, budget)
+    assert epochs == 0 or slowly(epochs) <= budget
+    assert slowly(epochs + 1) > budget
+
+
+def test_a_budget_chooses_the_epochs_and_they_stay(scripted):
+    # 4 candidates, 2 trainings of each, 1 s + 2 s per epoch; rungs of 4 and 2 candidates
+    scripted.stop_after = 4 + 3
+    words = ["--random", "4", *LEAST, *SPACE, *NAMED, "--budget"]
+    ends_in_one_line(compare.main, [*words, "60s"], code=130)
+    scripted.stop_after = math.inf
+    compare.main(["--name", "c", "--resume", "--quiet"])
+    assert [job.epochs for job in scripted.done[:4]] == [0] * 4  # timed once, not when resumed
+    # 8 (1 + 2 * 1) + 4 (1 + 2 * 3) = 52; with 4 epochs 8 * 5 + 4 * 9 = 76
+    assert {r["epochs"] for r in lines("compares/c/metrics.jsonl")} == {1, 3}
+    assert json.loads(Path("compares/c/config.json").read_text())["flags"]["epochs"] == 3
+    text = ends_in_one_line(compare.main, [*words, "20s", "--name", "d"])
+    assert "--budget 20s is too short: one epoch of each takes about 24 s" in text
+
+
+def test_a_trial_tells_the_seconds_of_an_epoch(monkeypatch):
+    now = [0.0]
+
+    class Data:
+        train, val = [1] * 10, [1] * 6
+
+    class Slow:  # 3 s a step, 7 s a batch that is scored, 100 s the first step
+        data, first = Data, True
+
+        def steps(self, batches):
+            for _ in batches:
+                now[0] += 100 if self.first else 3
+                self.first = False
+
+        def score(self, batches):
+            now[0] += sum(7 for _ in batches)
+
+    monkeypatch.setattr(workers.time, "perf_counter", lambda: now[0])
+    assert workers.trial(Slow(), 0.0) == (100, 10 * 3 + 6 * 7)
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such signals")
+def test_a_process_that_dies_costs_its_own_training_alone():
+    options = DataOptions.from_config(config.CompareConfig(["PDARTS", *LEAST, "--workers", "0"]))
+    recipe = Recipe(epochs=1, layers=2, init_channels=2)
+    text = gt.to_str(gt.random_genotype(1, ["skip_connect"], n_nodes=1))
+    setting = Setting(options, recipe, "cpu", "off")
+    jobs = [Job("a", text, 1, 9999, 1), Job("b", text, 1, 1, 1), Job("b", text, 1, 1, 2)]
+    answers = []
+    with Workers(1, setting) as pool:
+        for answer in pool.run(jobs, lambda job: job.seed == 1):
+            if answer is None:
+                continue
+            answers.append(answer)
+            if answer.kind == "epoch" and len(answers) in (1, 2):
+                # deaf to what asks the whole program to end, but not to what kills
+                process, _ = pool._slots[0]
+                number = (signal.SIGINT, signal.SIGKILL)[len(answers) - 1]
+                os.kill(process.pid, number)
+    done = {answer.job: answer for answer in answers if answer.kind != "epoch"}
+    assert list(done) == jobs[:2]
+    assert done[jobs[0]].kind == "failed"
+    assert "its process was killed" in done[jobs[0]].value
+    assert [score["epoch"] for score in done[jobs[1]].value] == [1]
+    assert not process.is_alive()
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "nothing to compare; name cells, such as searchs/digits"),
+        (["DARTS_V2", "DARTS_V2"], "DARTS_V2 takes part twice; name it once"),
+        (["random:2", "--random", "1"], "random:2 takes part twice"),
+        (["random:x"], "'random:x': a random cell is random:SEED"),
+        (["DARTS_V3"], "did you mean DARTS_V"),
+        (["searchs/nothere"], "there is no file or folder searchs/nothere"),
+        (["PDARTS", "--epochs", "3", "--budget", "3m"], "give one of them"),
+        (["PDARTS", "--k", "6"], "--k 6 is above the 5 inputs of the last node"),
+        (["--random", "1", "--primitives", "none"], "--primitives holds no op besides none"),
+        (["--name", "nothere", "--resume"], "compares/nothere does not exist"),
+        (["--name", "x", "--resume", "--overwrite"], "choose one"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words, text, here):
+    assert text in ends_in_one_line(compare.main, words)
+
+
+def searched(name, **flags):
+    """searchs/NAME as far as a comparison reads it."""
+    os.makedirs(f"searchs/{name}")
+    cfg = config.SearchConfig([])
+    known = {**cfg.marked(cfg.flags(), inherit="images"), **flags}
+    text = gt.to_json(gt.random_genotype(1), flags=known, n_nodes=4, k=2, primitives=gt.PRIMITIVES)
+    Path(f"searchs/{name}/genotype.json").write_text(text)
+
+
+def test_cells_of_searches_on_other_data_are_refused_unless_it_is_named(scripted):
+    searched("a")
+    searched("b", dataset="cifar10")
+    searched("c", input_size=[16, 16])
+    text = ends_in_one_line(compare.main, ["searchs/a", "searchs/b"])
+    assert "searchs/b was searched on other data than searchs/a (--dataset cifar10)" in text
+    text = ends_in_one_line(compare.main, ["searchs/c", "searchs/a"])
+    assert "searchs/a was searched on other data than searchs/c (--input_size None)" in text
+    compare.main(["searchs/b", "searchs/a", "--dataset", "digits", *LEAST, "--epochs", "1", *NAMED])
+    assert json.loads(Path(COMMAND, "config.json").read_text())["flags"]["dataset"] == "digits"
+
+
+def test_a_name_that_is_taken_and_what_replaces_it(scripted):
+    words = [*TINY, "--random", "2", *NAMED]
+    compare.main(words)
+    assert "go on with --resume" in ends_in_one_line(compare.main, words)
+    compare.main([*words, "--overwrite"])
+    assert os.listdir("compares") == ["c"]
+    compare.main([*TINY, "--random", "2", "--quiet"])
+    compare.main([*TINY, "--random", "2", "--quiet"])
+    assert sorted(os.listdir("compares")) == ["c", "digits", "digits-2"]
+
+
+def test_other_images_than_at_the_beginning_are_refused(scripted, monkeypatch):
+    scripted.stop_after = 2
+    ends_in_one_line(compare.main, [*TINY, "--random", "2", *NAMED], code=130)
+    load = loaders.search_data
+
+    def fewer(options):
+        data = load(options)
+        counts = {**data.images["train"]["classes"], "3": 0}
+        return data._replace(images={"train": {"classes": counts, "files": ""}})
+
+    monkeypatch.setattr(loaders, "search_data", fewer)
+    text = ends_in_one_line(compare.main, ["--name", "c", "--resume"])
+    assert "these are not the images that the comparison began with" in text
+
+
+# --- several searches ---------------------------------------------------------------------------
+
+
+class Process:
+    """Stands in for a process that runs search.py: it is over when it has begun."""
+
+    broken = ()
+
+    def __init__(self, words):
+        self.returncode, self.stderr = 0, io.BytesIO()
+        if any(name in words for name in self.broken):
+            self.returncode, self.stderr = 1, io.BytesIO(b"search.py: it broke\n")
+        else:
+            run_in(Path(), search.main, words)
+
+    def poll(self):
+        return self.returncode
+
+
+def test_several_searches_and_their_comparison(in_process, monkeypatch):
+    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self._words(*args)))
+    monkeypatch.setattr(several, "POLL", 0)
+    monkeypatch.setattr(Process, "broken", ("d-seed2",))
+    monkeypatch.setattr(compare, "main", lambda words: words)
+    words = [*FAST_SEARCH, "--seeds", "3", "--name", "d", "--no-reuse_gradient"]
+    found = search.main(words)
+    assert found == ["searchs/d-seed1", "searchs/d-seed3", "--random", "4", "--name", "d",
+                     "--seed=1", "--subset=0.1", "--quick"]  # fmt: skip
+    for seed in (1, 3):
+        flags = json.loads(Path(f"searchs/d-seed{seed}/config.json").read_text())["flags"]
+        assert (flags["seed"], flags["reuse_gradient"]) == (seed, False)
+        assert flags["primitives"] == ["skip_connect", "max_pool_3x3", "sep_conv_3x3", "none"]
+    text = ends_in_one_line(search.main, words)
+    assert "searchs/d-seed1 exists; choose another --name" in text
+    monkeypatch.setattr(Process, "broken", ())
+    assert search.main([*words, "--resume"])[:3] == [f"searchs/d-seed{i}" for i in (1, 2, 3)]
+    monkeypatch.setattr(Process, "broken", ("e-seed1", "e-seed2"))
+    text = ends_in_one_line(search.main, [*FAST_SEARCH, "--seeds", "2", "--name", "e"], code=1)
+    assert "no search was finished" in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such signals")
+def test_several_searches_that_are_asked_to_end_are_all_asked(here, monkeypatch):
+    sent, asked = [], []
+
+    class Forever:
+        def poll(self):
+            if not sent:
+                sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+        def send_signal(self, number):
+            asked.append(number)
+
+        def communicate(self):
+            assert len(asked) == 2  # all are asked before one is waited for
+
+    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Forever())
+    monkeypatch.setattr(several.pick, "cores", lambda: 2)
+    monkeypatch.setattr(several, "POLL", 0)
+    words = ["--seeds", "3", "--name", "d", "--device", "cpu"]
+    text = ends_in_one_line(search.main, words, code=143)
+    assert asked == [signal.SIGTERM] * 2
+    assert text.endswith("search.py --name d --seeds 3 --resume")
+
+
+def test_what_was_said_is_said_again():
+    said = ["--primitives", "skip_connect,none", "--no-tf32", "--input_size", "8", "9",
+            "--w_lr", "0.1", "--cuda_graphs"]  # fmt: skip
+    cfg = config.SearchConfig(said)
+    again = config.SearchConfig(cfg.words(cfg.said))
+    assert again.flags() == cfg.flags()

@@ -1,0 +1,204 @@
+"""scripts/search_study.py: a small study, what is computed anew, and its statistics."""
+
+import bisect
+import concurrent.futures
+import importlib
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import genotypes as gt
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+class InThisProcess(concurrent.futures.Executor):
+    """In place of a pool of processes."""
+
+    def __init__(self, *args):
+        pass
+
+    def submit(self, function, *args):
+        future = concurrent.futures.Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", InThisProcess)
+    module = importlib.import_module("search_study")
+    yield module
+    module.recipe_and_data.cache_clear()
+
+
+# --- a study ------------------------------------------------------------------------------------
+
+
+def write_images(study, folder):
+    """Two classes of 20 images that differ in brightness, half of them to train."""
+    rng, targets = np.random.default_rng(0), [0, 1] * 20
+    pixels = [rng.integers(100 * y, 100 * y + 100, (8, 8), dtype=np.uint8) for y in targets]
+    study.write_folder(folder, list(map(Image.fromarray, pixels)), targets, portion=0.5)
+
+
+def test_images_are_shared_out_by_class(study, here):
+    write_images(study, "images")
+    for part, y in itertools.product(("train", "test"), "01"):
+        assert len(list(Path("images", part, y).iterdir())) == 10
+
+
+def parts():
+    return {path: path.stat().st_mtime_ns for path in Path("out/parts").rglob("*.json")}
+
+
+def test_a_small_study_and_again_without_anything_to_compute(study, here, capsys, monkeypatch):
+    write_images(study, "images")
+    words = [
+        "--data", "images", "--variants", "first", "--searches", "1", "--random", "2",
+        "--no-published", "--trainings", "1", "--epochs", "1", "--out", "out", "--search_flags",
+        "--epochs 2 --warmup_epochs 1 --layers 3 --init_channels 2 --n_nodes 1 --k 1 "
+        "--primitives skip_connect,max_pool_3x3",
+    ]  # fmt: skip
+    study.main(words)
+    assert sorted(path.name for path in parts()) == [
+        "search-first-0.json", "train-first-0-0.json", "train-random-0-0.json",
+        "train-random-1-0.json",
+    ]  # fmt: skip
+    searched = json.loads(Path("out/parts/images/search-first-0.json").read_text())
+    assert gt.to_str(gt.load("out/searchs/images-first-0")) == searched["genotype"]
+    assert len(searched["epochs"]) == 2
+    found = json.loads(Path("out/study.json").read_text())["results"]["images"]
+    for kind, cells in (("first", 1), ("random", 2)):
+        trained = [
+            json.loads(Path(f"out/parts/images/train-{kind}-{seed}-0.json").read_text())
+            for seed in range(cells)
+        ]
+        assert found[kind]["cells"] == cells
+        for score in ("top1", "loss"):
+            assert found[kind][f"{score}_of_cells"] == [t[score] for t in trained]
+            assert found[kind][score] == statistics.mean(t[score] for t in trained)
+        assert all(len(t["train_losses"]) == 1 and 0 <= t["top1"] <= 1 for t in trained)
+    assert found["first"]["search_seconds"] == searched["seconds"] > 0
+    said = capsys.readouterr().out
+    assert "images: accuracy in %" in said
+    assert "trainings of one cell differ" not in said  # each was trained once
+    assert Path("out/study.png").read_bytes().startswith(b"\x89PNG")
+
+    before, (first, last) = parts(), ("train-random-0-0.json", "train-random-1-0.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "one_part", None)
+        study.main(words)
+    assert parts() == before
+    assert said.endswith(capsys.readouterr().out)
+    # what is missing, and that alone, is done; the same again, since all follows from the seeds
+    path = Path("out/parts/images", first)
+    trained = json.loads(path.read_text())
+    path.unlink()
+    study.main(words)
+    again = json.loads(path.read_text())
+    assert {**again, "seconds": 0} == {**trained, "seconds": 0}
+    assert parts()[Path("out/parts/images", last)] == before[Path("out/parts/images", last)]
+
+
+def test_what_fails_is_named_and_the_others_are_done(study, here):
+    def divide(n):
+        return {"result": 6 / n}
+
+    jobs = [(f"{n}.json", divide, (n,)) for n in (2, 0, 3)]
+    with pytest.raises(SystemExit, match="1 of 3 parts failed\n0.json: division by zero"):
+        study.in_processes(jobs, 1, "title")
+    assert [Path(f"{n}.json").exists() for n in (2, 0, 3)] == [True, False, True]
+    assert study.in_processes(jobs[::2], 1, "title") == {
+        "2.json": {"result": 3}, "3.json": {"result": 2}
+    }  # fmt: skip
+
+
+def test_a_data_set_that_there_is_not_is_one_line(study, here):
+    with pytest.raises(SystemExit, match="--data nothere is none of digits, mnist and no folder"):
+        study.main(["--data", "nothere"])
+
+
+# --- its statistics -----------------------------------------------------------------------------
+
+
+def resampled(values):
+    """The mean of every list of as many values drawn with replacement; all are equally likely."""
+    return [statistics.mean(drawn) for drawn in itertools.product(values, repeat=len(values))]
+
+
+@pytest.mark.parametrize(
+    ("found", "random"),
+    [([0.9, 0.8, 0.95], [0.7, 0.9, 0.85, 0.6]), ([1.0], [0.0, 1.0, 3.0, 4.0]), ([2.0, 3.0], [2.0])],
+)
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_the_interval_has_the_quantiles_of_all_resamples(study, found, random, level):
+    differences = sorted(a - b for a in resampled(found) for b in resampled(random))
+    n, tail = len(differences), (1 - level) / 2
+    for bound, q in zip(study.interval(found, random, level=level), (tail, 1 - tail), strict=True):
+        below = bisect.bisect_left(differences, bound - 1e-9) / n
+        up_to = bisect.bisect_right(differences, bound + 1e-9) / n
+        assert below - 0.02 <= q <= up_to + 0.02  # 10,000 draws: a standard error of 0.005
+
+
+def test_an_interval_moves_with_the_scores(study):
+    low, high = study.interval([0.5, 0.7], [0.4, 0.6, 0.3])
+    moved = study.interval([1.5, 1.7], [0.4, 0.6, 0.3])
+    assert moved == pytest.approx((low + 1, high + 1))
+    assert study.interval([0.5], [0.5, 0.5]) == (0, 0)
+
+
+def test_the_rank_is_the_mean_over_all_orders_of_equals(study):
+    for *random, value in itertools.product(range(3), repeat=5):
+        ordered = sorted(random)
+        first, last = bisect.bisect_left(ordered, value), bisect.bisect_right(ordered, value)
+        wanted = statistics.mean(place + 0.5 for place in range(first, last + 1)) / 5
+        assert study.rank(value, random) == pytest.approx(wanted)
+
+
+def test_ranks_of_random_cells_among_their_likes_are_one_half(study):
+    values = [0.3, 0.1, 0.1, 0.8, 0.5]
+    ranks = [study.rank(v, values[:i] + values[i + 1 :]) for i, v in enumerate(values)]
+    assert statistics.mean(ranks) == pytest.approx(0.5)
+
+
+def test_a_summary_by_hand(study):
+    def trained(*pairs):
+        return [{"top1": top1, "loss": loss} for top1, loss in pairs]
+
+    cells = {
+        ("random", 0): trained((0.5, 1.0), (0.7, 0.8)),
+        ("random", 1): trained((0.8, 0.5), (0.8, 0.7)),
+        ("first", 0): trained((0.9, 0.9), (0.6, 0.5)),
+        ("first", 1): trained((0.9, 0.2), (0.9, 0.2)),
+    }
+    searches = {("first", 0): {"seconds": 2.0}, ("first", 1): {"seconds": 4.0}}
+    rows = study.summary(cells, searches)
+    random, first = rows["random"], rows["first"]
+    assert random["top1_of_cells"] == pytest.approx([0.6, 0.8])
+    assert first["top1_of_cells"] == pytest.approx([0.75, 0.9])
+    assert first["top1"] == pytest.approx(0.825)
+    assert first["top1_deviation"] == pytest.approx(0.15 / math.sqrt(2))
+    # the variances within a cell are 0.02, 0, 0.045 and 0
+    assert first["top1_deviation_of_trainings"] == pytest.approx(math.sqrt(0.065 / 4))
+    # each time one cell is better than one of the two random ones, the other better than both
+    assert first["top1_rank"] == pytest.approx((1.5 / 3 + 2.5 / 3) / 2)
+    assert first["loss_rank"] == pytest.approx((1.5 / 3 + 2.5 / 3) / 2)  # a low loss is good
+    for score in ("top1", "loss"):
+        lists = (row[f"{score}_of_cells"] for row in (first, random))
+        assert first[f"{score}_interval"] == study.interval(*lists)
+    assert "top1_rank" not in random
+    assert first["search_seconds"] == 3
+    said = study.table("images", rows)
+    assert "trainings of one cell differ by 12.75 (deviation)" in said
+    assert "70.00 +-14.14" in said
