@@ -10,6 +10,9 @@ from console import interrupts
 
 if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
+    from config import AugmentConfig
+
+    AugmentConfig.help_at_once()  # before torch is imported
 
 import functools
 
@@ -46,7 +49,7 @@ def main(argv=None):
         name = inherit.default_run_name(cfg)
         run = Run(cfg, device, name, folder, state, budget.advice)
         # a resumed run keeps its cell, whatever has become of the file it came from
-        genotype = gt.from_str(state["genotype"]) if state else gt.load(cfg.genotype)
+        genotype = gt.from_str(state["genotype"]) if state else inherit.genotype_of(cfg)
         gt.require_known(genotype, OPS)
         cells = functools.partial(memory.genotype_cells, genotype)
         budget.check(device, cells)
@@ -100,10 +103,11 @@ def main(argv=None):
             run.save(is_best)
             augment_log.log_epoch(run, trained, val, data.val_name)
             pictures.after_epoch(trained["seconds"] + val["seconds"])
-        test = None
-        if data.test is not None:
-            test = validate(run.stoppable(data.test), net, device)
-        augment_log.finish(run, data, size, test, pictures)
+        # once more, image by image: on D/test where there is one, which picked no epoch
+        answers = utils.Answers()
+        scored = data.val if data.test is None else data.test
+        scores = validate(run.stoppable(scored), net, device, answers)
+        augment_log.finish(run, data, size, (scores, answers), pictures)
     return run.files.path
 
 
@@ -139,10 +143,10 @@ def train(loader, net, optim, criterion, epoch, run):
     return run.trained(epoch, meter)
 
 
-def validate(loader, net, device):
-    """Plain cross-entropy and accuracy on `loader`, in evaluation mode."""
+def validate(loader, net, device, answers=None):
+    """Plain cross-entropy and accuracy on `loader`, in evaluation mode; see `utils.evaluate`."""
     net.eval()
-    return utils.evaluate(lambda X: net(X)[0], loader, device)
+    return utils.evaluate(lambda X: net(X)[0], loader, device, answers)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ one that differs says so in its help text. docs/reference.md has the table.
 
 import argparse
 import os
+import sys
 
 import genotypes as gt
 from console.parser import (
@@ -33,6 +34,7 @@ from console.parser import (
     seed,
     threads,
 )
+from console.terminal import guarded
 from data_sets import named
 from data_sets.options import MAX_MEGAPIXELS
 
@@ -352,8 +354,11 @@ def add_augment_net_group(parser):
     g = parser.add_argument_group("network")
     flag(g, "--genotype", inherit="network",
          help="the cell: a run folder (searchs/NAME), a JSON file, a published name "
-              f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...). The data flags of a search "
-              "are inherited unless given here")
+              f"({', '.join(gt.PUBLISHED)}), the text Genotype(...), or a random cell, random or "
+              "random:SEED. The data flags of a search are inherited unless given here")
+    flag(g, "--space", metavar="RUN", keep="never",
+         help="of --genotype random: draw it as searchs/NAME could have found it, from its ops, "
+              "nodes and edges, and inherit from that search (default: from PRIMITIVES)")
     add_ops_flag(g, "that of the search")
     flag(g, "--init_from", metavar="RUN",
          help="start from the weights of augments/NAME (or of one of its .pt files), wherever name "
@@ -475,11 +480,11 @@ class Config(argparse.Namespace):
     an earlier run. What is wrong ends the program in one line with exit code 2.
     """
 
-    PROG = DESCRIPTION = None
+    PROG = DESCRIPTION = EXAMPLE = None
 
     def __init__(self, argv=None):
         super().__init__()
-        parser = Parser(self.PROG, description=self.DESCRIPTION)
+        parser = Parser(self.PROG, self.EXAMPLE, description=self.DESCRIPTION)
         self.add_groups(parser)
         said = vars(parser.parse_args(argv))
         actions = {a.dest: a for a in parser._actions if hasattr(a, "keep")}
@@ -487,6 +492,14 @@ class Config(argparse.Namespace):
         self.normalise()
         self.inherit({})
         self.check()
+
+    @classmethod
+    def help_at_once(cls):
+        """Answer --help and end, where it was asked for: before torch is imported, which takes
+        seconds. To be called by a script that was started as such."""
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            with guarded():
+                cls()
 
     def add_groups(self, parser):
         raise NotImplementedError
@@ -653,17 +666,19 @@ class SearchConfig(RunConfig):
 
     ROOT, PROG = "searchs", "search.py"
     DESCRIPTION = "Search a cell with DARTS. Everything is recorded in searchs/NAME."
+    EXAMPLE = "python search.py --dataset pets --quick"
 
     def add_groups(self, parser):
+        """The flags that most need first, those for experts last."""
         add_run_group(parser, self.ROOT)
         add_several_group(parser)
         add_paper_switch(parser)
-        add_device_group(parser)
         add_data_group(parser, 0, "side in pixels of the square that cutout blanks; 0: none")
-        add_search_net_group(parser)
         add_weight_group(parser)
-        add_loss_group(parser)
+        add_search_net_group(parser)
         add_alpha_group(parser)
+        add_device_group(parser)
+        add_loss_group(parser)
         add_stop_group(parser)
         add_select_group(parser)
 
@@ -737,16 +752,20 @@ class AugmentConfig(RunConfig):
 
     ROOT, PROG = "augments", "augment.py"
     DESCRIPTION = "Train a found cell from scratch. Everything is recorded in augments/NAME."
+    EXAMPLE = "python augment.py --genotype searchs/pets --quick"
 
     def add_groups(self, parser):
+        """The flags that most need first, those for experts last."""
         add_run_group(parser, self.ROOT)
-        add_device_group(parser)
         add_data_group(parser, None, CUTOUT_HELP)
         add_augment_net_group(parser)
         add_train_group(parser)
+        add_device_group(parser)
         add_loss_group(parser)
 
     def check_together(self):
+        if self.space and not gt.is_random(self.genotype):
+            self.error("--space belongs to --genotype random and does nothing without")
         if not (self.genotype or self.init_from or self.resume):
             self.error(
                 "--genotype is needed: a run folder such as searchs/digits, a JSON file, the text "

@@ -19,7 +19,7 @@ from console.terminal import command, visible
 from data_sets import loaders
 from data_sets.options import DataOptions
 from devices import layout, pick
-from records import files
+from records import files, verdict
 from tracking import trained_network
 
 
@@ -62,14 +62,23 @@ def score(trained, parts, device):
     top = min(5, len(trained.spec.classes))
     scores = {}
     for part, loader in parts.items():
-        found = scores[part] = utils.evaluate(lambda X: net(X)[0], loader, device)
+        answers = utils.Answers()
+        found = scores[part] = utils.evaluate(lambda X: net(X)[0], loader, device, answers)
         logged = "" if len(scores) > 1 else f" (training logged {trained.logged})"
         print(
             f"{trained.path}, {trained.where}, {visible(trained.spec.name)} {part} split: "
             f"top1 {found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}"
             f"{logged}"
         )
+        print(f"    {describe_classes(answers, trained.spec.classes)}")
     return next(iter(scores.values()))
+
+
+def describe_classes(answers, classes):
+    """The accuracy of each class, in one line."""
+    targets, predicted, _ = answers.lists()
+    matrix = verdict.confusion(targets, predicted, len(classes))
+    return verdict.describe_classes(matrix, [visible(name) for name in classes])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import re
 from collections import Counter, namedtuple
 
 FILE = "genotype.json"  # what the genotype is called in a run folder
@@ -352,8 +353,32 @@ def from_json(text):
     return Genotype(**{name: record[name] for name in Genotype._fields})
 
 
+def is_random(source):
+    """Whether a source of `load` is "random" or "random:SEED"."""
+    return re.fullmatch(r"random(:.*)?", str(source).strip()) is not None
+
+
+def draw(source, seed=0, space=None):
+    """The random cell that "random", drawn with `seed`, or "random:SEED" stands for.
+
+    space  {"primitives", "n_nodes", "k"} to draw from, as a search keeps them beside its genotype;
+           what is missing is the default
+
+    Raises ValueError where SEED is none, or no op besides "none" is there.
+    """
+    said = str(source).strip().partition(":")[2]
+    if ":" in source and not re.fullmatch("[0-9]{1,9}", said):
+        raise ValueError(f"{shorten(source)}: a random cell is random or random:SEED, as random:1")
+    known = ("primitives", "n_nodes", "k")
+    found = {name: space[name] for name in known if space and name in space}
+    if set(found.get("primitives", PRIMITIVES)) <= {"none"}:
+        raise ValueError("there is no op besides none to draw a random cell from")
+    return random_genotype(int(said) if said else seed, **found)
+
+
 def load(source):
-    """Find a genotype: a run folder, a file (JSON or text), a published name, or the text form.
+    """Find a genotype: a run folder, a file (JSON or text), a published name, the text form, or a
+    random cell of PRIMITIVES ("random:SEED").
 
     Raises ValueError for what cannot be read as a genotype, OSError for what cannot be opened.
     """
@@ -363,6 +388,8 @@ def load(source):
     if source.startswith("Genotype"):
         return from_str(source)
     path = source
+    if is_random(source):
+        return draw(source)
     if os.path.isdir(path):
         path = os.path.join(source, FILE)
         if not os.path.isfile(path):

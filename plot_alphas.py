@@ -32,6 +32,8 @@ from records.figure import save
 from records.files import ALPHA_FIGURE, CELLS
 
 WIDE, HIGH = 0.92, 0.66  # of a panel within its square of one by one
+NARROWEST = 7.4  # inches of the figure, for cells of few nodes
+WHOLE = 0.5  # from this range of weights on, panels show 0 to 1
 
 
 def curves(history, cell):
@@ -60,30 +62,57 @@ def figure(history, title=None, chosen=None):
     n_rows = n_nodes + 1  # inputs that an edge can come from
     values = {r["epoch"]: r["eigenvalue"] for r in history if reader.is_number(r.get("eigenvalue"))}
     below = [1.7, 1.5] if values else [1.7]  # heights of what stands below the panels
-    size = (3.7 * n_nodes, 1.15 * n_rows + 1.2 + sum(below))
+    size = (max(3.7 * n_nodes, NARROWEST), 1.15 * n_rows + 1.7 + sum(below))
     fig = Figure(figsize=size, layout="constrained")
-    if title:
-        fig.suptitle(title, parse_math=False)
     grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(1.15 * n_rows, *below))
     tables = [rows for record in history for cell in CELLS for rows in record[cell]]
     weights = [weight for rows in tables for row in rows for weight in row]
-    limits = low, high = min(weights), max(weights)
+    limits = limits_of(weights)
+    said = [title] if title else []
+    said += explain(limits, chosen)
+    fig.suptitle("\n".join(said), parse_math=False, fontsize="medium")
     for i, (cell, name) in enumerate(CELLS.items()):
         axes = fig.add_subplot(grid[0, i])
         panels(axes, history, cell, chosen, limits)
-        axes.set_title(
-            f"{name}: weight of each op, {low:.3f} to {high:.3f}; framed: kept at epoch "
-            f"{chosen['epoch']}",
-            fontsize="medium",
-        )
+        axes.set_title(name, fontsize="medium")
     entropy(fig.add_subplot(grid[1, :]), history, chosen["epoch"])
     if values:
         eigenvalue(fig.add_subplot(grid[2, :]), values, chosen["epoch"])
     handles = [Line2D([], [], color=palette.color(op), linewidth=3, label=op)
                for op in chosen["primitives"]]  # fmt: skip
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)),
-               fontsize="small", frameon=False)  # fmt: skip
+    columns = min(8 if n_nodes > 2 else 4, len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize="small",
+               frameon=False)  # fmt: skip
     return fig
+
+
+def limits_of(weights):
+    """What the panels show: 0 to 1, or where all weights lie within less than half of that, the
+    part in which they do."""
+    low, high = min(weights), max(weights)
+    return (low, high) if high - low < WHOLE else (0.0, 1.0)
+
+
+def explain(limits, chosen):
+    """What the panels show, in two lines."""
+    low, high = limits
+    scale = "from 0 to 1"
+    if limits != (0.0, 1.0):
+        times = 1 / max(high - low, 1e-9)
+        scale = (
+            f"magnified {times:,.0f} times: from {number(low, limits)} to {number(high, limits)}"
+        )
+    undecided = 1 / len(chosen["primitives"])
+    return [
+        f"a line: the mixing weight of an op, epoch by epoch, {scale}",
+        f"dotted: undecided ({undecided:.3f}); framed: kept at epoch {chosen['epoch']} (upright)",
+    ]
+
+
+def number(weight, limits):
+    """A weight with as many digits as the scale has room for."""
+    low, high = limits
+    return f"{weight:.{min(max(2, 1 - math.floor(math.log10(max(high - low, 1e-9)))), 6)}f}"
 
 
 def panels(axes, history, cell, chosen, limits):
@@ -121,6 +150,11 @@ def panels(axes, history, cell, chosen, limits):
             lines.append([(i + step * t, level(w, j)) for t, w in enumerate(weights)])
             colors.append(palette.color(op))
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.4))
+    for j in range(len(chosen[cell]) + 1):  # numbers at the first panel of each row
+        left = max(j - 1, 0) - 0.03
+        for weight in limits:
+            axes.annotate(number(weight, limits), (left, level(weight, j)), ha="right",
+                          va="center", fontsize=6, color=palette.INK)  # fmt: skip
     name_edges(axes, edges)
     name_panels(axes, len(chosen[cell]))
 
@@ -148,7 +182,7 @@ def name_edges(axes, edges):
 
 def name_panels(axes, n_nodes):
     """Around the panels: to which node a column leads, and from which input a row comes."""
-    axes.set_xlim(-0.05, n_nodes)
+    axes.set_xlim(-0.13 - 0.04 * n_nodes, n_nodes)  # with room for numbers
     axes.set_ylim(-n_nodes - 0.4, HIGH + 0.05)
     axes.set_xticks([i + WIDE / 2 for i in range(n_nodes)], [f"to {i}" for i in range(n_nodes)])
     names = [f"from ${gt.input_name(j)}$" for j in range(n_nodes + 1)]
@@ -169,7 +203,9 @@ def entropy(axes, history, chosen):
     axes.axvline(chosen, color=palette.FAINT, linewidth=0.8)
     axes.axhline(undecided, color=palette.FAINT, linewidth=0.8, label="undecided")
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.set_ylabel("mean entropy\nof alpha [nats]", fontsize="small")
+    low, high = axes.get_ylim()
+    magnified = "\n(magnified)" if high - low < WHOLE * undecided else ""
+    axes.set_ylabel(f"mean entropy\nof alpha [nats]{magnified}", fontsize="small")
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

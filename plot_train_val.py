@@ -35,12 +35,12 @@ def val_name(run_path):
 
 
 def best_epoch(metrics):
-    """(epoch, accuracy) of the best validation accuracy, the first of equals; None without any.
+    """(epoch, accuracy) of the best validation accuracy, the last of equals; None without any.
     Epochs of a warm-up count where there are no others."""
     found = metrics["val"]
     searched = {epoch: record for epoch, record in found.items() if not record.get("warmup")}
     scores = {epoch: record["top1"] for epoch, record in (searched or found).items()}
-    epoch = max(scores, key=scores.get, default=None)
+    epoch = max(scores, key=lambda epoch: (scores[epoch], epoch), default=None)
     return None if epoch is None else (epoch, scores[epoch])
 
 

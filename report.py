@@ -25,12 +25,13 @@ import genotypes as gt
 import gif_maker
 import plot_alphas
 import plot_compare
+import plot_confusion
 import plot_train_val
 import visualize
 from console import errors
 from console.parser import Parser, to_folder_name
 from console.terminal import command, complain
-from records import alphas, comparison, files, palette, reader
+from records import alphas, comparison, files, palette, reader, verdict
 from records.files import CELLS, drawing
 
 TYPES = {".png": "image/png", ".gif": "image/gif", ".svg": "image/svg+xml"}
@@ -108,6 +109,12 @@ def collect(run_path):
         "picture_share": picture_seconds / seconds if seconds else 0.0,
         "network": network,
         "next": summary.get("next"),
+        "more": summary.get("more", []),
+        "training": summary.get("training"),
+        "state": state(run_path, summary),
+        "warnings": summary.get("warnings", []),
+        "verdict": summary.get("verdict"),
+        **mistakes(run_path),
         "gradient": summary.get("gradient"),
         "strategies": summary.get("strategies", []),
         "stopped": summary.get("stopped"),
@@ -121,6 +128,29 @@ def collect(run_path):
         "edges": edges(run_path, metadata.get("epoch")),
         "curves": data_uri(os.path.join(run_path, files.CURVES)),
         "alphas": data_uri(os.path.join(run_path, files.ALPHA_FIGURE)),
+    }
+
+
+def state(run_path, summary):
+    """`reader.state`; of a run whose records tell of its end alone, that it has finished."""
+    return reader.state(run_path) or {"is": "finished" if "verdict" in summary else "", "text": "",
+                                      "command": ""}  # fmt: skip
+
+
+def mistakes(run_path):
+    """The confusion matrix of a training for the template: its picture, every class with its
+    accuracy, the weakest first, and the images that were most surely wrong."""
+    found = reader.read_confusion(run_path)
+    if found is None:
+        return {"confusion": None, "classes": [], "wrong": []}
+    rows = zip(found["classes"], *verdict.per_class(found["matrix"]), strict=True)
+    classes = [(name, hits, n, hits / n) for name, hits, n in rows if n]
+    wrong = [{**item, "picture": data_uri(os.path.join(run_path, files.PLOTS,
+              os.path.basename(item["picture"])))} for item in found["wrong"]]  # fmt: skip
+    return {
+        "confusion": data_uri(os.path.join(run_path, files.CONFUSION_FIGURE)),
+        "classes": sorted(classes, key=lambda row: row[3]),
+        "wrong": wrong,
     }
 
 
@@ -301,7 +331,9 @@ def draw_all(run_path):
     if os.path.exists(os.path.join(run_path, files.ALPHAS)):
         makers = (plot_train_val.plot_run, plot_alphas.plot_run, draw_search)
     else:
-        makers = (plot_train_val.plot_run, draw_cell)
+        makers = [plot_train_val.plot_run, draw_cell]
+        if os.path.exists(os.path.join(run_path, files.CONFUSION)):
+            makers.append(plot_confusion.plot_run)
     for maker in makers:
         try:
             maker(run_path)

@@ -116,10 +116,28 @@ class Meter:
         return result
 
 
-def evaluate(forward, loader, device):
+class Answers:
+    """What a network answers image by image, in the order of the loader."""
+
+    def __init__(self):
+        self._batches = []
+
+    def add(self, logits, y):
+        """Add a batch: logits (N, n_classes) and y (N,), which stay on the device."""
+        probability, predicted = logits.softmax(dim=1).max(dim=1)
+        self._batches.append(torch.stack([y.float(), predicted.float(), probability.float()]))
+
+    def lists(self):
+        """(classes, predicted classes, probabilities of these), one entry per image."""
+        classes, predicted, probability = torch.cat(self._batches, dim=1).cpu()
+        return classes.int().tolist(), predicted.int().tolist(), probability.tolist()
+
+
+def evaluate(forward, loader, device, answers=None):
     """Plain cross-entropy and accuracy over `loader`, without gradients; see `Meter.result`.
 
     forward  images (N, C_in, H, W) -> logits (N, n_classes). The caller sets the evaluation mode.
+    answers  an Answers that gets every batch
     """
     meter = Meter(device, "validation loss")
     with torch.no_grad():
@@ -129,6 +147,8 @@ def evaluate(forward, loader, device):
                 logits = forward(X)
             logits = logits.float()
             meter.add(F.cross_entropy(logits, y), logits, y)
+            if answers is not None:
+                answers.add(logits, y)
     return meter.result()
 
 

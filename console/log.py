@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from console import terminal
 
+RECENT = 3  # epochs whose speed tells the time left
 HEADER_EVERY = 20  # rows of the table between two headers
 RESULT = logging.WARNING + 1  # the level of what --quiet does not silence
 
@@ -31,10 +32,12 @@ class Log:
         self.print_freq = print_freq
         self._logger = None
         self._warned = set()
+        self.warnings = []  # all that were said
         self._rows = 0
         self._bars = ()  # of the epoch, and of the whole run
-        self._n_epochs = self._first_epoch = 0
-        self._began = self._shown = 0.0
+        self._n_epochs = 0
+        self._ends = [0.0]  # of the last epochs of this call, and its start
+        self._shown = 0.0
 
     # --- lines ----------------------------------------------------------------------------------
 
@@ -73,6 +76,7 @@ class Log:
         """A line nobody overlooks; with `kind`, only the first of its kind."""
         if kind is None or kind not in self._warned:
             self._warned.add(kind)
+            self.warnings.append(text)
             self._say(logging.WARNING, f"WARNING: {text}")
 
     def _say(self, level, text):
@@ -120,8 +124,9 @@ class Log:
         self.info(_columns([text for _, text, _ in cells], widths))
 
     def _time_left(self, epoch):
-        """What the epochs after this one will take, at the mean speed of this call."""
-        seconds = (time.perf_counter() - self._began) / (epoch - self._first_epoch + 1)
+        """What the epochs after this one will take, at the mean speed of the last three."""
+        self._ends = [*self._ends[-RECENT:], time.perf_counter()]
+        seconds = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
         return tqdm.format_interval(seconds * (self._n_epochs - epoch))
 
     # --- bars -----------------------------------------------------------------------------------
@@ -130,7 +135,8 @@ class Log:
         """Open two bars: of the epoch's training steps, `done` of which were done before, and below
         it of those of the whole run, whose time left is the expected end. Without a terminal there
         are none, and `step` writes lines instead."""
-        self._began, self._first_epoch, self._n_epochs = time.perf_counter(), first_epoch, n_epochs
+        self._n_epochs = n_epochs
+        self._ends = [time.perf_counter()]
         common = {"dynamic_ncols": True, "file": sys.stderr, "leave": False}
         common["disable"] = True if self.quiet else None
         form = "{desc:>12} {percentage:3.0f}%|{bar:16}| {n}/{total} {elapsed}, {remaining} left"

@@ -21,7 +21,11 @@ class Parser(argparse.ArgumentParser):
     a list.
     """
 
-    def __init__(self, prog, **words):
+    def __init__(self, prog, example=None, **words):
+        """example: what a user may type, the first thing that --help says; the usage is then one
+        line."""
+        if example is not None:
+            words["usage"] = f"python {prog} [flags], as in  {example}"
         super().__init__(prog, allow_abbrev=False, formatter_class=HelpFormatter, **words)
 
     def _get_values(self, action, arg_strings):

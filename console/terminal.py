@@ -45,6 +45,11 @@ def byte_size(n):
     return f"{n:,.0f} {units[0]}" if n >= 100 or units[0] == "bytes" else f"{n:.1f} {units[0]}"
 
 
+def plural(n, word):
+    """A number and what it counts: "1 epoch", "2 epochs"."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
+
+
 class Guarded:
     """A text stream that never raises: once writing has failed, it swallows what is written.
 

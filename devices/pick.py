@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from console.terminal import plural
+
 
 class Device(NamedTuple):
     """Where a network runs and in which precision: what always travels together."""
@@ -21,7 +23,7 @@ class Device(NamedTuple):
         """A name for people: the card's, or the kind of device with its threads."""
         if self.is_cuda:
             return torch.cuda.get_device_name(self.torch_device)
-        return f"{self.torch_device.type} ({torch.get_num_threads()} threads)"
+        return f"{self.torch_device.type} ({plural(torch.get_num_threads(), 'thread')})"
 
     def put(self, batch):
         """X and y of a batch on this device."""

@@ -1,5 +1,6 @@
 """What alpha decided on every edge, from records of `reader.read_alphas`, and how surely."""
 
+import math
 import statistics
 
 import genotypes as gt
@@ -81,6 +82,23 @@ ABOVE_CHANCE = 1.5  # a mixing weight counts from so many times that of an undec
 LEAST_TRAVEL = 0.25  # of eight ops; below, alpha cannot bring an op to ABOVE_CHANCE
 
 
+def fewest_steps(alpha_lr):
+    """Steps of alpha below which a search decides no edge, whatever the data say."""
+    return math.ceil(LEAST_TRAVEL / alpha_lr)
+
+
+def strong_skips(record, sure=None):
+    """How many edges of the normal cell keep a skip connection that is well above chance; with
+    `sure`, from `decided`, only of edges that are."""
+    border = ABOVE_CHANCE / len(record["primitives"])
+    return sum(
+        op == "skip_connect"
+        and weight >= border
+        and (sure is None or sure.get(("normal", *edge), False))
+        for edge, (op, weight, *_) in leads(record, "normal").items()
+    )
+
+
 def leads(record, cell):
     """{(node, input): (op, its mixing weight, lead over the runner-up, lead of the edge)} of the
     kept edges. The lead of the edge is that over the strongest edge of its node that was dropped;
@@ -133,10 +151,19 @@ def _is_clear(lead):
 
 
 def how_sure(history, epoch):
-    """{"edges", "decided", "text"}: how many of the kept edges are decided at `epoch`."""
+    """{"edges", "decided", "text"}: how many of the kept edges are decided at `epoch`, and what to
+    do about it, in one sentence."""
     found = decided(history, epoch)
     kept, sure = len(found), sum(found.values())
     text = f"{sure} of {kept} edges are decided by more than the noise of the last epochs"
-    if sure < kept:
+    skips = strong_skips([record for record in history if record["epoch"] <= epoch][-1], found)
+    in_normal = sum(cell == "normal" for cell, *_ in found)
+    if 2 * skips >= in_normal:
+        text += (
+            f"; {skips} of {in_normal} in the normal cell are decided skip connections, which "
+            f"train poorly: search with --max_skips 2 or for fewer epochs, or compare with other "
+            f"cells"
+        )
+    elif sure < kept:
         text += "; the rest is close to chance: search longer, or compare with other cells"
     return {"edges": kept, "decided": sure, "text": text}

@@ -21,12 +21,13 @@ GENOTYPE, GENOTYPE_LAST, HELD_OUT = gt.FILE, "genotype-last.json", "held-out.txt
 CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "previous.pt", "best.pt"
 CHECKPOINTS = (CHECKPOINT, PREVIOUS, BEST)  # the order in which --resume tries them
 PLOTS, CURVES, ALPHA_FIGURE = "plots", "loss_accuracy.png", "alphas.png"
+CONFUSION, CONFUSION_FIGURE = "confusion.json", "confusion.png"
 COMPARISON = "comparison.png"
 REPORT, TENSORBOARD, LOCK = "report.html", "tb", ".lock"
 
 # what the run alone writes, and no picture command
 OWN = (
-    CONFIG, METRICS, ALPHAS, SUMMARY, GENOTYPE, GENOTYPE_LAST, HELD_OUT, *CHECKPOINTS
+    CONFIG, METRICS, ALPHAS, SUMMARY, GENOTYPE, GENOTYPE_LAST, HELD_OUT, CONFUSION, *CHECKPOINTS
 )  # fmt: skip
 
 CELLS = {"normal": "normal cell", "reduce": "reduction cell"}

@@ -8,8 +8,10 @@ import json
 import os
 from collections import Counter
 
+import filelock
+
 import genotypes as gt
-from records.files import ALPHAS, CELLS, CONFIG, METRICS, SUMMARY
+from records.files import ALPHAS, CELLS, CONFIG, CONFUSION, LOCK, METRICS, SUMMARY
 
 # --- what a value should be ---------------------------------------------------------------------
 
@@ -79,6 +81,32 @@ def read_object(path):
     return value if isinstance(value, dict) else {}
 
 
+def is_held(run_path):
+    """Whether a run is going on in the folder: a process holds its lock."""
+    path = os.path.join(run_path, LOCK)
+    if not os.path.exists(path):
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def state(run_path):
+    """How a run stands: {"is", "text", "command"}, as tracking.run.Run.record_state has written it;
+    one that has ended without a word, as by SIGKILL, is "broken off". None where nothing is known.
+    """
+    found = read_summary(run_path).get("state")
+    if found is None:
+        return {"is": "running", "text": "", "command": ""} if is_held(run_path) else None
+    if found["is"] == "running" and not is_held(run_path):
+        return {**found, "is": "broken off", "text": "its process is gone"}
+    return found
+
+
 # --- the records of a run -----------------------------------------------------------------------
 
 
@@ -93,7 +121,7 @@ def read_config(run_path):
 
 def read_summary(run_path):
     """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
-    "strategies", "how_sure", "stopped", "selection"."""
+    "strategies", "how_sure", "stopped", "selection", "verdict", "more", "warnings", "state"."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
@@ -106,9 +134,31 @@ def read_summary(run_path):
             "network": network,
             "strategies": [is_text],
             "how_sure": {"edges": is_count, "decided": is_number, "text": is_text},
+            "verdict": {"accuracy": is_weight, "chance": is_weight, "text": is_text},
+            "more": [{"what": is_text, "command": is_text}],
+            "warnings": [is_text],
+            "training": {"seconds": is_number, "text": is_text},
+            "state": {"is": is_text, "text": is_text, "command": is_text},
             **texts,
         },
     )
+
+
+def read_confusion(run_path):
+    """What confusion.json holds: {"part", "epoch", "classes", "matrix", "wrong"}; None without a
+    whole one. matrix[y][p] are the images of class y that were taken for class p."""
+    found = read_object(os.path.join(run_path, CONFUSION))
+    wrong = {
+        "image": is_text, "class": is_text, "taken_for": is_text, "probability": is_weight,
+        "picture": is_text,
+    }  # fmt: skip
+    counts = [[lambda n: n == 0 or is_count(n)]]
+    wanted = {"part": is_text, "epoch": is_count, "classes": [is_text], "matrix": counts}
+    if not fits(found, {**wanted, "wrong": [wrong]}) or not found["classes"]:
+        return None
+    n = len(found["classes"])
+    square = [len(row) for row in found["matrix"]] == [n] * n
+    return found if square and any(map(sum, found["matrix"])) else None
 
 
 def read_metrics(run_path):

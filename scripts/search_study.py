@@ -31,7 +31,7 @@ import compare
 import genotypes as gt
 import search
 from comparing import training
-from config import AugmentConfig
+from config import AugmentConfig, SearchConfig
 from data_sets import loaders, named
 from data_sets.options import DataOptions
 from devices import pick
@@ -291,11 +291,13 @@ def study(data, flags, args):
     results = in_processes(jobs, args.jobs, f"{data}: searches")
     searches = {key: results[path("search", *key)] for key in keys}
 
-    genotypes = {("random", seed): gt.random_genotype(seed) for seed in range(args.random)}
+    space = SearchConfig(args.search_flags.split())  # that of the searches
+    space = {name: getattr(space, name) for name in ("primitives", "n_nodes", "k")}
+    genotypes = {("random", seed): gt.draw("random", seed, space) for seed in range(args.random)}
     if args.random_ops:
-        ops = args.random_ops.split(",")
+        space["primitives"] = args.random_ops.split(",")
         genotypes |= {
-            ("random, fewer ops", seed): gt.random_genotype(seed, ops)
+            ("random, fewer ops", seed): gt.draw("random", seed, space)
             for seed in range(args.random)
         }
     if args.published:

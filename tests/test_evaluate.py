@@ -46,7 +46,9 @@ def test_both_checkpoints_score_what_their_training_logged(there, capsys):
     for run, paths in (("augments/a", [last, best]), (best, [best]), (last, [last])):
         found = evaluate.main([run])
         said = capsys.readouterr().out.splitlines()
-        assert len(found) == len(said) == len(paths)
+        by_class, said = said[1::2], said[::2]
+        assert len(found) == len(said) == len(by_class) == len(paths)
+        assert all(line.startswith("    per class: ") for line in by_class)
         for path, result, line in zip(paths, found, said, strict=True):
             epoch = torch.load(path, weights_only=True)["epoch"]
             record = records[epoch]
@@ -90,7 +92,7 @@ def test_every_part_is_scored_and_each_image_decoded_once(pets, monkeypatch, cap
     assert len(scored) == 14
     assert decoded == Counter(scored)  # once for both checkpoints, and no training image
 
-    said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[::2]]
     assert said == [
         f"augments/p/{name}.pt, epoch 1, pets {part} split"
         for name in ("checkpoint", "best")

@@ -118,6 +118,4 @@ def test_log_summary_and_page_say_the_same(here):
     assert verdict["text"] in page
     assert "<th>decided</th>" in page
     # two steps: alpha cannot get anywhere, which is said at the start
-    assert "alpha can move by 0.0006 at most (2 steps of 0.0003; in the paper by 5.85)" in log_of(
-        run
-    )
+    assert "alpha can move by 0.06 at most (2 steps of 0.03; in the paper by 5.85)" in log_of(run)

@@ -4,6 +4,7 @@ import ast
 import compileall
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,7 +101,8 @@ def test_every_script_has_help(script, here, capsys):
     with pytest.raises(SystemExit) as caught:
         importlib.import_module(script).main(["--help"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: {script}.py ")
+    out = capsys.readouterr().out
+    assert re.match(rf"usage: (python )?{script}\.py ", out)
     assert os.listdir(here) == []
 
 

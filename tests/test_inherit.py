@@ -324,3 +324,45 @@ def test_a_search_that_left_values_no_flag_can_have_is_refused(here, name, value
         inherited("--genotype", "g.json")
     assert caught.value.code == 2
     assert f"g.json says --{name} {value!r}" in capsys.readouterr().err
+
+
+# --- random cells ---------------------------------------------------------------------------------
+
+
+def test_a_random_cell_is_one_that_its_search_could_have_found(here):
+    space = ["--n_nodes", "3", "--k", "1", "--primitives", "skip_connect,sep_conv_3x3,none"]
+    write_search(here / "s", "--dataset", "svhn", "--stem_multiplier", "2", *space)
+    found = set()
+    for seed in range(6):
+        cfg, said = inherited("--genotype", f"random:{seed}", "--space", "s")
+        assert (cfg.dataset, cfg.stem_multiplier) == ("svhn", 2)
+        assert said.startswith("inherited from s: ")
+        genotype = inherit.genotype_of(cfg)
+        assert [len(edges) for edges in genotype.normal] == [1, 1, 1]
+        assert set(gt.ops_of(genotype)) <= {"skip_connect", "sep_conv_3x3"}
+        assert genotype == inherit.genotype_of(cfg)
+        found.add(gt.to_str(genotype))
+        assert inherit.default_run_name(cfg) == f"random-{seed}-as-s"
+    assert len(found) == 6
+
+
+def test_a_random_cell_without_a_search_is_of_primitives():
+    cfg, said = inherited("--genotype", "random", "--seed", "5")
+    assert said == ""
+    assert inherit.genotype_of(cfg) == gt.random_genotype(5) == gt.load("random:5")
+    assert inherit.default_run_name(cfg) == "random-5"
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [("--genotype random:x", "a random cell is random or random:SEED"),
+     ("--genotype random:1 --space nothere", "--space nothere is no search"),
+     ("--genotype DARTS_V2 --space s", "--space belongs to --genotype random")],
+)  # fmt: skip
+def test_what_is_no_random_cell_ends_in_one_line(here, words, fault):
+    assert fault in ends_in_one_line(augment.main, words.split())
+
+
+def test_ops_that_are_none_draw_nothing():
+    with pytest.raises(ValueError, match="no op besides none"):
+        gt.draw("random", 1, {"primitives": ["none"]})

@@ -40,8 +40,10 @@ def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
     fig = plot_alphas.figure(history)
     normal, reduction, entropy = fig.axes
     weights = [w for r in history for c in files.CELLS for n in r[c] for e in n for w in e]
+    limits = [min(weights), max(weights)]
+    assert f"magnified {1 / (limits[1] - limits[0]):,.0f} times" in fig.get_suptitle()
     for axes, cell in ((normal, "normal"), (reduction, "reduce")):
-        assert f", {min(weights):.3f} to {max(weights):.3f}; framed: kept" in axes.get_title()
+        assert axes.get_title() == files.CELLS[cell]
         frames = axes.collections[0].get_paths()
         _, _, drawn = [c for c in axes.collections if isinstance(c, LineCollection)]
         series = plot_alphas.curves(history, cell)
@@ -58,10 +60,36 @@ def test_the_panels_show_the_recorded_weights_in_the_colors_of_the_drawing(run):
         assert y == pytest.approx(np.polyval(np.polyfit(x, y, 1), x))  # one scale for all panels
         assert 0 < y.min() < 0.5 < y.max() < 1
         assert y[x.argmin()] < y[x.argmax()]
+        # numbers at the ends of the scale, beside the first panel of each of three rows
+        shown = [text.get_text() for text in axes.texts[: 2 * 3]]
+        assert [float(text) for text in shown[:2]] == pytest.approx(limits, abs=1e-4)
+        assert shown == shown[:2] * 3
     curves = {line.get_label(): line for line in entropy.get_lines()}
     for cell, name in files.CELLS.items():
         assert list(curves[name].get_ydata()) == [r["entropy"][cell] for r in history]
     assert curves["undecided"].get_ydata()[0] == pytest.approx(math.log(8))
+
+
+def test_clear_weights_are_not_magnified(run):
+    assert plot_alphas.limits_of([0.02, 0.9]) == (0.0, 1.0)
+    assert plot_alphas.limits_of([0.12, 0.13]) == (0.12, 0.13)
+    record = reader.read_alphas(run)[-1]
+    assert "epoch by epoch, from 0 to 1" in plot_alphas.explain((0.0, 1.0), record)[0]
+
+
+@pytest.mark.parametrize("n_nodes", [1, 2, 4])
+def test_no_title_overlaps_another(n_nodes):
+    mix = [[[0.2, 0.5, 0.3]] * (i + 2) for i in range(n_nodes)]
+    genes = [[("a", 0), ("b", 1)]] * n_nodes
+    genotype = gt.Genotype(genes, [2], genes, [2])
+    record = {**RECORD, "normal": mix, "reduce": mix, "genotype": gt.to_str(genotype)}
+    fig = plot_alphas.figure([record], "searchs/a-name-of-some-length")
+    fig.draw_without_rendering()
+    normal, reduction, _ = (axes.title.get_window_extent() for axes in fig.axes)
+    above = fig._suptitle.get_window_extent()
+    assert normal.x1 < reduction.x0
+    assert 0 <= above.x0 < above.x1 <= fig.bbox.width
+    assert above.y0 >= normal.y1
 
 
 def test_kept_edges_are_framed(run):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 from conftest import ends_in_one_line, lines
 
@@ -16,6 +17,7 @@ import genotypes as gt
 import plot_train_val
 import report
 import visualize
+from records import reader
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +64,7 @@ def test_the_page_of_a_search_says_everything(search_run):
     for op, n in gt.count_ops(gt.load(search_run).normal).items():
         assert f"{n} {op}" in text
     assert text.count(" → ") == 10  # every edge
-    assert page.count("<button") == 2
+    assert page.count("<button") == 3  # two commands and the genotype
     assert page.count("data:image/png;base64,") == 4  # two cells, curves, alphas
     assert page.count("data:image/gif;base64,") == 2
 
@@ -86,6 +88,47 @@ def test_the_page_of_a_training(augment_run):
     assert gt.to_str(gt.load(augment_run)) in text
     assert {"normal.png", "reduce.png"} <= set(os.listdir(augment_run / "plots"))
     assert "supernet" not in text
+
+
+def test_the_page_says_what_the_terminal_said(search_run, augment_run, finished_search):
+    for run, out in ((search_run, finished_search[1]), (augment_run, None)):
+        text = text_of((run / "report.html").read_text(encoding="utf-8"))
+        summary = json.loads((run / "summary.json").read_text())
+        assert summary["state"]["is"] == "finished"
+        assert "finished after epoch 2 of 2." in text
+        assert summary["verdict"]["text"] in text
+        for step in [*summary["more"], {"command": summary["next"]}]:
+            assert step["command"] in text
+        for warning in summary["warnings"]:
+            assert warning in text
+        if out:
+            warned = re.findall(r"^WARNING: (.*)", out, re.M)
+            assert warned == summary["warnings"]
+    found = reader.read_confusion(augment_run)
+    page = (augment_run / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4 + len(found["wrong"])
+    for wrong in found["wrong"]:
+        assert f"{wrong['class']} taken for {wrong['taken_for']} ," in text_of(page)
+
+
+def test_a_run_that_is_broken_off_says_so_and_how_to_go_on(search_run, here):
+    shutil.copytree(search_run, "r")
+    summary = json.loads(Path("r/summary.json").read_text())
+
+    def page(**state):
+        state = {"text": "", "command": "python search.py --name r --resume", **state}
+        Path("r/summary.json").write_text(json.dumps({**summary, "state": state}))
+        return text_of(Path(report.write("r")).read_text(encoding="utf-8"))
+
+    text = page(**{"is": "broken off", "text": "interrupted; go on"})
+    assert "broken off after epoch 2 of 2: interrupted; go on" in text
+    assert "Next: go on with this run python search.py --name r --resume" in text
+    # killed: nobody holds the folder any more
+    assert "broken off after epoch 2 of 2: its process is gone" in page(**{"is": "running"})
+    with filelock.FileLock("r/.lock"):
+        text = page(**{"is": "running"})
+    assert "running when this page was written" in text
+    assert "When it has finished: train the best cell" in text
 
 
 def test_what_is_written_into_the_page_cannot_break_it(search_run, here):
@@ -122,11 +165,12 @@ def test_a_run_in_its_first_epochs(search_run, here):
     assert "epochs finished 1 of 2" in page
 
 
-@pytest.mark.parametrize(("kind", "n_pictures"), [("search_run", 13), ("augment_run", 6)])
+@pytest.mark.parametrize(("kind", "n_pictures"), [("search_run", 13), ("augment_run", 7)])
 def test_one_command_makes_every_picture_again(kind, n_pictures, here, capsys, request):
     shutil.copytree(request.getfixturevalue(kind), "r")
     pictures = [p.relative_to("r") for p in Path("r").rglob("*")
-                if p.suffix in (".png", ".gif", ".gv", ".html")]  # fmt: skip
+                if p.suffix in (".png", ".gif", ".gv", ".html")
+                and "wrong" not in p.name]  # fmt: skip
     assert len(pictures) == n_pictures
     before = {p: Path("r", p).read_bytes() for p in pictures}
     for picture in pictures:
@@ -232,7 +276,7 @@ def test_the_page_in_a_browser(browser, request, kind, width, scheme):
             == []
         )
     shown = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
-    assert shown == [True] * (6 if kind == "search_run" else 3)
+    assert shown == [True] * (6 if kind == "search_run" else 4 + 8)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     brightness = sum(map(int, re.findall(r"\d+", background)[:3]))
     assert brightness < 200 if scheme == "dark" else brightness > 650

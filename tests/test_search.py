@@ -188,8 +188,9 @@ def test_tensorboard_has_the_scalars(finished_search):
     (events,) = (path for path in tb.iterdir() if path.is_file())
     raw = events.read_bytes()
     for tag in (
-        "train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1", "val/top5",
-        "alpha_normal/0-2/sep_conv_3x3", "alpha_reduce/2-3/none", "alpha_entropy/normal", "config",
+        "loss/train", "accuracy/train", "top5/train", "rate/lr", "loss/val",
+        "accuracy/val", "top5/val",
+        "mix/normal/0-2/sep_conv_3x3", "mix/reduce/2-3/none", "mix/entropy/normal", "config",
         "cell/normal", "cell/reduce", "alpha_normal", "alpha_reduce",
     ):  # fmt: skip
         assert tag.encode() in raw
@@ -433,7 +434,7 @@ def test_the_device_is_prepared_as_asked(here, monkeypatch):
     search.main([*FAST_SEARCH, "--threads", "2", "--no-tf32"])
     ((threads, tf32),) = [(cfg.threads, cfg.tf32) for cfg in seen]
     assert (threads, tf32) == (2, False)
-    assert "searchs/digits on cpu (1 threads)" in log_of("searchs/digits")
+    assert "searchs/digits on cpu (1 thread)" in log_of("searchs/digits")
 
 
 def test_a_small_share_for_alpha_does_not_shorten_the_pass(here):

@@ -4,17 +4,25 @@ import functools
 import os
 
 import genotypes as gt
+import plot_confusion
 import plot_train_val
 import utils
 import visualize
 from console import errors
-from console.terminal import visible
+from console.terminal import plural, visible
 from models import stems
-from records import files
-from tracking import common_log
+from records import files, reader, verdict
+from tracking import common_log, mistakes
 from tracking.run_folder import versions
 
-PICTURES = {"curves": plot_train_val.plot_run}
+
+def draw_confusion(run_path):
+    """The confusion matrix, which is there when the training has ended."""
+    if os.path.exists(os.path.join(run_path, files.CONFUSION)):
+        plot_confusion.plot_run(run_path)
+
+
+PICTURES = {"curves": plot_train_val.plot_run, "confusion": draw_confusion}
 
 
 def log_setup(run, data, genotype, size, memory, findings):
@@ -51,27 +59,106 @@ def log_epoch(run, train, val, val_name):
     run.log.row(epoch, train, val, run.best, val_name)
 
 
-def finish(run, data, size, test, pictures):
-    """Make the last pictures and log the result: both accuracies and what one needs to quote them.
+def finish(run, data, size, scored, pictures):
+    """Judge the last epoch's network, make the last pictures and log the result: both accuracies
+    and what one needs to quote them, what they are worth, what to do next.
 
-    test  the scores on D/test, which no epoch was picked by; None where there is none beside D/val
+    scored  (scores, utils.Answers) on D/test, which no epoch was picked by; where there is none
+            beside D/val, on that
     """
     last, best, name = run.last, run.best, data.val_name
-    run.board.hparams(run.cfg.flags(), best_top1=best["top1"], last_top1=last["top1"])
-    paths = [os.path.join(run.files.plot_path, files.drawing(cell)) for cell in files.CELLS]
-    genotype = gt.from_str(last["genotype"])
-    pictures.at_end(drawing=functools.partial(visualize.plot, genotype, *paths, data.spec.name))
+    scores, answers = scored
     quote, final = "the last", ""
-    if test is not None:
-        quote, final = "the test's", f"test accuracy of the last epoch: {test['top1']:.2%}\n"
+    if data.test is not None:
+        quote, final = "the test's", f"test accuracy of the last epoch: {scores['top1']:.2%}\n"
+    found, judged = judge(run, data, scores, answers)
+    run.board.hparams(run.cfg.flags(), best_top1=best["top1"], last_top1=last["top1"])
     run.log.result(
         f"{name} accuracy of the last epoch ({last['epoch']}): {last['top1']:.2%}\n"
-        f"{name} accuracy of the best epoch ({best['epoch']}): {best['top1']:.2%} "
+        f"{name} accuracy of the best epoch ({common_log.which(run, best)}): {best['top1']:.2%} "
         f"(picked on the {name} split, so it flatters; quote {quote})\n"
-        f"{final}{utils.describe_size(size)}\n"
-        f"seed {run.cfg.seed}; {', '.join(' '.join(item) for item in versions().items())}\n"
-        f"evaluate it again with\n{evaluate_command(run)}"
+        f"{final}{describe(found, judged)}\n{utils.describe_size(size)}\n"
+        f"seed {run.cfg.seed}; {', '.join(' '.join(item) for item in versions().items())}"
     )
+    if not judged["better"]:
+        run.log.warn(f"the network is no better than guessing: {advice(run, data)}")
+    paths = [os.path.join(run.files.plot_path, files.drawing(cell)) for cell in files.CELLS]
+    genotype = gt.from_str(last["genotype"])
+    run.record_state("finished")
+    pictures.at_end(drawing=functools.partial(visualize.plot, genotype, *paths, data.spec.name))
+    common_log.say_more(run, next_steps(run))
+    run.log.result(f"evaluate it again with\n{evaluate_command(run)}")
+
+
+def judge(run, data, scores, answers):
+    """Into confusion.json, small pictures and summary.json: what the network got wrong, and what
+    its accuracy is worth. Returns (what confusion.json holds, `verdict.judge`)."""
+    part, loader = (data.val_name, data.val) if data.test is None else ("test", data.test)
+    found = mistakes.record(
+        run.files, part, run.last["epoch"], data.spec.classes, loader.dataset, answers
+    )
+    hits, counts = verdict.per_class(found["matrix"])
+    judged = verdict.judge(scores["top1"], counts, data.spec.classes, hits)
+    by_class = {
+        name: hit / count
+        for name, hit, count in zip(data.spec.classes, hits, counts, strict=True)
+        if count
+    }
+    run.files.update_summary(
+        verdict={**judged, "part": part, "classes": by_class}, more=next_steps(run)
+    )
+    return found, judged
+
+
+def describe(found, judged):
+    """The verdict, the classes and the mistakes in lines."""
+    classes, matrix = [visible(name) for name in found["classes"]], found["matrix"]
+    lines = [
+        f"verdict on the last epoch: {judged['text']}",
+        verdict.describe_classes(matrix, classes),
+        verdict.describe_confusions(matrix, classes),
+        "most surely wrong: "
+        + ", ".join(
+            f"{wrong['image']} ({visible(wrong['class'])} taken for {visible(wrong['taken_for'])}, "
+            f"{wrong['probability']:.1%})"
+            for wrong in found["wrong"][:3]
+        ),
+    ]
+    return "\n".join(line for line in lines if line and (found["wrong"] or "wrong:" not in line))
+
+
+def advice(run, data):
+    """What to do about a network that is no better than guessing."""
+    try:
+        trained = reader.read_metrics(run.files.path)["train"][run.last["epoch"]]["top1"]
+    except (ValueError, KeyError):  # the records were damaged or deleted
+        trained = 0.0
+    if verdict.judge(trained, data.class_counts, data.spec.classes)["better"]:
+        return (
+            f"it gets {trained:.2%} of the training images right, but that does not carry over to "
+            f"others; take more images, and look whether those of {data.val_name} are in the right "
+            f"classes"
+        )
+    steps = run.n_steps * run.cfg.epochs
+    return (
+        f"it has learned nothing in {plural(steps, 'step')}; take more --epochs or a smaller "
+        f"--batch_size, and if the loss does not fall then, another --lr"
+    )
+
+
+def next_steps(run):
+    """What can be done with the network, as [{"what": in words, "command": to paste}]."""
+    path, genotype = run.files.path, run.cfg.genotype
+    steps = [
+        ("classify your own images", "predict.py", ("IMAGE_OR_FOLDER", "--from", path)),
+        ("use it in other programs", "export.py", (path,)),
+    ]
+    if genotype and os.path.isfile(os.path.join(genotype, files.ALPHAS)):
+        words = (genotype, "--random", "4")
+        steps.append(("see whether random cells are as good", "compare.py", words))
+    return [
+        {"what": what, "command": errors.command(*words, *more)} for what, *words, more in steps
+    ]
 
 
 def evaluate_command(run):

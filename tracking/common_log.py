@@ -1,8 +1,10 @@
 """What a search and a training say and record alike."""
 
+import numpy as np
+
 from console.terminal import visible
-from data_sets import loader_speed
-from records import files
+from data_sets import loader_speed, splits
+from records import files, reader
 
 
 def log_header(run, memory):
@@ -20,10 +22,11 @@ def log_balance(run, data):
 
 
 def warn_of_learning_rate(run, data, name):
-    """Another batch size with the default learning rate `name`; --quick has chosen both."""
+    """Another batch size with the default learning rate `name`; --quick has chosen both, and one
+    that was lowered for want of images is nobody's choice."""
     cfg = run.cfg
     batch, lr = cfg.default("batch_size"), cfg.default(name)
-    if data.batch_size != batch and getattr(cfg, name) == lr and not cfg.quick:
+    if batch != data.batch_size == cfg.batch_size and getattr(cfg, name) == lr and not cfg.quick:
         run.log.warn(
             f"batch {data.batch_size} with the learning rate of batch {batch}; the linear rule "
             f"suggests --{name} {lr * data.batch_size / batch:g}"
@@ -44,3 +47,19 @@ def record_held_out(run, data):
     if data.held_out_files:
         path = run.files.file(files.HELD_OUT)
         files.write_text(path, "".join(f"{visible(name)}\n" for name in data.held_out_files))
+
+
+def which(run, found):
+    """The epoch of `found`, a run's best, in words: of equal scores it is the last."""
+    equal = sum(top1 == found["top1"] for top1 in reader.scores(run.files.path).values())
+    return f"{found['epoch']}, the last of {equal} that are equal" if equal > 1 else found["epoch"]
+
+
+def scored_counts(loader, n_classes):
+    """How many images of each class a loader scores."""
+    return np.bincount(splits.targets_of(loader.dataset), minlength=n_classes).tolist()
+
+
+def say_more(run, steps):
+    """What else can be done with the result, [{"what", "command"}], a line each."""
+    run.log.info("\n".join(f"{step['what']}:  {step['command']}" for step in steps))

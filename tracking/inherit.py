@@ -19,8 +19,10 @@ def inherit_flags(cfg):
         state = trained_network.read(trained_network.checkpoint_path(source))
         flags = {**state["flags"], "genotype": state["genotype"]}
     else:
-        source = cfg.genotype
+        source = source_of(cfg)
         flags = flags_of_search(source)
+        if cfg.space and not flags:
+            raise ValueError(f"--space {cfg.space} is no search; name its folder, searchs/NAME")
     network, images = cfg.marked(flags, inherit="network"), cfg.marked(flags, inherit="images")
     cfg.require_sayable({**network, **images}, source)
     before = cfg.flags()
@@ -51,15 +53,31 @@ def _refuse_to_replace(cfg, source, flag):
         )
 
 
+def source_of(cfg):
+    """What a training inherits from: its --genotype, or the search that a random one is like."""
+    return cfg.space if gt.is_random(cfg.genotype) else cfg.genotype
+
+
+def genotype_of(cfg):
+    """The cell that a training is to train; see `genotypes.load`."""
+    if not gt.is_random(cfg.genotype):
+        return gt.load(cfg.genotype)
+    return gt.draw(cfg.genotype, cfg.seed, gt.metadata(cfg.space) if cfg.space else None)
+
+
 def flags_of_search(source):
     """The flags that a search left beside its genotype; {} where `source` tells of none."""
-    flags = gt.metadata(source).get("flags")
+    flags = gt.metadata(source).get("flags") if source else None
     return flags if isinstance(flags, dict) else {}
 
 
 def default_run_name(cfg):
     """What a training without --name is called: after its search, published cell, or data set."""
     dataset = loaders.default_run_name(cfg.dataset, cfg.data_path)
+    if gt.is_random(cfg.genotype):
+        seed = cfg.genotype.partition(":")[2] or cfg.seed
+        like = f"-as-{os.path.basename(os.path.abspath(cfg.space))}" if cfg.space else ""
+        return to_folder_name(f"random-{seed}{like}")
     if os.path.isdir(cfg.genotype):
         name = os.path.basename(os.path.abspath(cfg.genotype))
         if cfg.is_other_data(flags_of_search(cfg.genotype)):

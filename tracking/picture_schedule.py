@@ -42,6 +42,7 @@ class Pictures:
             spent = self.seconds + time.perf_counter() - start
             if spent + self._costs.get(kind, 0.0) <= portion * self.epoch_seconds:
                 self._make_costly(kind)
+        self._make("summary", self.run.record_state)
         self._make_page()
         self.seconds += time.perf_counter() - start
         self._make("summary", self._record_seconds)

@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import time
 
+import report
 import utils
 from console import errors, interrupts
 from console.log import Log
@@ -15,8 +16,8 @@ from data_sets import splits
 from data_sets.named import DataSpec
 from data_sets.options import DataOptions
 from devices.step_guard import ALPHA
-from records import files
-from tracking import checkpoint, resume
+from records import files, reader
+from tracking import checkpoint, estimate, resume
 from tracking.board import Board
 from tracking.inside import Inside
 
@@ -74,6 +75,7 @@ class Run:
         self.best, self.last = {**NO_EPOCH, "top1": -1.0, "warmup": True}, dict(NO_EPOCH)
         self.stopped = self.chosen = None
         self.selection = ""
+        self._first_steps = estimate.FirstSteps()
         self.inside = None  # the Inside of an epoch that is under way
         self.saved, self.saved_at = "", time.monotonic()  # what was saved last, in words, and when
         if state is not None:
@@ -184,7 +186,25 @@ class Run:
                 f"the earlier run of this name is in {self.files.earlier} until the first epoch is "
                 f"finished"
             )
+        if self.state is not None:
+            self.record_state()
         self.saved_at = time.monotonic()
+
+    def record_state(self, state="running", text=""):
+        """Into summary.json, for the page: "running", "finished" or "broken off", why, the command
+        that goes on with the run, and all warnings."""
+        before = reader.read_summary(self.files.path).get("warnings", [])  # of earlier calls, too
+        self.files.update_summary(
+            warnings=list(dict.fromkeys([*before, *self.log.warnings])),
+            state={"is": state, "text": text, "command": self._go_on()},
+        )
+
+    def _record_end(self, text):
+        """That the run has been broken off, in summary.json and on the page if there is one."""
+        with contextlib.suppress(Exception):  # whatever it is, the run has a better reason to end
+            self.record_state("broken off", text)
+            if os.path.exists(self.files.file(files.REPORT)):
+                report.write(self.files.path)
 
     def __exit__(self, kind, error, traceback):
         try:
@@ -194,6 +214,7 @@ class Run:
                 text = found[0] if found else f"stopped by {kind.__name__}: {error}"
                 with contextlib.suppress(OSError):  # the disk is full, perhaps
                     self.log.detail(text)  # the terminal gets it from errors
+                self._record_end(text)
         finally:
             self._close(self.files.release)
 
@@ -289,6 +310,10 @@ class Run:
             if global_step % self.cfg.print_freq == 0:
                 self.board.scalars("running", means, global_step)
         self.log.advance(epoch)
+        seconds = self._first_steps.step_done(meter.means)
+        if seconds is not None:
+            left = self.n_steps * self.cfg.epochs - global_step
+            self.log.info(estimate.describe(seconds, left, self.cfg))
         self.inside = Inside(epoch, step, meter)
         minutes = self.cfg.checkpoint_minutes
         if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
@@ -322,12 +347,14 @@ class Run:
         for phase, values in (("train", train), ("val", val)):
             record = {"phase": phase, "epoch": epoch, "step": epoch * self.n_steps, "lr": lr}
             self.files.append(files.METRICS, {**record, **values})
-            shown = {name: values[name] for name in ("loss", "top1", "top5")}
-            self.board.scalars(phase, {**shown, "lr": lr}, epoch * self.n_steps)
+            # by what they are, in the order of the alphabet, which is TensorBoard's
+            for group, name in (("accuracy", "top1"), ("loss", "loss"), ("top5", "top5")):
+                self.board.scalars(group, {phase: values[name]}, epoch * self.n_steps)
+        self.board.scalars("rate", {"lr": lr}, epoch * self.n_steps)
         self.last = {"epoch": epoch, "top1": val["top1"], "genotype": genotype}
         warmup = val.get("warmup", False)  # a cell that alpha had no part in is a stopgap
         before = (not self.best.get("warmup"), self.best["top1"])
-        is_best = (not warmup, val["top1"]) > before
+        is_best = (not warmup, val["top1"]) >= before  # of equal scores the later epoch
         if is_best:
             self.best = {**self.last, "warmup": True} if warmup else self.last
         return is_best

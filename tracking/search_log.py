@@ -11,11 +11,11 @@ import utils
 import visualize
 from config import AugmentConfig
 from console import errors
-from console.terminal import visible
+from console.terminal import plural, visible
 from models import augment_cnn, small_maps, stems
-from records import alphas, files, reader
+from records import alphas, files, reader, verdict
 from strategies.steering import TRAVEL
-from tracking import common_log
+from tracking import common_log, estimate
 
 # what is drawn beside the cells, from the files of the run
 PICTURES = {
@@ -60,13 +60,17 @@ def log_setup(run, data, net, memory, strategies):
     warn_of_short_travel(run, strategies)
     for line in strategies.describe():
         log.info(line)
-    start = (
-        "search" if run.first_epoch == 1 else f"go on with epoch {run.first_epoch} of the search"
-    )
+    start = "search"
+    if run.first_epoch > 1:
+        start = f"go on with epoch {run.first_epoch} of the search"
     if run.stopped:
         log.info(f"this search has ended after epoch {run.last['epoch']}: {run.stopped}")
         return
-    log.info(f"{start}: {cfg.epochs} epochs of {run.n_steps} steps, {describe_gradient(cfg)}")
+    if run.first_epoch > cfg.epochs:
+        log.info(f"this search has finished after epoch {cfg.epochs}; here is its result again")
+        return
+    length = f"{plural(cfg.epochs, 'epoch')} of {plural(run.n_steps, 'step')}"
+    log.info(f"{start}: {length}, {describe_gradient(cfg)}")
 
 
 def describe_gradient(cfg):
@@ -102,9 +106,10 @@ def warn_of_blind_ops(run, size):
     if not blind:
         return
     first = 1 + maps.index(maps[-1])
+    which = f"cell {first}" if first == len(maps) else f"cells {first} to {len(maps)}"
     kept = ",".join(name for name in names if name not in blind)
     run.log.warn(
-        f"{', '.join(blind)}: on the maps of cells {first} to {len(maps)}, of "
+        f"{', '.join(blind)}: on the maps of {which}, of "
         f"{maps[-1][0]}x{maps[-1][1]} pixels, all taps but the middle one fall on padding, so "
         f"these are 1x1 convolutions there; --primitives {kept} leaves them out"
     )
@@ -115,10 +120,12 @@ def warn_of_short_travel(run, strategies):
     travel = strategies.alpha_steps * strategies.alpha_lr
     if travel < alphas.LEAST_TRAVEL:
         lower = "" if run.cfg.alpha_lr == "auto" else "--alpha_lr auto, "
+        enough = alphas.fewest_steps(strategies.alpha_lr)
         run.log.warn(
             f"alpha can move by {travel:.2g} at most ({strategies.alpha_steps} steps of "
-            f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; take "
-            f"{lower}more --epochs or a smaller --batch_size"
+            f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; "
+            f"{enough:,} steps at that rate could; take {lower}more --epochs or a smaller "
+            f"--batch_size"
         )
 
 
@@ -177,7 +184,7 @@ def record_alphas(run, net, genotype, curvature):
     record = {"epoch": epoch, "primitives": net.primitives, "entropy": {}, "counts": {}}
     record |= curvature
     if curvature:
-        board.scalars("alpha_hessian", curvature, step)
+        board.scalars("mix/hessian", curvature, step)
     for cell, tables in (("normal", net.alpha_normal), ("reduce", net.alpha_reduce)):
         mix = [[gt.softmax(row) for row in rows] for rows in gt.as_lists(tables)]
         record[cell] = mix
@@ -190,14 +197,14 @@ def record_alphas(run, net, genotype, curvature):
             for j, row in enumerate(rows)
             for op, weight in zip(net.primitives, row, strict=True)
         }
-        board.scalars(f"alpha_{cell}", weights, step)
-    board.scalars("alpha_entropy", record["entropy"], step)
+        board.scalars(f"mix/{cell}", weights, step)
+    board.scalars("mix/entropy", record["entropy"], step)
     if edge_weights := net.edge_weights():
         record["edge_weights"] = {cell: gt.as_lists(found) for cell, found in edge_weights.items()}
         for cell, tables in record["edge_weights"].items():
             weights = {f"{j}-{node}": weight for node, row in enumerate(tables, start=2)
                        for j, weight in enumerate(row)}  # fmt: skip
-            board.scalars(f"edge_weight_{cell}", weights, step)
+            board.scalars(f"mix/edges_{cell}", weights, step)
     if run.cfg.auxiliary_skip:
         record["skip_factor"] = net.skip_factor.item()
     record["genotype"] = gt.to_str(genotype)
@@ -224,10 +231,12 @@ def log_epoch(run, train, val, record):
         log.detail(f"    dominant eigenvalue of the Hessian in alpha {record['eigenvalue']:.4g}")
     if "skip_factor" in record:
         log.detail(f"    auxiliary skip: factor {record['skip_factor']:.2f}")
-    if 2 * skips >= edges:
+    ahead = alphas.strong_skips(record)
+    if 2 * ahead >= edges:  # of an undecided alpha it would say nothing
         log.warn(
-            f"{skips} of {edges} edges of the normal cell are skip connections; such cells train "
-            f"poorly, and searching longer makes more of them (fewer --epochs, another --seed)",
+            f"{ahead} of {edges} edges of the normal cell are skip connections, and clearly so; "
+            f"such cells train poorly, and searching longer makes more of them (--max_skips 2, "
+            f"fewer --epochs)",
             kind="skips",
         )
 
@@ -253,18 +262,21 @@ def finish(run, data, pictures):
     """Record the size of the final network, make the last pictures, log the result."""
     best = gt.from_str(run.recommended["genotype"])
     run.files.update_summary(stopped=run.stopped)
-    size = size_of_final_network(run, data.spec, best)
+    final = final_flags(run)
+    size = size_of_final_network(run, data.spec, best, final)
     if size is not None:
         run.files.update_summary(network=size)
     run.board.hparams(run.cfg.flags(), best_top1=run.best["top1"], last_top1=run.last["top1"])
     log_genotypes(run, best)
     log_size(run, size)
-    pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
-    skips, edges = skips_of(gt.count_ops(best.normal))
-    if 2 * skips >= edges:
-        run.log.warn(f"the recommended normal cell has {skips} skip connections on {edges} edges")
+    if size is not None:
+        log_time_to_train(run, data, best, final)
+    log_verdict(run, data)
     if not run.selection:
         log_how_sure(run)
+    run.record_state("finished")
+    pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
+    common_log.say_more(run, next_steps(run))
     run.log.result(
         f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: "
         f"the cell must be trained from scratch. Train it with\n{augment_command(run)}"
@@ -287,8 +299,9 @@ def log_genotypes(run, best):
         )
     if not run.selection:
         run.log.result(
-            f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch {best_epoch}, "
-            f"supernet top1 {run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
+            f"{'last and ' * (last_epoch == best_epoch)}{best_name} genotype (epoch "
+            f"{common_log.which(run, run.recommended)}, supernet top1 "
+            f"{run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
         )
     run.log.info(f"the {best_name} genotype in words:\n" + gt.describe(best, run.cfg.layers))
     try:
@@ -302,21 +315,61 @@ def log_genotypes(run, best):
         )
 
 
+def log_verdict(run, data):
+    """What the supernet's accuracy is worth, for terminal, page and summary.json."""
+    classes, top1 = data.spec.classes, run.recommended["top1"]
+    judged = verdict.judge(top1, common_log.scored_counts(data.val, len(classes)), classes)
+    run.files.update_summary(
+        verdict={**judged, "part": data.val_name, "epoch": run.recommended["epoch"]},
+        more=next_steps(run),
+    )
+    run.log.result(f"verdict on the supernet: {visible(judged['text'])}")
+    if not judged["better"]:
+        run.log.warn(
+            "the supernet is no better than guessing, so the recommended cell is a matter of "
+            "chance; take more --epochs or a smaller --batch_size, then another --w_lr"
+        )
+
+
+def next_steps(run):
+    """What else can be done with the cell, as [{"what": in words, "command": to paste}]."""
+    words = ("compare.py", run.files.path, "--random", "4")
+    return [{"what": "see whether random cells are as good", "command": errors.command(*words)}]
+
+
 def log_how_sure(run):
     """How much of the recommended cell is more than chance, for terminal, page and summary.json."""
     try:
-        verdict = alphas.how_sure(reader.read_alphas(run.files.path), run.recommended["epoch"])
+        found = alphas.how_sure(reader.read_alphas(run.files.path), run.recommended["epoch"])
     except (ValueError, IndexError):  # the records were damaged or deleted
         return
-    run.files.update_summary(how_sure=verdict)
-    run.log.result(verdict["text"])
+    run.files.update_summary(how_sure=found)
+    run.log.result(found["text"])
 
 
-def size_of_final_network(run, spec, genotype):
-    """`utils.network_size` of the network that the last line trains, with the flags it will have;
-    None where it cannot be counted."""
+def final_flags(run):
+    """The flags that the last line trains with."""
     final = AugmentConfig(augment_words(run))
     final.inherit(flags_to_inherit(run.cfg))
+    return final
+
+
+def log_time_to_train(run, data, genotype, final):
+    """How long the last line will take, by a step of its network; nothing where that fails."""
+    n_images = len(data.train.dataset) + len(data.alpha.dataset)
+    criterion = utils.criterion(final, data.class_counts, run.device)
+    try:
+        found = estimate.of_training(data.spec, final, genotype, n_images, criterion, run.device)
+    except Exception as error:  # mostly memory, which the supernet still holds
+        run.log.detail(f"the time of the training was not estimated: {errors.one_line(error)}")
+        return
+    run.files.update_summary(training=found)
+    run.log.info(found["text"])
+
+
+def size_of_final_network(run, spec, genotype, final):
+    """`utils.network_size` of the network that the last line trains, with the flags `final`; None
+    where it cannot be counted."""
     try:
         return utils.network_size(augment_cnn.build(spec, final, genotype), spec, final)
     except Exception as error:  # a block of one's own may not be countable

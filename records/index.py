@@ -1,0 +1,72 @@
+"""All runs of a folder, and what is known of each, from their files."""
+
+import os
+from typing import NamedTuple
+
+import genotypes as gt
+from records import files, reader
+
+KINDS = {files.SEARCHES: "search", files.TRAININGS: "training", files.COMPARISONS: "comparison"}
+
+
+class Row(NamedTuple):
+    """One run. What is not known is "" or None."""
+
+    path: str
+    kind: str
+    subject: str  # the data
+    state: str  # "running", "finished", "broken off"
+    epochs: str  # "3 of 12"
+    top1: float  # of the last epoch
+    part: str  # what it was scored on
+    params: int  # of the final network
+    started: str
+    bytes: int  # on the disk
+
+
+def find():
+    """The `Row`s of all runs in the current folder, the newest first."""
+    paths = [
+        os.path.join(root, name)
+        for root in KINDS
+        if os.path.isdir(root)
+        for name in os.listdir(root)
+        if os.path.isfile(os.path.join(root, name, files.CONFIG))
+    ]
+    return sorted(map(row, paths), key=lambda found: (found.started, found.path), reverse=True)
+
+
+def row(path):
+    """What is known of a run folder."""
+    config, summary = reader.read_config(path), reader.read_summary(path)
+    kind, scores = KINDS[os.path.dirname(path)], reader.scores(path)
+    last = max(scores, default=0)
+    try:
+        subject = gt.metadata(path).get("dataset", "")
+    except (OSError, ValueError):
+        subject = ""
+    default = "alpha half" if kind == "search" else "test"
+    return Row(
+        path=path,
+        kind=kind,
+        subject=str(subject or config["flags"].get("dataset", "")),
+        state=(reader.state(path) or {"is": ""})["is"],
+        epochs=f"{last} of {config['flags'].get('epochs', '?')}",
+        top1=scores.get(last),
+        part=summary.get("val_name", default),
+        params=summary.get("network", {}).get("params"),
+        started=config.get("start_time", ""),
+        bytes=size_on_disk(path),
+    )
+
+
+def size_on_disk(path):
+    """Bytes of all files below a folder."""
+    total = 0
+    for parent, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:  # gone by now: a run is going on there
+                continue
+    return total

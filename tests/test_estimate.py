@@ -1,0 +1,89 @@
+"""What a run says of its own length, and of the training that it proposes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import CPU, FAST_SEARCH, log_of
+
+import genotypes as gt
+import search
+import utils
+from config import AugmentConfig
+from console.log import Log
+from data_sets import named
+from tracking import estimate
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(estimate.time, "perf_counter", clock.perf_counter)
+    return clock
+
+
+def test_the_first_steps_are_left_out_of_the_time_of_a_step(clock):
+    steps, waits, found = estimate.FirstSteps(), [], []
+    for n in range(1, 31):
+        clock.now += 5.0 if n <= estimate.FIRST else 0.5
+        found.append(steps.step_done(lambda: waits.append(1)))
+    assert [n for n, seconds in enumerate(found, start=1) if seconds is not None] == [estimate.LAST]
+    assert found[estimate.LAST - 1] == pytest.approx(0.5)
+    assert len(waits) == 2  # it waits for the device twice, not with every step
+    text = estimate.describe(0.5, 240, AugmentConfig(["--genotype", "DARTS_V2"]))
+    assert text.startswith("about 2 min 0 s for 240 steps of 0.5 s that are left")
+
+
+def test_the_time_of_a_training_is_its_steps_times_that_of_one(monkeypatch):
+    words = "--genotype DARTS_V2 --layers 3 --init_channels 2 --epochs 7 --batch_size 8"
+    cfg = AugmentConfig(words.split())
+    spec = named.spec("digits")
+    criterion = utils.criterion(cfg, (1,) * 10, CPU)
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda *args: 2.0)
+    found = estimate.of_training(spec, cfg, gt.load("DARTS_V2"), 83, criterion, CPU)
+    assert found["seconds"] == 7 * 10 * 2.0
+    assert found["text"] == (
+        "training it will take about 2 min 20 s on this machine: 7 epochs of 83 images, 3 cells, "
+        "2 channels"
+    )
+
+
+def test_a_search_says_how_long_it_and_its_training_will_take(here):
+    words = ["--subset", "0.5", "--batch_size", "16", "--name", "s"]  # 22 steps
+    search.main([*FAST_SEARCH, *words])
+    log = log_of("searchs/s")
+    assert log.count(" s for 9 steps of ") == 1
+    found = json.loads(Path("searchs/s/summary.json").read_text())["training"]
+    assert found["seconds"] > 0
+    assert f"{found['text']}\n" in log
+    assert "20 epochs of 719 images, 5 cells, 16 channels" in found["text"]
+    assert log.index(found["text"]) < log.index("Train it with")
+
+
+def test_a_finished_search_that_is_resumed_says_so(here):
+    search.main([*FAST_SEARCH, "--name", "s"])
+    search.main(["--name", "s", "--resume"])
+    log = log_of("searchs/s")
+    assert "this search has finished after epoch 1; here is its result again" in log
+    assert "go on with epoch" not in log
+    assert "search: 1 epoch of 2 steps" in log
+
+
+def test_the_time_left_follows_a_changing_pace(here, monkeypatch):
+    clock, log = Clock(), Log()
+    monkeypatch.setattr("console.log.time.perf_counter", clock.perf_counter)
+    log.open_bars(1, 10, 1)
+    left = []
+    for epoch in range(1, 10):
+        clock.now += 100 if epoch < 5 else 10
+        left.append(log._time_left(epoch))
+    log.close_bars()
+    assert left[3] == "10:00"
+    assert left[-1] == "00:10"  # the slow ones at the start are forgotten

@@ -1,0 +1,82 @@
+"""How long something will take on this machine, measured on its first steps."""
+
+import time
+
+import torch
+
+import report
+from console.terminal import plural
+from models import augment_cnn
+
+FIRST, LAST = 3, 13  # steps of a call between which the time is taken; the first ones are slower
+LONG = 1.0  # seconds of a step of which one is enough
+
+
+class FirstSteps:
+    """Takes the time of the first steps of a run, once, for an estimate of what is left."""
+
+    def __init__(self):
+        self._n = 0
+        self._start = None
+
+    def step_done(self, wait):
+        """A step is done, `wait` waits for the device. Seconds per step where there is now a
+        measurement, else None."""
+        self._n += 1
+        if self._n not in (FIRST, LAST):
+            return None
+        wait()
+        now = time.perf_counter()
+        if self._n == FIRST:
+            self._start = now
+            return None
+        return (now - self._start) / (LAST - FIRST)
+
+
+def describe(seconds_per_step, steps_left, cfg):
+    """What is left of a run, in words, by the time of a step."""
+    text = (
+        f"about {report.duration(seconds_per_step * steps_left)} for {plural(steps_left, 'step')} "
+        f"of {seconds_per_step:.2g} s that are left, and the scoring after each epoch"
+    )
+    if getattr(cfg, "warmup_epochs", 0):
+        text += "; steps after the warm-up take about twice as long"
+    return text
+
+
+def seconds_per_step(net, spec, cfg, criterion, device):
+    """Seconds of a training step of a final network on random images, as `cfg`, the flags of
+    augment.py, has it. Changes the weights of `net`."""
+    net.to(device.torch_device).train()
+    optim = torch.optim.SGD(net.parameters(), cfg.lr, cfg.momentum)
+    X = torch.rand(cfg.batch_size, spec.C_in, *spec.size)
+    y = torch.arange(cfg.batch_size) % len(spec.classes)
+    for _ in range(2):  # the first also looks for kernels and takes memory
+        start = time.perf_counter()
+        batch_X, batch_y = device.put((X, y))
+        optim.zero_grad()
+        with device.autocast():
+            logits, aux_logits = net(batch_X)
+            loss = criterion(logits, batch_y)
+            if aux_logits is not None:
+                loss = loss + cfg.aux_weight * criterion(aux_logits, batch_y)
+        loss.backward()
+        optim.step()
+        loss.item()  # waits for the device
+        seconds = time.perf_counter() - start
+        if seconds > LONG:
+            break
+    return seconds
+
+
+def of_training(spec, cfg, genotype, n_images, criterion, device):
+    """{"seconds", "text"} of the training of a cell by the flags `cfg` on so many images."""
+    net = augment_cnn.build(spec, cfg, genotype)
+    steps = max(n_images // cfg.batch_size, 1) * cfg.epochs
+    seconds = steps * seconds_per_step(net, spec, cfg, criterion, device)
+    text = (
+        f"training it will take about {report.duration(seconds)} on this machine: "
+        f"{plural(cfg.epochs, 'epoch')} of {n_images} images, {plural(cfg.layers, 'cell')}, "
+        f"{plural(cfg.init_channels, 'channel')}"
+    )
+    return {"seconds": round(seconds, 1), "text": text}
