@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 
 import pytest
 from conftest import ends_in_one_line
@@ -77,7 +78,8 @@ def test_help_names_every_default_in_words(config, needed, capsys):
     assert "default: False" not in text
     assert "SUPPRESS" not in text
     for name, action in flags_of(config, needed).items():
-        assert f"{[*action.option_strings, action.metavar][0]} " in text, name
+        flag = re.escape([*action.option_strings, action.metavar][0])
+        assert re.search(f"{flag},? ", text), name
         if isinstance(action.value, (int, float)) and not isinstance(action.value, bool):
             assert f"(default: {action.value})" in text, name
 
@@ -226,7 +228,7 @@ def test_every_flag_says_whether_it_may_change():
         "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan", "ops",
     }  # fmt: skip
     for (config, needed), more, once in zip(
-        RUNS, ({"max_madds"}, set()), ({"seeds"}, set()), strict=True
+        RUNS, ({"max_madds"}, set()), ({"seeds"}, {"space"}), strict=True
     ):
         actions = flags_of(config, needed)
         assert {a.keep for a in actions.values()} == {"fixed", "free", "never"}
@@ -449,7 +451,7 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
     Config(words).resume_from(Config(said).flags())
     any_text = {"genotype", "init_from", "data_path", "dataset", "gpus", "ops"}
-    for name in saved.keys() - {"name", "resume", "overwrite", "new_split", "seeds"}:
+    for name in saved.keys() - {"name", "resume", "overwrite", "new_split", "seeds", "space"}:
         for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
             if name in any_text and value == "\n":
                 continue
