@@ -36,8 +36,10 @@ def there(finished_augment, monkeypatch):
 def write_search(folder, *words):
     """What a search with these words leaves for a training."""
     folder.mkdir(parents=True)
-    flags = search_log.flags_to_inherit(SearchConfig(list(words)))
-    (folder / "genotype.json").write_text(gt.to_json(gt.DARTS_V1, flags=flags))
+    cfg = SearchConfig(list(words))
+    space = {"primitives": cfg.primitives, "n_nodes": cfg.n_nodes, "k": cfg.k}
+    text = gt.to_json(gt.DARTS_V1, **space, flags=search_log.flags_to_inherit(cfg))
+    (folder / "genotype.json").write_text(text)
 
 
 def write_training(path, *words):
