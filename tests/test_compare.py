@@ -33,6 +33,7 @@ from data_sets import loaders, named
 from data_sets.options import DataOptions
 from models import ops
 from records import comparison
+from tracking import run_folder
 
 SPACE = ["--primitives", "skip_connect,max_pool_3x3,sep_conv_3x3", "--n_nodes", "2"]
 LEAST = ["--layers", "2", "--init_channels", "2", "--subset", "0.1", "--batch_size", "16", "--jobs",
@@ -603,10 +604,11 @@ class Process:
 
     broken = ()
 
-    def __init__(self, words):
-        self.returncode, self.stderr = 0, io.BytesIO()
+    def __init__(self, searches, seed, slot):
+        words = searches._words(seed, slot)
+        self.returncode, searches.stderr[seed] = 0, io.BytesIO()
         if any(name in words for name in self.broken):
-            self.returncode, self.stderr = 1, io.BytesIO(b"search.py: it broke\n")
+            self.returncode, searches.stderr[seed] = 1, io.BytesIO(b"search.py: it broke\n")
         else:
             run_in(Path(), search.main, words)
 
@@ -615,7 +617,7 @@ class Process:
 
 
 def test_several_searches_and_their_comparison(in_process, monkeypatch):
-    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self._words(*args)))
+    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self, *args))
     monkeypatch.setattr(several, "POLL", 0)
     monkeypatch.setattr(Process, "broken", ("d-seed2",))
     monkeypatch.setattr(compare, "main", lambda words: words)
@@ -648,16 +650,40 @@ def test_several_searches_that_are_asked_to_end_are_all_asked(here, monkeypatch)
         def send_signal(self, number):
             asked.append(number)
 
-        def communicate(self):
+        def wait(self):
             assert len(asked) == 2  # all are asked before one is waited for
 
     monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Forever())
     monkeypatch.setattr(several.pick, "cores", lambda: 2)
     monkeypatch.setattr(several, "POLL", 0)
-    words = ["--seeds", "3", "--name", "d", "--device", "cpu"]
+    words = ["--seed", "7", "--seeds", "3", "--name", "d", "--device", "cpu", "--overwrite"]
     text = ends_in_one_line(search.main, words, code=143)
     assert asked == [signal.SIGTERM] * 2
-    assert text.endswith("search.py --name d --seeds 3 --resume")
+    assert not Path("searchs").exists()
+    # one that did not begin must begin as it was asked for
+    assert text.endswith("search.py --name d --seed=7 --seeds=3 --device=cpu --resume")
+
+
+def test_several_searches_hold_their_name(here, monkeypatch):
+    cfg = config.SearchConfig(["--seeds", "2"])
+    with several.hold_name(cfg) as first, several.hold_name(cfg) as second:
+        assert (first, second) == ("digits", "digits-2")
+        words = ["--seeds", "3", "--name", "digits"]
+        for flag in ([], ["--resume"], ["--overwrite"]):
+            text = ends_in_one_line(search.main, [*words, *flag])
+            assert "the searches digits are going on; wait for their end" in text
+        # made by another search meanwhile: nothing that was not asked for is replaced
+        searches = several.Searches(cfg, first)
+        os.makedirs("searchs/digits-seed2")
+        os.makedirs("compares/digits")
+        assert "--overwrite" not in searches._words(2, 0)
+        assert "--overwrite" not in several.compare_words(cfg, "digits", ["searchs/digits-seed2"])
+    folder = run_folder.RunFolder("searchs", "d-seed3")  # its first process was killed
+    folder.take("", False)
+    for flag in ("--resume", "--overwrite"):
+        text = ends_in_one_line(search.main, ["--seeds", "2", "--name", "d", flag])
+        assert "searchs/d-seed3 belongs to a run that is going on" in text
+    folder.release()
 
 
 def test_what_was_said_is_said_again():
