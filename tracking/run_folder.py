@@ -183,6 +183,14 @@ class RunFolder:
         found = {int(m[1] or 1): m[0] for m in map(pattern.fullmatch, os.listdir(self.root)) if m}
         return [os.path.join(self.root, found[n]) for n in sorted(found, reverse=True)]
 
+    def advise_earlier(self):
+        """What to do with the latest of them, behind a sentence; "" where there is none. It is left
+        where the run that was to replace it was killed before it had something to show."""
+        earlier = self.earlier_runs() if os.path.isdir(self.root) else []
+        if not earlier:
+            return ""
+        return f"; the run that had the name before is in {earlier[0]}: move it back, or resume it"
+
     # --- taking it ------------------------------------------------------------------------------
 
     def take(self, default_name, overwrite):
