@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAST_AUGMENT, FAST_SEARCH, ends_in_one_line, lines, log_of, run_in
+from fault_helpers import copy_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_damaged_files import KINDS, damage, quick_pictures, run  # noqa: F401
 from torch import nn
 
 import augment
@@ -32,7 +34,7 @@ from comparing.workers import Answer, Job, Setting, Workers, perform
 from data_sets import loaders, named
 from data_sets.options import DataOptions
 from models import ops
-from records import comparison
+from records import comparison, files
 from tracking import run_folder
 
 SPACE = ["--primitives", "skip_connect,max_pool_3x3,sep_conv_3x3", "--n_nodes", "2"]
@@ -570,6 +572,38 @@ def test_cells_of_searches_on_other_data_are_refused_unless_it_is_named(scripted
     assert json.loads(Path(COMMAND, "config.json").read_text())["flags"]["dataset"] == "digits"
 
 
+def test_images_that_cannot_be_read_are_no_fault_of_a_cell(scripted, monkeypatch):
+    def perform(self, job):
+        if len(self.done) < 2:
+            yield from Scripted.perform(self, job)
+            return
+
+        def opened():
+            raise error
+
+        yield from workers.perform(job, opened, self.setting)
+
+    words = [*TINY, "--random", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(scripted, "perform", perform)
+        for error in (FileNotFoundError("cat/gone.png"), ValueError("no images in cat")):
+            scripted.done.clear()
+            text = ends_in_one_line(compare.main, [*words, *NAMED, "--overwrite"], code=1)
+            assert f"{error}; the run has stopped; go on after 2 trainings with" in text
+    compare.main(["--name", "c", "--resume", "--quiet"])
+    assert not [record for record in lines(f"{COMMAND}/metrics.jsonl") if "fault" in record]
+
+
+def test_a_comparison_that_ends_early_says_where_the_earlier_one_is(scripted):
+    words = [*TINY, "--random", "2", *NAMED]
+    compare.main(words)
+    scripted.stop_after = 0
+    text = ends_in_one_line(compare.main, [*words, "--overwrite"], code=130)
+    assert "the earlier comparison of this name is in compares/c.before-overwrite" in text
+    text = ends_in_one_line(compare.main, ["--name", "c", "--resume"])
+    assert "had the name before is in compares/c.before-overwrite: move it back" in text
+
+
 def test_a_name_that_is_taken_and_what_replaces_it(scripted):
     words = [*TINY, "--random", "2", *NAMED]
     compare.main(words)
@@ -579,6 +613,28 @@ def test_a_name_that_is_taken_and_what_replaces_it(scripted):
     compare.main([*TINY, "--random", "2", "--quiet"])
     compare.main([*TINY, "--random", "2", "--quiet"])
     assert sorted(os.listdir("compares")) == ["c", "digits", "digits-2"]
+
+
+@pytest.mark.usefixtures("quick_pictures")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
+    scripted.stop_after = 3
+    ends_in_one_line(compare.main, [*TINY, "--random", "3", *NAMED], code=130)
+    scripted.stop_after = math.inf
+    Path("whole").mkdir()
+    os.rename(COMMAND, "whole/c")
+    for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE):
+        for script, words in (
+            (compare, ["--name", "c", "--resume", "--quiet"]), (plot_compare, [COMMAND]),
+            (report, [COMMAND]),
+        ):  # fmt: skip
+            copy_of("whole/c", COMMAND)
+            if not Path(COMMAND, name).exists():
+                continue
+            damage(Path(COMMAND, name), kind, random.Random(f"{kind} {name}"))
+            code, _, err = run(script, words)
+            assert code in (0, 1, 2)
+            assert len(err.splitlines()) == (code != 0), err
 
 
 def test_other_images_than_at_the_beginning_are_refused(scripted, monkeypatch):
