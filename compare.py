@@ -80,6 +80,7 @@ def epochs_for_budget(run, setting):
         for answer in workers.run(trials):
             if answer is None:
                 continue
+            require_sound(answer)
             if answer.kind == "failed":
                 fail(run, answer.job.name, answer.value)
             else:
@@ -95,6 +96,12 @@ def epochs_for_budget(run, setting):
             f"name fewer cells, or take --seeds 1, fewer --layers or --init_channels"
         )
     return max(epochs, 1)
+
+
+def require_sound(answer):
+    """Raise OSError for what would fail every candidate: left out, none could ever go on."""
+    if answer.kind == "broken":
+        raise OSError(answer.value)
 
 
 def fail(run, name, fault):
@@ -123,6 +130,7 @@ def train_all(run, workers, rung, epochs, taking_part):
         run.stop_if_asked()
         if answer is None:
             continue
+        require_sound(answer)
         if answer.kind == "epoch":
             run.bar.update()
         elif answer.kind == "done":

@@ -427,6 +427,8 @@ def metadata(source):
     path = str(source).strip()
     if os.path.isdir(path):
         path = os.path.join(path, FILE)
+    if not os.path.isfile(path):  # a FIFO or a device may have no end
+        return {}
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)

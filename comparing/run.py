@@ -42,14 +42,16 @@ def to_resume(cfg, folder):
     if not cfg.resume:
         return None
     if not os.path.isdir(folder.path):
-        raise ValueError(f"no comparison to go on with: {folder.path} does not exist")
+        raise ValueError(
+            f"no comparison to go on with: {folder.path} does not exist{folder.advise_earlier()}"
+        )
     folder.resume()
     flags = reader.read_config(folder.path)["flags"]
     candidates = reader.read_object(folder.file(files.SUMMARY)).get("candidates")
     if not flags or not candidates or not folder.has_checkpoint():
         raise ValueError(
             f"nothing to resume in {folder.path}: no training was finished; start it again with "
-            f"--overwrite"
+            f"--overwrite{folder.advise_earlier()}"
         )
     cfg.resume_from(flags)
     return candidates
@@ -189,6 +191,8 @@ class Comparison:
         """What to do after it has ended early, behind a verb."""
         if not self.records:
             keep = ", with --overwrite to keep the name" if os.path.exists(self.files.path) else ""
+            if self.files.earlier is not None:
+                keep += f"; the earlier comparison of this name is in {self.files.earlier}"
             return f" before a training was finished; start again{keep}"
         there = "" if known else f" after {self._done()}"
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")

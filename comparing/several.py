@@ -4,10 +4,13 @@ The paper's authors did so by hand: four searches, each cell trained briefly, th
 searches are ordinary ones in searchs/NAME-seedK, and each can be looked at and resumed by itself.
 """
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 from tqdm import tqdm
@@ -16,6 +19,7 @@ from console import errors, interrupts
 from data_sets import loaders
 from devices import pick
 from records import files, reader
+from tracking import run_folder
 
 LEAST_RANDOM = 4  # random cells to compare with
 OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet")  # said anew for each search
@@ -23,41 +27,57 @@ ALSO = ("quick", "quiet", "device", "workers", "amp", "seed", "subset")  # said 
 POLL = 0.3  # seconds
 
 
+def _seeds(cfg):
+    return range(cfg.seed, cfg.seed + cfg.seeds)
+
+
+def _name(base, seed):
+    return f"{base}-seed{seed}"
+
+
+def _folders(cfg, base):
+    """Every folder that these searches and their comparison make."""
+    searches = [os.path.join(files.SEARCHES, _name(base, seed)) for seed in _seeds(cfg)]
+    return [*searches, os.path.join(files.COMPARISONS, base)]
+
+
+def _free_names(cfg):
+    base = loaders.default_run_name(cfg.dataset, cfg.data_path)
+    for n in itertools.count(1):
+        name = base if n == 1 else f"{base}-{n}"
+        if not any(map(os.path.exists, _folders(cfg, name))):
+            yield name
+
+
+def hold_name(cfg):
+    """A context that holds the name of these searches, said or free."""
+    names = [cfg.name] if cfg.name else _free_names(cfg)
+    return run_folder.hold_group(files.SEARCHES, names)
+
+
 class Searches:
     """Several searches that go on at once."""
 
-    def __init__(self, cfg):
-        """`cfg` is a config.SearchConfig. Raises ValueError where a folder is there already."""
-        self.cfg, self.base = cfg, cfg.name or self._free_name(cfg)
-        self.names = {seed: self._name(self.base, seed) for seed in self._seeds()}
+    def __init__(self, cfg, base):
+        """
+        cfg   a config.SearchConfig
+        base  what the names of the searches begin with; this process holds it (`hold_name`)
+
+        Raises ValueError where a folder is there already, or is that of a run that goes on.
+        """
+        self.cfg, self.base = cfg, base
+        self.names = {seed: _name(base, seed) for seed in _seeds(cfg)}
+        self.stderr = {}  # {seed: the file with what its search has said}
         self.errors = {}  # {name of a search: its last line}, of those that failed
         if not (cfg.resume or cfg.overwrite):
             self._require_free()
+        for name in self.names.values():  # of searches whose first process was killed, perhaps
+            run_folder.require_ended(files.SEARCHES, name)
         self.cards = pick.cards() if pick.pick_device(cfg.device, cfg.gpus).type == "cuda" else 0
         self.jobs = 1 if cfg.gpus else self.cards or pick.cores()
 
-    def _seeds(self):
-        return range(self.cfg.seed, self.cfg.seed + self.cfg.seeds)
-
-    @staticmethod
-    def _name(base, seed):
-        return f"{base}-seed{seed}"
-
-    def _folders(self, base):
-        """Every folder that these searches and their comparison make."""
-        searches = [os.path.join(files.SEARCHES, self._name(base, seed)) for seed in self._seeds()]
-        return [*searches, os.path.join(files.COMPARISONS, base)]
-
-    def _free_name(self, cfg):
-        base = name = loaders.default_run_name(cfg.dataset, cfg.data_path)
-        n = 1
-        while any(map(os.path.exists, self._folders(name))):
-            n += 1
-            name = f"{base}-{n}"
-        return name
-
     def _require_free(self):
-        for folder in self._folders(self.base):
+        for folder in _folders(self.cfg, self.base):
             if os.path.exists(folder):
                 raise ValueError(
                     f"{folder} exists; choose another --name, go on with --resume, or replace all "
@@ -71,7 +91,7 @@ class Searches:
         words += ["--name", name, "--seed", str(seed), "--quiet"]
         if cfg.resume and self._has_checkpoint(name):
             words.append("--resume")
-        elif os.path.exists(os.path.join(files.SEARCHES, name)):
+        elif _may_overwrite(cfg, os.path.join(files.SEARCHES, name)):
             words.append("--overwrite")
         if self.cards and not cfg.gpus:
             words += ["--gpus", str(slot)]
@@ -82,16 +102,16 @@ class Searches:
     @staticmethod
     def _has_checkpoint(name):
         path = os.path.join(files.SEARCHES, name)
-        return any(
-            os.path.exists(os.path.join(path, file)) for file in (files.CHECKPOINT, files.PREVIOUS)
-        )
+        return any(os.path.exists(os.path.join(path, file)) for file in files.CHECKPOINTS)
 
     def _start(self, seed, slot):
+        # no pipe, which would fill, since nobody reads it before the end
+        self.stderr[seed] = tempfile.TemporaryFile()  # noqa: SIM115
         # in a session of its own: Ctrl-C reaches this process alone, which then asks them to stop
         return subprocess.Popen(
             [sys.executable, os.path.join(errors.ROOT, "search.py"), *self._words(seed, slot)],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self.stderr[seed],
             start_new_session=True,
         )
 
@@ -129,10 +149,7 @@ class Searches:
                     if signals.number is not None:
                         raise interrupts.Stopped(signals.number)
             except KeyboardInterrupt as error:
-                again = errors.command(
-                    cfg.PROG, "--name", self.base, "--seeds", str(cfg.seeds), "--resume"
-                )
-                error.args = (f"{str(error) or 'interrupted'}; go on with {again}",)
+                error.args = (f"{str(error) or 'interrupted'}; go on with {self._go_on()}",)
                 raise
             finally:
                 bar.close()
@@ -143,18 +160,25 @@ class Searches:
             if name not in self.errors
         ]
 
+    def _go_on(self):
+        """The command that goes on. What was said is said again, for those that did not begin."""
+        said = [flag for flag in self.cfg.said if flag not in ("name", "resume", "overwrite")]
+        words = ["--name", self.base, *self.cfg.words(said), "--resume"]
+        return errors.command(self.cfg.PROG, *words)
+
     def _ended(self, seed, process, quiet):
         """A search is over: say so."""
-        lines = process.stderr.read().decode(errors="replace").strip().splitlines()
-        process.stderr.close()
+        with self.stderr.pop(seed) as stream:
+            stream.seek(0)
+            lines = stream.read().decode(errors="replace").strip().splitlines()
         path = os.path.join(files.SEARCHES, self.names[seed])
         if process.returncode:
             self.errors[self.names[seed]] = lines[-1] if lines else f"code {process.returncode}"
             tqdm.write(f"WARNING: {path}: {self.errors[self.names[seed]]}", file=sys.stdout)
         elif not quiet:
             scores = reader.scores(path)
-            epochs = f"{len(scores)} epochs, best supernet accuracy {max(scores.values()):.2%}"
-            tqdm.write(f"{path}: {epochs}", file=sys.stdout)
+            best = f", best supernet accuracy {max(scores.values()):.2%}" if scores else ""
+            tqdm.write(f"{path}: {len(scores)} epochs{best}", file=sys.stdout)
 
     @staticmethod
     def _stop(running):
@@ -162,21 +186,27 @@ class Searches:
         for _, process in running.values():
             process.send_signal(signal.SIGTERM)
         for _, process in running.values():
-            process.communicate()
+            process.wait()
 
 
 def search(cfg):
     """Run cfg.seeds searches. Returns the command line of compare.py for what they found."""
-    with errors.usage_errors(cfg.PROG):
-        searches = Searches(cfg)
-        n = len(searches.names)
-        if not cfg.quiet:
-            print(f"{n} searches, {min(n, searches.jobs)} at once: searchs/{searches.base}-seed*")
-    with errors.run_errors(cfg.PROG):
-        found = searches.run()
-    if not found:
-        errors.end(cfg.PROG, "no search was finished; the warnings say why", 1, None)
-    return compare_words(cfg, searches.base, found)
+    with contextlib.ExitStack() as stack:
+        with errors.usage_errors(cfg.PROG):
+            searches = Searches(cfg, stack.enter_context(hold_name(cfg)))
+            n, base = len(searches.names), searches.base
+            if not cfg.quiet:
+                print(f"{n} searches, {min(n, searches.jobs)} at once: searchs/{base}-seed*")
+        with errors.run_errors(cfg.PROG):
+            found = searches.run()
+        if not found:
+            errors.end(cfg.PROG, "no search was finished; the warnings say why", 1, None)
+        return compare_words(cfg, base, found)
+
+
+def _may_overwrite(cfg, path):
+    """Whether a folder is there that was asked to be replaced, or in which nothing was finished."""
+    return (cfg.overwrite or cfg.resume) and os.path.exists(path)
 
 
 def compare_words(cfg, base, found):
@@ -186,4 +216,4 @@ def compare_words(cfg, base, found):
         return ["--name", base, "--resume"]
     words = [*found, "--random", str(max(LEAST_RANDOM, len(found))), "--name", base]
     words += cfg.words([flag for flag in cfg.said if flag in ALSO])
-    return [*words, "--overwrite"] if os.path.exists(path) else words
+    return [*words, "--overwrite"] if _may_overwrite(cfg, path) else words

@@ -56,6 +56,7 @@ class Answer(NamedTuple):
     "epoch"   the score of an epoch that is finished
     "done"    all scores;  of a trial, seconds: (to begin, of an epoch)
     "failed"  why, in words
+    "broken"  why, in words, where the cell is not to blame: images that cannot be read
     """
 
     job: Job
@@ -84,9 +85,10 @@ def build(cell, spec, seed):
 
 def perform(job, opened, setting):
     """Do a job and yield its answers. `opened()` gives the Data and the Device."""
-    recipe = setting.recipe._replace(epochs=max(job.epochs, 1))
+    recipe, is_open = setting.recipe._replace(epochs=max(job.epochs, 1)), False
     try:
         data, device = opened()
+        is_open = True
         start = time.perf_counter()
         training = Training(build(job.cell, data.spec, job.seed), data, recipe, job.seed, device)
         if not job.epochs:
@@ -98,8 +100,10 @@ def perform(job, opened, setting):
             yield Answer(job, "epoch", scores[-1])
         yield Answer(job, "done", scores)
     except Exception as error:  # whatever a block of one's own may raise
-        text = "out of memory: " if is_out_of_memory(error) else ""
-        yield Answer(job, "failed", f"{text}{one_line(error, 200)}")
+        no_memory = is_out_of_memory(error)
+        of_cell = is_open and (no_memory or not isinstance(error, OSError))
+        text = f"{'out of memory: ' if no_memory else ''}{one_line(error, 200)}"
+        yield Answer(job, "failed" if of_cell else "broken", text)
 
 
 def trial(training, start):

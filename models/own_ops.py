@@ -34,6 +34,8 @@ def load(source, said, needed=()):
     """
     path, _, digest = (source, "", None) if said else source.rpartition("#")
     path = os.path.abspath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a FIFO or a device may have no end
+        raise ValueError(f"--ops {path} is no regular file; name a Python file that defines OPS")
     try:
         with open(path, "rb") as stream:
             text = stream.read()

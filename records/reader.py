@@ -73,6 +73,8 @@ def read_lines(path):
 
 def read_object(path):
     """The JSON object in a file; {} if there is none that can be read."""
+    if not os.path.isfile(path):  # a FIFO or a device may have no end
+        return {}
     try:
         with open(path, encoding="utf-8") as stream:
             value = json.load(stream)

@@ -360,6 +360,17 @@ def test_names_of_what_is_not_there(no_work, case, text):
     assert os.listdir(no_work) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no such files")
+def test_a_fifo_is_no_file_of_ours(here):
+    """Who opens one waits for ever."""
+    os.mkfifo("f")
+    for script, words in (
+        (search, ["--ops"]), (augment, ["--genotype"]), (compare, []), (evaluate, []),
+        (check_ops, ["--ops"]),
+    ):  # fmt: skip
+        assert "f" in ends_in_one_line(script.main, [*words, "f"])
+
+
 @pytest.mark.parametrize(
     "name", ["con", "x" * 255, "日" * 85, "...", "aux.images", "a" * 199 + "é"]
 )

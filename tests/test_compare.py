@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAST_AUGMENT, FAST_SEARCH, ends_in_one_line, lines, log_of, run_in
+from fault_helpers import copy_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_damaged_files import KINDS, damage, quick_pictures, run  # noqa: F401
 from torch import nn
 
 import augment
@@ -32,7 +34,8 @@ from comparing.workers import Answer, Job, Setting, Workers, perform
 from data_sets import loaders, named
 from data_sets.options import DataOptions
 from models import ops
-from records import comparison
+from records import comparison, files
+from tracking import run_folder
 
 SPACE = ["--primitives", "skip_connect,max_pool_3x3,sep_conv_3x3", "--n_nodes", "2"]
 LEAST = ["--layers", "2", "--init_channels", "2", "--subset", "0.1", "--batch_size", "16", "--jobs",
@@ -569,6 +572,38 @@ def test_cells_of_searches_on_other_data_are_refused_unless_it_is_named(scripted
     assert json.loads(Path(COMMAND, "config.json").read_text())["flags"]["dataset"] == "digits"
 
 
+def test_images_that_cannot_be_read_are_no_fault_of_a_cell(scripted, monkeypatch):
+    def perform(self, job):
+        if len(self.done) < 2:
+            yield from Scripted.perform(self, job)
+            return
+
+        def opened():
+            raise error
+
+        yield from workers.perform(job, opened, self.setting)
+
+    words = [*TINY, "--random", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(scripted, "perform", perform)
+        for error in (FileNotFoundError("cat/gone.png"), ValueError("no images in cat")):
+            scripted.done.clear()
+            text = ends_in_one_line(compare.main, [*words, *NAMED, "--overwrite"], code=1)
+            assert f"{error}; the run has stopped; go on after 2 trainings with" in text
+    compare.main(["--name", "c", "--resume", "--quiet"])
+    assert not [record for record in lines(f"{COMMAND}/metrics.jsonl") if "fault" in record]
+
+
+def test_a_comparison_that_ends_early_says_where_the_earlier_one_is(scripted):
+    words = [*TINY, "--random", "2", *NAMED]
+    compare.main(words)
+    scripted.stop_after = 0
+    text = ends_in_one_line(compare.main, [*words, "--overwrite"], code=130)
+    assert "the earlier comparison of this name is in compares/c.before-overwrite" in text
+    text = ends_in_one_line(compare.main, ["--name", "c", "--resume"])
+    assert "had the name before is in compares/c.before-overwrite: move it back" in text
+
+
 def test_a_name_that_is_taken_and_what_replaces_it(scripted):
     words = [*TINY, "--random", "2", *NAMED]
     compare.main(words)
@@ -578,6 +613,28 @@ def test_a_name_that_is_taken_and_what_replaces_it(scripted):
     compare.main([*TINY, "--random", "2", "--quiet"])
     compare.main([*TINY, "--random", "2", "--quiet"])
     assert sorted(os.listdir("compares")) == ["c", "digits", "digits-2"]
+
+
+@pytest.mark.usefixtures("quick_pictures")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
+    scripted.stop_after = 3
+    ends_in_one_line(compare.main, [*TINY, "--random", "3", *NAMED], code=130)
+    scripted.stop_after = math.inf
+    Path("whole").mkdir()
+    os.rename(COMMAND, "whole/c")
+    for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE):
+        for script, words in (
+            (compare, ["--name", "c", "--resume", "--quiet"]), (plot_compare, [COMMAND]),
+            (report, [COMMAND]),
+        ):  # fmt: skip
+            copy_of("whole/c", COMMAND)
+            if not Path(COMMAND, name).exists():
+                continue
+            damage(Path(COMMAND, name), kind, random.Random(f"{kind} {name}"))
+            code, _, err = run(script, words)
+            assert code in (0, 1, 2)
+            assert len(err.splitlines()) == (code != 0), err
 
 
 def test_other_images_than_at_the_beginning_are_refused(scripted, monkeypatch):
@@ -603,10 +660,11 @@ class Process:
 
     broken = ()
 
-    def __init__(self, words):
-        self.returncode, self.stderr = 0, io.BytesIO()
+    def __init__(self, searches, seed, slot):
+        words = searches._words(seed, slot)
+        self.returncode, searches.stderr[seed] = 0, io.BytesIO()
         if any(name in words for name in self.broken):
-            self.returncode, self.stderr = 1, io.BytesIO(b"search.py: it broke\n")
+            self.returncode, searches.stderr[seed] = 1, io.BytesIO(b"search.py: it broke\n")
         else:
             run_in(Path(), search.main, words)
 
@@ -615,7 +673,7 @@ class Process:
 
 
 def test_several_searches_and_their_comparison(in_process, monkeypatch):
-    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self._words(*args)))
+    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self, *args))
     monkeypatch.setattr(several, "POLL", 0)
     monkeypatch.setattr(Process, "broken", ("d-seed2",))
     monkeypatch.setattr(compare, "main", lambda words: words)
@@ -648,16 +706,40 @@ def test_several_searches_that_are_asked_to_end_are_all_asked(here, monkeypatch)
         def send_signal(self, number):
             asked.append(number)
 
-        def communicate(self):
+        def wait(self):
             assert len(asked) == 2  # all are asked before one is waited for
 
     monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Forever())
     monkeypatch.setattr(several.pick, "cores", lambda: 2)
     monkeypatch.setattr(several, "POLL", 0)
-    words = ["--seeds", "3", "--name", "d", "--device", "cpu"]
+    words = ["--seed", "7", "--seeds", "3", "--name", "d", "--device", "cpu", "--overwrite"]
     text = ends_in_one_line(search.main, words, code=143)
     assert asked == [signal.SIGTERM] * 2
-    assert text.endswith("search.py --name d --seeds 3 --resume")
+    assert not Path("searchs").exists()
+    # one that did not begin must begin as it was asked for
+    assert text.endswith("search.py --name d --seed=7 --seeds=3 --device=cpu --resume")
+
+
+def test_several_searches_hold_their_name(here, monkeypatch):
+    cfg = config.SearchConfig(["--seeds", "2"])
+    with several.hold_name(cfg) as first, several.hold_name(cfg) as second:
+        assert (first, second) == ("digits", "digits-2")
+        words = ["--seeds", "3", "--name", "digits"]
+        for flag in ([], ["--resume"], ["--overwrite"]):
+            text = ends_in_one_line(search.main, [*words, *flag])
+            assert "the searches digits are going on; wait for their end" in text
+        # made by another search meanwhile: nothing that was not asked for is replaced
+        searches = several.Searches(cfg, first)
+        os.makedirs("searchs/digits-seed2")
+        os.makedirs("compares/digits")
+        assert "--overwrite" not in searches._words(2, 0)
+        assert "--overwrite" not in several.compare_words(cfg, "digits", ["searchs/digits-seed2"])
+    folder = run_folder.RunFolder("searchs", "d-seed3")  # its first process was killed
+    folder.take("", False)
+    for flag in ("--resume", "--overwrite"):
+        text = ends_in_one_line(search.main, ["--seeds", "2", "--name", "d", flag])
+        assert "searchs/d-seed3 belongs to a run that is going on" in text
+    folder.release()
 
 
 def test_what_was_said_is_said_again():

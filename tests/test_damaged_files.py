@@ -4,6 +4,7 @@ traceback, and whatever cannot be done is said in a line."""
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 import threading
@@ -38,6 +39,7 @@ CASES = [(script, SEARCH, name) for script, names in READS.items() for name in n
 CASES += [(report, TRAINING, name) for name in OF_TRAINING]
 CASES += [(visualize, TRAINING, files.GENOTYPE), (plot_train_val, TRAINING, files.METRICS)]
 KINDS = ("empty", "cut", "flipped", "foreign", "wrong types", "missing", "deep", "binary", "folder")
+KINDS += ("fifo",) if hasattr(os, "mkfifo") else ()
 
 
 def with_wrong_types(value):
@@ -81,6 +83,8 @@ def damage(path, kind, draw):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if kind == "folder":
         path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
     elif kind != "missing":
         if not path.suffix and kind == "wrong types":
             kind = "empty"

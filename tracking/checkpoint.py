@@ -171,6 +171,8 @@ def save(state, path, previous=None):
 def load(path):
     """Read a checkpoint onto the CPU. Raises Damaged for a file that is cut, changed or not one of
     ours, and ValueError where there is none."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a FIFO or a device may have no end
+        raise ValueError(f"{path} is no checkpoint: it is no regular file")
     try:
         _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)

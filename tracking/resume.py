@@ -38,10 +38,7 @@ def _nothing_there(folder):
         text = f"nothing was saved in {folder.path} to go on from; start again with --overwrite"
     else:
         text = f"no run to go on with: {folder.path} does not exist"
-    earlier = folder.earlier_runs() if os.path.isdir(folder.root) else []
-    if earlier:  # killed before the first epoch of the run that was to replace it
-        text += f"; the run that had the name before is in {earlier[0]}: move it back, or resume it"
-    return text
+    return f"{text}{folder.advise_earlier()}"
 
 
 def _newest(folder):

@@ -62,10 +62,10 @@ ROOT_SECONDS = 60  # to wait for others who take, move or give back a folder at 
 # --- locks --------------------------------------------------------------------------------------
 
 
-def _lock(folder, seconds):
+def _lock(folder, seconds, name=files.LOCK):
     """A lock on a folder, held until `_unlock` or the end of this process. Raises
     filelock.Timeout where another process holds it for longer than `seconds`."""
-    lock = filelock.FileLock(os.path.join(folder, files.LOCK))
+    lock = filelock.FileLock(os.path.join(folder, name))
     lock.acquire(timeout=seconds, poll_interval=0.01)
     return lock
 
@@ -92,6 +92,40 @@ def _names_of(root):
         yield
     finally:
         _unlock(lock)
+
+
+@contextmanager
+def hold_group(root, names):
+    """Hold a name for several runs in `root`, the first of `names` that no process holds; yields
+    it. `names` may look for folders that are there: nobody makes one meanwhile. Raises ValueError
+    where all are held."""
+    try:
+        with _names_of(root):
+            name, lock = _first_free(root, names)
+        try:
+            yield name
+        finally:
+            _unlock(lock)
+    finally:
+        with suppress(OSError):
+            os.rmdir(root)  # if nothing else is in it
+
+
+def _first_free(root, names):
+    for name in names:
+        with suppress(filelock.Timeout):
+            return name, _lock(root, 0, f".{name}{files.LOCK}")
+    raise ValueError(
+        f"the searches {name} are going on; wait for their end, stop them, or choose another --name"
+    )
+
+
+def require_ended(root, name):
+    """Raise ValueError where a run holds the folder `name`."""
+    folder = RunFolder(root, name)
+    if os.path.isdir(folder.path):
+        folder.hold()
+        folder.release()
 
 
 @contextmanager
@@ -148,6 +182,14 @@ class RunFolder:
         pattern = re.compile(rf"{re.escape(f'{self.name}.{EARLIER}')}(?:-(\d+))?")
         found = {int(m[1] or 1): m[0] for m in map(pattern.fullmatch, os.listdir(self.root)) if m}
         return [os.path.join(self.root, found[n]) for n in sorted(found, reverse=True)]
+
+    def advise_earlier(self):
+        """What to do with the latest of them, behind a sentence; "" where there is none. It is left
+        where the run that was to replace it was killed before it had something to show."""
+        earlier = self.earlier_runs() if os.path.isdir(self.root) else []
+        if not earlier:
+            return ""
+        return f"; the run that had the name before is in {earlier[0]}: move it back, or resume it"
 
     # --- taking it ------------------------------------------------------------------------------
 
