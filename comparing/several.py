@@ -4,7 +4,9 @@ The paper's authors did so by hand: four searches, each cell trained briefly, th
 searches are ordinary ones in searchs/NAME-seedK, and each can be looked at and resumed by itself.
 """
 
+import glob
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from records import files, reader
 LEAST_RANDOM = 4  # random cells to compare with
 OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet")  # said anew for each search
 ALSO = ("quick", "quiet", "device", "workers", "amp", "seed", "subset")  # said to compare.py, too
+OF_A_PROCESS = ("gpus", "threads")  # each search may have been given its own
 POLL = 0.3  # seconds
 
 
@@ -27,8 +30,11 @@ class Searches:
     """Several searches that go on at once."""
 
     def __init__(self, cfg):
-        """`cfg` is a config.SearchConfig. Raises ValueError where a folder is there already."""
+        """`cfg` is a config.SearchConfig. Raises ValueError where a folder is there already, and
+        where there is none to go on with."""
         self.cfg, self.base = cfg, cfg.name or self._free_name(cfg)
+        if cfg.resume:
+            self._remember()
         self.names = {seed: self._name(self.base, seed) for seed in self._seeds()}
         self.errors = {}  # {name of a search: its last line}, of those that failed
         if not (cfg.resume or cfg.overwrite):
@@ -55,6 +61,28 @@ class Searches:
             n += 1
             name = f"{base}-{n}"
         return name
+
+    def _remember(self):
+        """Give `cfg` the flags of the first search that has begun: those that have not begun yet
+        are to be like it. They count as said. Raises ValueError where none has begun."""
+        cfg, begun = self.cfg, {}
+        for path in glob.glob(os.path.join(files.SEARCHES, glob.escape(self.base) + "-seed*")):
+            seed = re.fullmatch(r"(\d+)", path.rpartition("-seed")[2])
+            if seed and (flags := reader.read_config(path)["flags"]):
+                begun[int(seed[1])] = flags
+        if not begun:
+            raise ValueError(
+                f"nothing to resume: no search {self.base}-seed* has begun; start again without "
+                f"--resume"
+            )
+        first = begun[min(begun)]
+        flags = {n: v for n, v in first.items() if n == "seed" or n not in OWN + OF_A_PROCESS}
+        cfg.resume_from(flags)
+        settings = [name for name in ("quick", "paper") if flags.get(name)]
+        plain = type(cfg)([f"--{name}" for name in settings])
+        lasting = {**cfg.marked(flags, keep="fixed"), **cfg.marked(flags, keep="free")}
+        said = {n: v for n, v in lasting.items() if n in settings or v != getattr(plain, n)}
+        cfg.said = {**said, **cfg.said}
 
     def _require_free(self):
         for folder in self._folders(self.base):
