@@ -9,6 +9,7 @@ one that differs says so in its help text. docs/reference.md has the table.
 """
 
 import argparse
+import itertools
 import os
 import sys
 
@@ -689,30 +690,33 @@ class SearchConfig(RunConfig):
         if self.auto_primitives:
             self.primitives = list(gt.PRIMITIVES)
 
+    @property
+    def warmup(self):
+        """The epochs in which only w learns, as a number: "auto" is a quarter, and leaves one."""
+        if self.warmup_epochs == "auto":
+            return min(-(-self.epochs // 4), self.epochs - 1)
+        return self.warmup_epochs
+
     def check_together(self):
         if self.quick and self.paper:
             self.error("--quick and --paper are two settings; choose one")
-        others = set(self.primitives) - {"skip_connect", "none"}
-        if self.max_skips is not None and not ("skip_connect" in self.primitives and others):
-            self.error(
-                "--max_skips chooses between skip_connect and other ops; --primitives lacks these"
-            )
-        if self.max_skips is not None and self.select == "perturbation":
-            self.error(
-                "--max_skips limits what is read from alpha, and --select perturbation reads the "
-                "cell from elsewhere; choose one"
-            )
         if self.w_lr_min > self.w_lr:
             self.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
+        if self.warmup >= self.epochs:
+            self.error(
+                f"--warmup_epochs {self.warmup_epochs} of --epochs {self.epochs} leave alpha none "
+                f"to learn in; lower it"
+            )
+        self._check_supernet()
+        self._check_gradient()
+        self._check_selection()
+        self._check_stops()
+
+    def _check_supernet(self):
         if self.k > self.n_nodes + 1:
             self.error(
                 f"--k {self.k}: with --n_nodes {self.n_nodes} no node has more than "
                 f"{self.n_nodes + 1} inputs to keep; lower --k"
-            )
-        if self.warmup_epochs != "auto" and self.warmup_epochs >= self.epochs:
-            self.error(
-                f"--warmup_epochs {self.warmup_epochs} of --epochs {self.epochs} leave alpha none "
-                f"to learn in; lower it"
             )
         C, K = self.init_channels, self.partial_channels
         # ops are given two channels at least: a skip connection of stride 2 has two halves
@@ -724,9 +728,8 @@ class SearchConfig(RunConfig):
             )
         if self.auxiliary_skip and self.epochs == 1:
             self.error("--auxiliary_skip fades out over the epochs; take --epochs 2 or more")
-        tuned = self.tune_epochs != self.default("tune_epochs")
-        if tuned and self.select != "perturbation":
-            self.error("--tune_epochs belongs to --select perturbation and does nothing without")
+
+    def _check_gradient(self):
         for name in ("hessian", "eps", "reuse_gradient"):
             if name in self.said and self.order == 1:
                 quick = " (which --quick takes: say --order 2, too)" if self.quick else ""
@@ -735,16 +738,50 @@ class SearchConfig(RunConfig):
                 )
         if "eps" in self.said and self.hessian in ("exact", "none"):
             self.error(f"--eps belongs to a difference; --hessian {self.hessian} takes none")
-        for name in ("eigenvalue", "stop_eigenvalue"):
-            if getattr(self, name) and (self.compile or self.checkpoint_cells):
-                self.error(
-                    f"--{name} goes backward twice, which --compile and --checkpoint_cells cannot"
-                )
+        twice = {"hessian exact": self.hessian == "exact", "eigenvalue": self.eigenvalue}
+        twice["stop_eigenvalue"] = self.stop_eigenvalue
+        for name, other in itertools.product(twice, ("compile", "checkpoint_cells")):
+            if twice[name] and getattr(self, other):
+                self.error(f"--{name} goes backward twice, which --{other} cannot")
+
+    def _check_selection(self):
+        others = set(self.primitives) - {"skip_connect", "none"}
+        if self.max_skips is not None and not ("skip_connect" in self.primitives and others):
+            self.error(
+                "--max_skips chooses between skip_connect and other ops; --primitives lacks these"
+            )
+        if self.max_skips is not None and self.select == "perturbation":
+            self.error(
+                "--max_skips limits what is read from alpha, and --select perturbation reads the "
+                "cell from elsewhere; choose one"
+            )
+        tuned = self.tune_epochs != self.default("tune_epochs")
+        if tuned and self.select != "perturbation":
+            self.error("--tune_epochs belongs to --select perturbation and does nothing without")
+
+    def _check_stops(self):
+        """Refuse a rule that could not end this search: the last epoch is no early stop."""
         if self.stop_skips is not None and "skip_connect" not in self.primitives:
             self.error("--stop_skips counts skip_connect, which --primitives lacks")
-        for name in ("compile", "checkpoint_cells"):
-            if self.hessian == "exact" and getattr(self, name):
-                self.error(f"--hessian exact goes backward twice, which --{name} cannot")
+        edges = sum(min(self.k, node + 2) for node in range(self.n_nodes))
+        most = edges if self.max_skips is None else min(edges, self.max_skips)
+        if self.stop_skips is not None and self.stop_skips > most:
+            self.error(
+                f"--stop_skips {self.stop_skips}: the normal cell keeps {most} skip connections at "
+                f"most"
+            )
+        needed = {
+            "stop_unchanged": self.stop_unchanged and self.stop_unchanged + 1,
+            "stop_skips": self.stop_skips and 2,
+            "stop_eigenvalue": self.stop_eigenvalue and 10,
+        }
+        moving = self.epochs - self.warmup
+        for name, epochs in needed.items():
+            if epochs and epochs >= moving:
+                self.error(
+                    f"--{name} asks after {epochs} epochs in which alpha moves at the earliest, "
+                    f"and this search has {moving}; take more --epochs"
+                )
 
 
 class AugmentConfig(RunConfig):

@@ -54,16 +54,7 @@ def main(argv=None):
     budget = Budget(cfg)
     with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
         state = resume.to_resume(cfg, folder)
-        own = own_ops.use(cfg)
-        if not state and "primitives" not in cfg.said:
-            cfg.primitives = [*cfg.primitives, *own]
-        check_primitives(cfg.primitives)  # at once, not after a download
-        device = pick.prepare_device(cfg)
-        budget.check(device, memory.supernet_cells)
-        channels = cfg.init_channels // cfg.partial_channels  # of the narrowest op
-        if cfg.deterministic:
-            check_ops.require_deterministic(cfg.primitives, channels, device.torch_device)
-        check_ops.quick(cfg.primitives, channels)
+        device = check_space(cfg, state, budget)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)
         run = Run(cfg, device, name, folder, state, budget.advice)
         utils.seed_everything(cfg.seed)
@@ -109,14 +100,7 @@ def main(argv=None):
             val = validate(run.stoppable(data.val), net, device) | strategies.measure()
             scheduler.step()  # a run that stops while it validates is saved as of its last step
 
-            genotype = net.genotype(cfg.max_skips)
-            is_best = run.record_epoch(epoch, lr, trained, val, gt.to_str(genotype))
-            curvature = strategies.curvature(net, data, device)
-            record = search_log.record_alphas(run, net, genotype, curvature)
-            strategies.after_epoch(run, record)
-            run.save(is_best)
-            search_log.record_genotypes(run, data.spec)
-            search_log.log_epoch(run, trained, val, record)
+            record = save_epoch(run, data, net, strategies, lr, trained, val)
             # after saving: a drawing that fails costs no epoch
             pictures.after_epoch(
                 trained["seconds"] + val["seconds"],
@@ -127,6 +111,22 @@ def main(argv=None):
             search_log.record_selection(run, data.spec, net, selected)
         search_log.finish(run, data, pictures)
     return run.files.path
+
+
+def check_space(cfg, state, budget):
+    """Find out at once, not after a download, whether the ops can be searched and fit into memory;
+    returns the Device. `state` is the checkpoint of a run that goes on, or None."""
+    own = own_ops.use(cfg)
+    if not state and "primitives" not in cfg.said:
+        cfg.primitives = [*cfg.primitives, *own]
+    check_primitives(cfg.primitives)
+    device = pick.prepare_device(cfg)
+    budget.check(device, memory.supernet_cells)
+    channels = cfg.init_channels // cfg.partial_channels  # of the narrowest op
+    if cfg.deterministic:
+        check_ops.require_deterministic(cfg.primitives, channels, device.torch_device)
+    check_ops.quick(cfg.primitives, channels)
+    return device
 
 
 def build_supernet(cfg, data, device):
@@ -224,6 +224,19 @@ def validate(loader, net, device):
     """Plain cross-entropy and accuracy of the supernet on `loader`, in evaluation mode."""
     net.eval()
     return utils.evaluate(net, loader, device)
+
+
+def save_epoch(run, data, net, strategies, lr, trained, val):
+    """Record and save the epoch that `trained` and `val` are of; the record of its alphas."""
+    genotype = net.genotype(run.cfg.max_skips)
+    is_best = run.record_epoch(run.last["epoch"] + 1, lr, trained, val, gt.to_str(genotype))
+    curvature = strategies.curvature(net, data, run.device)
+    record = search_log.record_alphas(run, net, genotype, curvature)
+    strategies.after_epoch(run, record)
+    run.save(is_best)
+    search_log.record_genotypes(run, data.spec)
+    search_log.log_epoch(run, trained, val, record)
+    return record
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ searches are ordinary ones in searchs/NAME-seedK, and each can be looked at and 
 """
 
 import contextlib
+import glob
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from tracking import run_folder
 LEAST_RANDOM = 4  # random cells to compare with
 OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet")  # said anew for each search
 ALSO = ("quick", "quiet", "device", "workers", "amp", "seed", "subset")  # said to compare.py, too
+OF_A_PROCESS = ("gpus", "threads")  # each search may have been given its own
 POLL = 0.3  # seconds
 
 
@@ -63,9 +66,12 @@ class Searches:
         cfg   a config.SearchConfig
         base  what the names of the searches begin with; this process holds it (`hold_name`)
 
-        Raises ValueError where a folder is there already, or is that of a run that goes on.
+        Raises ValueError where a folder is there already, is that of a run that goes on, or
+        there is none to go on with.
         """
         self.cfg, self.base = cfg, base
+        if cfg.resume:
+            self._remember()
         self.names = {seed: _name(base, seed) for seed in _seeds(cfg)}
         self.stderr = {}  # {seed: the file with what its search has said}
         self.errors = {}  # {name of a search: its last line}, of those that failed
@@ -75,6 +81,28 @@ class Searches:
             run_folder.require_ended(files.SEARCHES, name)
         self.cards = pick.cards() if pick.pick_device(cfg.device, cfg.gpus).type == "cuda" else 0
         self.jobs = 1 if cfg.gpus else self.cards or pick.cores()
+
+    def _remember(self):
+        """Give `cfg` the flags of the first search that has begun: those that have not begun yet
+        are to be like it. They count as said. Raises ValueError where none has begun."""
+        cfg, begun = self.cfg, {}
+        for path in glob.glob(os.path.join(files.SEARCHES, glob.escape(self.base) + "-seed*")):
+            seed = re.fullmatch(r"(\d+)", path.rpartition("-seed")[2])
+            if seed and (flags := reader.read_config(path)["flags"]):
+                begun[int(seed[1])] = flags
+        if not begun:
+            raise ValueError(
+                f"nothing to resume: no search {self.base}-seed* has begun; start again without "
+                f"--resume"
+            )
+        first = begun[min(begun)]
+        flags = {n: v for n, v in first.items() if n == "seed" or n not in OWN + OF_A_PROCESS}
+        cfg.resume_from(flags)
+        settings = [name for name in ("quick", "paper") if flags.get(name)]
+        plain = type(cfg)([f"--{name}" for name in settings])
+        lasting = {**cfg.marked(flags, keep="fixed"), **cfg.marked(flags, keep="free")}
+        said = {n: v for n, v in lasting.items() if n in settings or v != getattr(plain, n)}
+        cfg.said = {**said, **cfg.said}
 
     def _require_free(self):
         for folder in _folders(self.cfg, self.base):

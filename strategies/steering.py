@@ -4,8 +4,6 @@ Without any flag every answer is that of Algorithm 1. docs/search-methods.md say
 what each does and where it comes from.
 """
 
-import math
-
 import torch
 
 from strategies import stopping
@@ -35,10 +33,7 @@ class Strategies:
     def __init__(self, cfg, n_steps):
         """cfg: a SearchConfig;  n_steps: of an epoch"""
         self.cfg = cfg
-        self.warmup_epochs = cfg.warmup_epochs
-        if cfg.warmup_epochs == "auto":  # a quarter, and one epoch is left for alpha
-            self.warmup_epochs = min(math.ceil(cfg.epochs / 4), cfg.epochs - 1)
-        self.alpha_epochs = cfg.epochs - self.warmup_epochs
+        self.alpha_epochs = cfg.epochs - cfg.warmup
         self.alpha_steps = self.alpha_epochs * n_steps
         auto = cfg.alpha_lr == "auto"
         self.alpha_lr = auto_alpha_lr(self.alpha_steps) if auto else cfg.alpha_lr
@@ -48,7 +43,7 @@ class Strategies:
 
     def before_epoch(self, epoch):
         """Set what changes from epoch to epoch; they count from 1."""
-        done = epoch - 1 - self.warmup_epochs  # epochs in which alpha moved
+        done = epoch - 1 - self.cfg.warmup  # epochs in which alpha moved
         self.alpha_moves = done >= 0
         portion = done / (self.alpha_epochs - 1) if self.alpha_epochs > 1 else 1.0
         self.decay = self.cfg.beta_decay * max(portion, 0.0)
@@ -108,8 +103,8 @@ class Strategies:
                 f"--alpha_lr auto is {self.alpha_lr:.3g} here, with which alpha can move as far as "
                 f"in the paper's {TRAVEL / LOWEST:,.0f} steps (bounds: {LOWEST:g} and {HIGHEST:g})"
             )
-        if self.warmup_epochs:
-            lines.append(f"warm-up: only w learns up to epoch {self.warmup_epochs}")
+        if cfg.warmup:
+            lines.append(f"warm-up: only w learns up to epoch {cfg.warmup}")
         if cfg.beta_decay:
             lines.append(f"beta decay: lambda grows from 0 to {cfg.beta_decay:g}")
         if cfg.max_skips is not None:

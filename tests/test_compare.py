@@ -689,6 +689,22 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch):
     assert "searchs/d-seed1 exists; choose another --name" in text
     monkeypatch.setattr(Process, "broken", ())
     assert search.main([*words, "--resume"])[:3] == [f"searchs/d-seed{i}" for i in (1, 2, 3)]
+    # of three that were begun by another call the last two never ran: they get its flags
+    monkeypatch.setattr(Process, "broken", ("f-seed2", "f-seed3"))
+    search.main([*words, "--name", "f", "--max_skips", "1"])
+    monkeypatch.setattr(Process, "broken", ())
+    again = ["--seeds", "3", "--name", "f", "--resume"]
+    found = search.main(again)
+    assert found[:7] == [*(f"searchs/f-seed{i}" for i in (1, 2, 3)), "--random", "4", "--name", "f"]
+    assert sorted(found[7:]) == ["--quick", "--seed=1", "--subset=0.1"]
+    first, *others = (
+        json.loads(Path(f"searchs/f-seed{i}/config.json").read_text())["flags"] for i in (1, 2, 3)
+    )
+    assert [{**flags, "name": first["name"], "seed": 1} for flags in others] == [first, first]
+    text = ends_in_one_line(search.main, [*again, "--max_skips", "2"])
+    assert "--max_skips was 1 in that run and cannot change now" in text
+    text = ends_in_one_line(search.main, ["--seeds", "2", "--name", "none", "--resume"])
+    assert "no search none-seed* has begun" in text
     monkeypatch.setattr(Process, "broken", ("e-seed1", "e-seed2"))
     text = ends_in_one_line(search.main, [*FAST_SEARCH, "--seeds", "2", "--name", "e"], code=1)
     assert "no search was finished" in text

@@ -144,10 +144,10 @@ def test_an_eigenvalue_that_rises_by_a_third(values, stops):
 
 def test_a_stopped_search_ends_as_a_finished_one(here, quick_epochs, monkeypatch):
     def rule(past, n):
-        return ("it is enough", past[-2]) if len(past) == n else None
+        return ("it is enough", past[-2]) if len(past) == n + 1 else None
 
     monkeypatch.setattr(stopping, "unchanged", rule)
-    words = [*SMALL_SEARCH, "--name", "s", "--stop_unchanged", "2", "--eigenvalue"]
+    words = [*SMALL_SEARCH, "--name", "s", "--stop_unchanged", "1", "--eigenvalue"]
     run = search.main(words)
     records = lines(Path(run, "alphas.jsonl"))
     assert [r["epoch"] for r in records] == [1, 2]
@@ -178,9 +178,23 @@ def test_a_stopped_search_ends_as_a_finished_one(here, quick_epochs, monkeypatch
         ("--stop_eigenvalue --compile", "--stop_eigenvalue goes backward twice"),
         ("--eigenvalue --checkpoint_cells", "--eigenvalue goes backward twice"),
         ("--stop_skips 2 --primitives sep_conv_3x3,none", "--stop_skips counts skip_connect"),
+        ("--stop_skips 3 --max_skips 2", "the normal cell keeps 2 skip connections at most"),
+        ("--stop_skips 4 --n_nodes 2 --k 1", "the normal cell keeps 2 skip connections at most"),
+        ("--stop_skips 2 --epochs 2", "asks after 2 epochs in which alpha moves at the earliest"),
+        ("--stop_unchanged 3 --epochs 5 --warmup_epochs 1", "and this search has 4"),
+        ("--stop_eigenvalue --epochs 10", "--stop_eigenvalue asks after 10 epochs"),
     ],
 )
 def test_rules_that_cannot_be_asked_are_refused(words, message, capsys):
     with pytest.raises(SystemExit):
         SearchConfig(words.split())
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--stop_skips 2 --max_skips 2", "--stop_skips 2 --epochs 3",
+     "--stop_unchanged 2 --epochs 5 --warmup_epochs 1", "--stop_eigenvalue --epochs 11"],
+)  # fmt: skip
+def test_rules_that_can_just_end_a_search_are_not(words):
+    SearchConfig(words.split())

@@ -166,6 +166,6 @@ def test_alpha_lr_says_what_is_allowed():
 
 @pytest.mark.parametrize(("epochs", "warm"), [(1, 0), (2, 1), (3, 1), (18, 5), (50, 13)])
 def test_an_automatic_warm_up_is_a_quarter_and_leaves_alpha_an_epoch(epochs, warm):
-    assert strategies_of(f"--warmup_epochs auto --epochs {epochs}", 20).warmup_epochs == warm
-    quick = strategies_of(f"--quick --epochs {epochs}", 20)
-    assert (quick.warmup_epochs, quick.alpha_steps) == (warm, 20 * (epochs - warm))
+    for words in ("--warmup_epochs auto", "--quick"):
+        strategies = strategies_of(f"{words} --epochs {epochs}", 20)
+        assert (strategies.cfg.warmup, strategies.alpha_steps) == (warm, 20 * (epochs - warm))

@@ -39,7 +39,7 @@ def describe(seconds_per_step, steps_left, cfg):
         f"about {report.duration(seconds_per_step * steps_left)} for {plural(steps_left, 'step')} "
         f"of {seconds_per_step:.2g} s that are left, and the scoring after each epoch"
     )
-    if getattr(cfg, "warmup_epochs", 0):
+    if getattr(cfg, "warmup", 0):
         text += "; steps after the warm-up take about twice as long"
     return text
 
