@@ -212,13 +212,27 @@ def within_noise(rows):
 # --- chance -------------------------------------------------------------------------------------
 
 
+def bootstrap(found, drawn, seed=0, level=0.95):
+    """(low, high), the interval of mean(found) - mean(drawn), of lists of cells, each the list of
+    its trainings' scores: cells are drawn anew from both sides, with replacement, and of each the
+    trainings."""
+    rng = random.Random(seed)
+
+    def again(cells):
+        chosen = rng.choices(cells, k=len(cells))
+        return statistics.fmean(statistics.fmean(rng.choices(c, k=len(c))) for c in chosen)
+
+    draws = sorted(again(found) - again(drawn) for _ in range(DRAWS))
+    n_out = round(DRAWS * (1 - level) / 2)
+    return draws[n_out], draws[-n_out - 1]
+
+
 def chance(rows, seed=0):
     """The `Chance`: found minus random cells in the first rung; None without one found and two
     random cells.
 
-    The interval is a bootstrap one: cells are drawn anew from both sides, with replacement, and of
-    each the trainings. The first rung alone has all cells trained alike; behind it only good ones
-    are left on both sides.
+    The first rung alone has all cells trained alike; behind it only good ones are left on both
+    sides.
     """
     groups = {
         kind: [row.rungs[0].top1 for row in rows if row.kind == kind and row.rungs and not row.fault
@@ -228,14 +242,7 @@ def chance(rows, seed=0):
     found, drawn = groups[FOUND], groups[RANDOM]
     if not found or len(drawn) < 2:
         return None
-    rng = random.Random(seed)
-
-    def again(cells):
-        chosen = rng.choices(cells, k=len(cells))
-        return statistics.fmean(statistics.fmean(rng.choices(c, k=len(c))) for c in chosen)
-
-    draws = sorted(again(found) - again(drawn) for _ in range(DRAWS))
-    low, high = draws[int(0.025 * DRAWS)], draws[int(0.975 * DRAWS) - 1]
+    low, high = bootstrap(found, drawn, seed)
     means = [statistics.fmean(map(statistics.fmean, cells)) for cells in (found, drawn)]
     epochs = next(row.rungs[0].epochs for row in rows if row.kind == RANDOM and row.rungs)
     return Chance(means[0] - means[1], low, high, len(found), len(drawn), epochs)

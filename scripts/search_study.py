@@ -35,7 +35,7 @@ from config import AugmentConfig, SearchConfig
 from data_sets import loaders, named
 from data_sets.options import DataOptions
 from devices import pick
-from records import figure, files, palette, reader
+from records import comparison, figure, files, palette, reader
 from tracking import run_folder
 
 # Flags of search.py. All are small, so that they differ in how they search and not in size.
@@ -185,13 +185,10 @@ def in_processes(jobs, n_processes, title):
 # --- statistics ---------------------------------------------------------------------------------
 
 
-def interval(found, random, draws=10_000, level=0.95):
-    """(low, high) of mean(found) - mean(random) by bootstrap: both lists are drawn anew, with
-    replacement. A value is the mean of a cell, since trainings of one cell are not independent."""
-    rng = np.random.default_rng(0)
-    means = [rng.choice(values, (draws, len(values))).mean(axis=1) for values in (found, random)]
-    tail = (1 - level) / 2
-    return tuple(np.quantile(means[0] - means[1], [tail, 1 - tail]).tolist())
+def interval(found, random, level=0.95):
+    """(low, high) of mean(found) - mean(random) by bootstrap over cells. A value is the mean of a
+    cell, since trainings of one cell are not independent."""
+    return comparison.bootstrap([[v] for v in found], [[v] for v in random], level=level)
 
 
 def rank(value, random):
@@ -264,7 +261,8 @@ def draw(results, out):
             values = [100 * value for value in row["top1_of_cells"]]
             axes.plot(values, [y] * len(values), "o", color=color, alpha=0.6, markersize=5)
             axes.plot(100 * row["top1"], y, "|", color=palette.INK, markersize=16, mew=2)
-        axes.axvline(100 * rows["random"]["top1"], color=palette.FAINT, linewidth=1)
+        if "random" in rows:
+            axes.axvline(100 * rows["random"]["top1"], color=palette.FAINT, linewidth=1)
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
         axes.set_title(name)

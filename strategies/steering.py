@@ -107,6 +107,13 @@ class Strategies:
             lines.append(f"warm-up: only w learns up to epoch {cfg.warmup}")
         if cfg.beta_decay:
             lines.append(f"beta decay: lambda grows from 0 to {cfg.beta_decay:g}")
+        if cfg.partial_channels > 1:
+            lines.append(
+                f"partial channels: 1 of {cfg.partial_channels} goes through the ops, the others "
+                f"pass beside them; every edge has a weight"
+            )
+        if cfg.auxiliary_skip:
+            lines.append("auxiliary skip: one more on every edge, which fades out over the epochs")
         if cfg.max_skips is not None:
             lines.append(f"at most {cfg.max_skips} skip connections in the normal cell")
         if self.wants_eigenvalue:
@@ -118,4 +125,6 @@ class Strategies:
         ):
             if getattr(cfg, rule):
                 lines.append(f"the search ends early {text.format(getattr(cfg, rule))}")
+        if cfg.select == "perturbation":
+            lines.append("the cell is selected by perturbation, after the last epoch")
         return lines

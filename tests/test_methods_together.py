@@ -70,7 +70,11 @@ def test_a_search_with_all_methods_ends_well(all_methods):
         assert said in text
     assert json.loads((run / "genotype.json").read_text())["epoch"] > 1  # behind the warm-up
     page = Path(report.write(str(run))).read_text()
-    assert "dominant eigenvalue" in page
+    for said in (
+        "dominant eigenvalue", "partial channels: 1 of 2", "auxiliary skip: one more",
+        "at most 2 skip connections", "warm-up: only w learns", "beta decay: lambda grows",
+    ):  # fmt: skip
+        assert said in page
 
 
 def test_it_goes_on_bit_for_bit(all_methods, monkeypatch):
@@ -105,6 +109,7 @@ def test_a_search_that_ends_early_selects_in_the_supernet_of_its_last_epoch(here
     assert f"ended after epoch 2 of 3: {stopped}" in text
     page = Path(report.write(str(run))).read_text()
     assert "The cell of this search was not chosen by alpha" in page
+    assert "the cell is selected by perturbation" in page
     assert "ended early: the cell has not changed" in page
     # it has finished; asked to go on it selects again, to the same cell
     search.main(["--name", "s", "--resume"])

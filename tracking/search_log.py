@@ -43,11 +43,6 @@ def log_setup(run, data, net, memory, strategies):
         f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
         f"{sum(w.numel() for w in net.weights()):,} weights; ops {', '.join(net.primitives)}"
     )
-    if cfg.partial_channels > 1:
-        log.info(
-            f"partial channels: 1 of {cfg.partial_channels} goes through the ops, the others pass "
-            f"beside them; every edge has a weight"
-        )
     for op, why in net.looped_ops().items():
         log.info(f"{op} runs edge by edge, since its block {why}; the other ops run wide")
     common_log.warn_of_learning_rate(run, data, "w_lr")
