@@ -257,7 +257,8 @@ def draw(results, out):
     panels = fig.subplots(1, len(results), squeeze=False)[0]
     for axes, (name, rows) in zip(panels, results.items(), strict=True):
         for y, (kind, row) in enumerate(rows.items()):
-            color = palette.FAINT if kind in ("random", "published") else palette.RUNS[0]
+            own = kind.startswith("random") or kind == "published"
+            color = palette.FAINT if own else palette.RUNS[0]
             values = [100 * value for value in row["top1_of_cells"]]
             axes.plot(values, [y] * len(values), "o", color=color, alpha=0.6, markersize=5)
             axes.plot(100 * row["top1"], y, "|", color=palette.INK, markersize=16, mew=2)
