@@ -12,6 +12,7 @@ import statistics
 from collections import defaultdict
 from typing import NamedTuple
 
+from console.terminal import plural
 from records import reader
 from records.files import METRICS, SUMMARY
 
@@ -254,10 +255,6 @@ def chance(rows, seed=0):
 def points(value):
     """A difference of accuracies in points."""
     return f"{100 * value:.2f} points"
-
-
-def plural(n, what):
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def chance_words(rows):

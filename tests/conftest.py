@@ -22,7 +22,7 @@ import search
 from comparing.run import Comparison
 from config import SearchConfig
 from devices.pick import Device
-from tracking import search_log
+from tracking import estimate, search_log
 from tracking.picture_schedule import Pictures
 from tracking.run import Run
 from tracking.run_folder import RunFolder
@@ -69,6 +69,13 @@ def _pictures(request):
         if not request.node.get_closest_marker("pictures"):
             stack.enter_context(without_pictures())
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_trial_steps(request, monkeypatch):
+    """A search estimates the time of a training at its end: here without training steps."""
+    if request.module.__name__ != "test_estimate":
+        monkeypatch.setattr(estimate, "seconds_per_step", lambda *args: 0.01)
 
 
 @pytest.fixture

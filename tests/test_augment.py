@@ -211,7 +211,7 @@ def test_every_flag_reaches_its_place(here, monkeypatch):
     assert options == DataOptions(
         "digits", "./data/", in_channels=None, input_size=None, test_portion=0.2,
         bad_images="fail", subset=0.1, augment="auto", hflip=None, cutout_length=3, cache_gb=2.0,
-        batch_size=64, workers=None, seed=1, cache_files=options.cache_files,
+        batch_size=64, workers=None, seed=1, max_megapixels=180.0, cache_files=options.cache_files,
     )  # fmt: skip
     assert autocast == [False] + [True] * 14  # the multiply-adds; two steps, six test batches
     # twice, the second time image by image

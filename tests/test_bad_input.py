@@ -26,9 +26,11 @@ import genotypes as gt
 import gif_maker
 import plot_alphas
 import plot_compare
+import plot_confusion
 import plot_train_val
 import predict
 import report
+import runs
 import search
 import visualize
 from console import parser as types
@@ -41,10 +43,10 @@ ROOT = Path(__file__).parent.parent
 # every command, and the least that it needs
 COMMANDS = {
     search: [], augment: ["--genotype", "PDARTS"], evaluate: ["nothere"], export: ["nothere"],
-    compare: ["PDARTS"], plot_compare: ["nothere"],
+    compare: ["PDARTS"], plot_compare: ["nothere"], plot_confusion: ["nothere"],
     predict: ["nothere.png", "--from", "nothere"], check_ops: [], visualize: ["PDARTS"],
     gif_maker: ["nothere"], plot_alphas: ["nothere"], plot_train_val: ["nothere"],
-    report: ["nothere"],
+    report: ["nothere"], runs: [],
 }  # fmt: skip
 
 

@@ -274,7 +274,7 @@ def test_every_combination_runs_from_search_through_augment(here, words):
     if flags["layers"] < 3:
         # Adam saw nothing but the weight decay of the normal cell
         seen = {i: s["exp_avg"].abs().max() for i, s in state["alpha_optim"]["state"].items()}
-        assert max(seen[0], seen[1]) < 1e-5 < min(seen[2], seen[3])
+        assert 10 * max(seen[0], seen[1]) < min(seen[2], seen[3])
 
     augment.main([*FAST_AUGMENT, "--genotype", "searchs/s", "--name", "a"])
     state = checkpoint_of("augments/a")

@@ -143,7 +143,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(here):
     for path, why in (
         ("text.pt", "is damaged or no checkpoint"),
         ("empty.pt", "is damaged or no checkpoint"),
-        ("folder.pt", "Is a directory"),
+        ("folder.pt", "it is no regular file"),
         ("list.pt", "is no checkpoint of search.py or augment.py"),
         ("other.pt", "is no checkpoint of search.py or augment.py"),
         ("code.pt", "is damaged or no checkpoint"),

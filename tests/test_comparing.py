@@ -20,7 +20,7 @@ def halves(**changes):
     options = DataOptions(
         dataset="digits", data_path="./data/", in_channels=None, input_size=None, test_portion=0.2,
         bad_images="fail", subset=0.1, augment="auto", hflip=None, cutout_length=0, cache_gb=1.0,
-        batch_size=32, workers=0, seed=1, val_portion=0.5,
+        batch_size=32, workers=0, seed=1, max_megapixels=180.0, val_portion=0.5,
     )  # fmt: skip
     return loaders.search_data(options._replace(**changes))
 

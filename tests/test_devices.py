@@ -9,6 +9,7 @@ from torch import nn
 
 import search
 from config import PredictConfig, SearchConfig
+from console.terminal import plural
 from devices import layout, pick
 from devices.pick import Device
 
@@ -95,7 +96,7 @@ def test_a_batch_and_a_precision_go_to_the_device():
     for amp, dtype in (("off", torch.float32), ("bf16", torch.bfloat16)):
         with Device(torch.device("cpu"), amp).autocast():
             assert net(X).dtype == dtype
-    assert CPU.name == f"cpu ({torch.get_num_threads()} threads)"
+    assert CPU.name == f"cpu ({plural(torch.get_num_threads(), 'thread')})"
     assert pick.cores() >= 1
 
 

@@ -230,6 +230,7 @@ def register_heif_opener():
 
 def test_heic_is_read_where_the_plugin_is_installed(tmp_path, monkeypatch):
     """By a stand-in of pillow-heif, of which only its one function is used."""
+    Image.init()  # all that Pillow knows: what it learns below is forgotten
     for name in ("OPEN", "EXTENSION"):
         monkeypatch.setattr(Image, name, dict(getattr(Image, name)))
     monkeypatch.setattr(Image, "ID", list(Image.ID))

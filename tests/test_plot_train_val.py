@@ -68,9 +68,9 @@ def test_several_runs_lie_over_each_other_each_in_its_color(here):
     assert sorted(os.listdir(".")) == ["a", "b", "loss_accuracy.png"]
 
 
-def test_the_first_of_equal_epochs_is_the_best():
+def test_the_last_of_equal_epochs_is_the_best():
     metrics = {"train": {}, "val": {e: {"top1": t} for e, t in ((1, 0.5), (2, 0.9), (3, 0.9))}}
-    assert plot_train_val.best_epoch(metrics) == (2, 0.9)
+    assert plot_train_val.best_epoch(metrics) == (3, 0.9)
     assert plot_train_val.best_epoch({"train": {}, "val": {}}) is None
 
 

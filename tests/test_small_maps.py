@@ -64,5 +64,5 @@ def test_a_search_of_small_images_warns_and_says_what_to_paste(here):
     names = "skip_connect,dil_conv_5x5,sep_conv_3x3"
     run = search.main([*TINY_SEARCH, *words, "--primitives", names])
     said = log_of(run)
-    assert "dil_conv_5x5: on the maps of cells 3 to 3, of 2x2 pixels" in said
+    assert "dil_conv_5x5: on the maps of cell 3, of 2x2 pixels" in said
     assert "--primitives skip_connect,sep_conv_3x3 leaves them out" in said
