@@ -165,7 +165,7 @@ def test_what_the_log_says(finished_search):
         assert f"last genotype (epoch 2, supernet top1 {top1[1]:.2%} {half}): Genotype(" in out
         assert f"best genotype (epoch 1, supernet top1 {top1[0]:.2%} {half}; recomm" in out
     assert "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in out
-    assert out.count("recommended") == 1
+    assert out.count("; recommended)") == 1
     assert "is the accuracy of the supernet, not of the found cell" in out
     assert "node 0 = " in out
     # the row of each epoch, with the numbers of the records

@@ -30,6 +30,16 @@ ROOT = Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="has no such signals")
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """The tests hear SIGHUP, also where they were started with nohup."""
+    number = getattr(signal, "SIGHUP", None)
+    before = number and signal.signal(number, signal.SIG_DFL)
+    yield
+    if number:
+        signal.signal(number, before)
+
+
 def send(name):
     os.kill(os.getpid(), getattr(signal, name))
 
