@@ -123,14 +123,12 @@ def train(loader, net, optim, criterion, epoch, run):
         guard.begin()
         optim.zero_grad()
         with device.autocast():
-            logits, aux_logits = net(X)  # (N, n_classes) each
-            main_loss = loss = criterion(logits, y)
-            if aux_logits is not None:
-                loss = loss + cfg.aux_weight * criterion(aux_logits, y)
+            outputs = net(X)  # logits and auxiliary logits, (N, n_classes) each
+            main_loss, loss = augment_cnn.training_loss(outputs, y, criterion, cfg.aux_weight)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
         guard.update(optim, loss, w=norm)
-        return main_loss.detach(), logits.detach()
+        return main_loss.detach(), outputs[0].detach()
 
     if cfg.cuda_graphs:
         train_step = Graphed(train_step, functools.partial(run.log.warn, kind="CUDA graph"))

@@ -98,6 +98,11 @@ CUTOUT_HELP = (
     "side in pixels of the square that cutout blanks, 0: none (default: half the image, the "
     "paper's 16 at 32 pixels; from 96 pixels on none, as in the official code)"
 )
+QUICK_HELP = (
+    "a small setting that ends within minutes on a laptop; what you say goes before it "
+    "(docs/reference.md lists what it sets)"
+)
+QUIET_HELP = "say only warnings and the result; the log has the rest"
 MEGAPIXELS_HELP = "image files of more million pixels are not read, but listed as too large"
 CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
 
@@ -110,9 +115,7 @@ def add_run_group(parser, root):
     g = parser.add_argument_group("run", "where it is recorded")
     flag(g, "--name", type=folder_name, keep="never",
          help=f"folder of the run, {root}/NAME (default: named after what it is about, numbered)")
-    switch(g, "--quick",
-           help="a small setting that ends within minutes on a laptop: sets --layers, "
-                "--init_channels, --batch_size, --epochs and --threads unless given")
+    switch(g, "--quick", help=QUICK_HELP)
     switch(g, "--resume", keep="never",
            help="go on with --name where it was saved last; flags are remembered")
     switch(g, "--overwrite", keep="never",
@@ -121,7 +124,7 @@ def add_run_group(parser, root):
            help="--resume although the images have changed: they are divided anew, and images that "
                 "were held out may be trained on")
     flag(g, "--seed", type=seed, default=2, help="of weights, split and batches")
-    switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
+    switch(g, "--quiet", keep="free", help=QUIET_HELP)
     flag(g, "--print_freq", type=count, default=50, keep="free",
          help="steps between lines (without a terminal) or updates of the bar's means")
     flag(g, "--checkpoint_minutes", type=non_negative, default=0.0, metavar="N", keep="free",
@@ -182,10 +185,14 @@ def add_ops_flag(g, default):
               f"does (default: {default})")
 
 
-def add_device_flags(g, quick_threads=None):
-    """The flags of every command that runs a network."""
+def add_device_flag(g):
     flag(g, "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", keep="free",
          help="auto: CUDA, else MPS, else CPU")
+
+
+def add_device_flags(g, quick_threads=None):
+    """The flags of every command that runs a network."""
+    add_device_flag(g)
     flag(g, "--gpus", metavar="N", keep="free",
          help="CUDA card to use, counted from 0 (default: the first)")
     flag(g, "--threads", type=threads, quick=quick_threads, keep="free",
@@ -418,21 +425,18 @@ def add_compare_run_group(parser, root):
     g = parser.add_argument_group("run", "where it is recorded, on what it runs")
     flag(g, "--name", type=folder_name, keep="never",
          help=f"folder of the comparison, {root}/NAME (default: the data set, numbered)")
-    switch(g, "--quick",
-           help="a small setting that ends within minutes on a laptop: sets --layers, "
-                "--init_channels, --batch_size and --epochs unless given")
+    switch(g, "--quick", help=QUICK_HELP)
     switch(g, "--resume", keep="never",
            help="go on with --name behind the trainings that are finished; flags are remembered")
     switch(g, "--overwrite", keep="never",
            help="replace an earlier comparison of this name; it is removed after the first "
                 "training")
     flag(g, "--seed", type=seed, default=2, help="of the split and of the first training")
-    switch(g, "--quiet", keep="free", help="say only warnings and the result; the log has the rest")
+    switch(g, "--quiet", keep="free", help=QUIET_HELP)
     flag(g, "--jobs", type=jobs, keep="free",
          help="trainings at once, a process each, with one thread (default: one per CUDA card, "
               "else one per core)")
-    flag(g, "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", keep="free",
-         help="auto: CUDA, else MPS, else CPU")
+    add_device_flag(g)
     flag(g, "--workers", type=processes, keep="free",
          help="loader processes of each training (default: 0 on a CPU and for images in memory, "
               "else up to four)")

@@ -102,14 +102,14 @@ class Training:
             guard.begin()
             self.optim.zero_grad()
             with device.autocast():
-                logits, aux_logits = self._forward(X)  # (N, n_classes) each
-                main_loss = loss = self.criterion(logits, y)
-                if aux_logits is not None:
-                    loss = loss + recipe.aux_weight * self.criterion(aux_logits, y)
+                outputs = self._forward(X)
+                main_loss, loss = augment_cnn.training_loss(
+                    outputs, y, self.criterion, recipe.aux_weight
+                )
             loss.backward()
             norm = nn.utils.clip_grad_norm_(self.net.parameters(), recipe.grad_clip)
             guard.update(self.optim, loss, w=norm)
-            meter.add(main_loss, logits, y)
+            meter.add(main_loss, outputs[0], y)
         return meter.result()
 
     def score(self, batches):

@@ -103,6 +103,19 @@ class AugmentCNN(nn.Module):
                 module.p = p
 
 
+def training_loss(outputs, y, criterion, aux_weight):
+    """(loss of the main classifier, loss to train by, which has `aux_weight` times that of the
+    auxiliary head beside it; App. A.2).
+
+    outputs  logits and auxiliary logits (N, n_classes), the latter None without a head;  y (N,)
+    """
+    logits, aux_logits = outputs
+    main = criterion(logits, y)
+    if aux_logits is None:
+        return main, main
+    return main, main + aux_weight * criterion(aux_logits, y)
+
+
 def build(spec, cfg, genotype):
     """The final network for a data set, a named.DataSpec, with the flags of augment.py."""
     return AugmentCNN(

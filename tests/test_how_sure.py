@@ -35,6 +35,14 @@ def history(n, noise, normal=(CLEAR, NODE_3), seed=0):
     ]
 
 
+@pytest.mark.parametrize(("factor", "clear"), [(1.5, False), (1.95, False), (2.05, True)])
+def test_a_lead_counts_from_two_standard_deviations_on(factor, clear):
+    """Leads a, b, c with c = factor * their deviation, which is 1 for 0, 1, 2 whatever is added."""
+    leads = [factor - 2, factor - 1, factor]
+    assert statistics.stdev(leads) == pytest.approx(1.0)
+    assert alphas._is_clear(leads) == clear
+
+
 def test_clear_edges_are_decided_and_three_epochs_are_needed():
     found = alphas.how_sure(history(4, 0.01), 4)
     assert (found["edges"], found["decided"]) == (8, 8)

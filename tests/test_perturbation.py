@@ -2,6 +2,7 @@
 
 import copy
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 import genotypes as gt
 import report
 import search
+from config import SearchConfig
 from strategies import perturbation
 
 OPS = ["sep_conv_3x3", "max_pool_3x3", "skip_connect", "none"]
@@ -151,6 +153,14 @@ def test_each_edge_is_decided_once_in_an_order_of_the_seed():
             [("normal", 1), ("reduce", 1)], [("reduce", 1), ("normal", 1)]
         )  # fmt: skip
     assert orders[0] != orders[1]
+
+
+def test_the_weights_are_tuned_at_a_tenth_of_their_rate(open_run):
+    run = open_run()
+    run.cfg = SearchConfig(["--w_lr", "0.2", "--select", "perturbation"])
+    data = SimpleNamespace(train=[])
+    (group,) = perturbation.Tuner(run, data, small()).optim.param_groups
+    assert group["lr"] == pytest.approx(0.02)
 
 
 def test_none_is_no_choice_and_ties_go_to_the_earlier():

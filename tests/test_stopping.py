@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from data_sets.options import DataOptions
 from records import reader
 from strategies import stopping
 from strategies.eigenvalue import dominant_eigenvalue, fixed_batch
+from strategies.steering import Strategies
 
 # --- the eigenvalue ------------------------------------------------------------------------------
 
@@ -100,6 +102,16 @@ def history(cells, values=None):
         {"epoch": epoch, "top1": 0.5, "genotype": gene(n), "eigenvalue": value}
         for epoch, (n, value) in enumerate(zip(cells, values, strict=True), start=1)
     ]
+
+
+@pytest.mark.parametrize(("epoch", "stops"), [(4, True), (5, False)])
+def test_the_last_epoch_is_no_early_stop(epoch, stops):
+    strategies = Strategies(SearchConfig(["--epochs", "5", "--stop_unchanged", "1"]), n_steps=2)
+    strategies.history = history([1] * (epoch - 1))
+    stopped = []
+    run = SimpleNamespace(last=history([1] * epoch)[-1], stop=lambda *why: stopped.append(why))
+    strategies.after_epoch(run, {})
+    assert bool(stopped) == stops
 
 
 @pytest.mark.parametrize(

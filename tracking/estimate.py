@@ -56,10 +56,7 @@ def seconds_per_step(net, spec, cfg, criterion, device):
         batch_X, batch_y = device.put((X, y))
         optim.zero_grad()
         with device.autocast():
-            logits, aux_logits = net(batch_X)
-            loss = criterion(logits, batch_y)
-            if aux_logits is not None:
-                loss = loss + cfg.aux_weight * criterion(aux_logits, batch_y)
+            _, loss = augment_cnn.training_loss(net(batch_X), batch_y, criterion, cfg.aux_weight)
         loss.backward()
         optim.step()
         loss.item()  # waits for the device
