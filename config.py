@@ -349,11 +349,11 @@ def add_stop_group(parser):
 def add_select_group(parser):
     """From the supernet to a cell (sec. 2.4, or another way)."""
     g = parser.add_argument_group("selection", "how the cell is read from the supernet")
-    flag(g, "--select", choices=("alpha", "perturbation"), default="alpha",
+    flag(g, "--select", choices=("alpha", "perturbation"), default="alpha", keep="free",
          help="alpha: the strongest ops, the paper's; perturbation (DARTS-PT): after the last "
               "epoch, the ops whose removal costs the supernet most accuracy on the alpha half "
               "(docs/search-methods.md)")
-    flag(g, "--tune_epochs", type=non_negative, default=0.5, metavar="E",
+    flag(g, "--tune_epochs", type=non_negative, default=0.5, keep="free", metavar="E",
          help="of --select perturbation: after each edge that is decided, the weights are trained "
               "for this many epochs, or parts of one (0: not)")
 

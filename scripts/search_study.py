@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -46,6 +47,9 @@ VARIANTS = {
     "first": FIRST,
     "limited": f"{FIRST} --primitives auto --max_skips 2",
     "partial": f"{FIRST} --partial_channels 2",
+    "beta": f"{FIRST} --beta_decay 5",
+    "auxiliary": f"{FIRST} --auxiliary_skip",
+    "early": f"{FIRST} --stop_unchanged 3",
     "perturbation": f"{FIRST} --select perturbation",
 }
 # How a cell is trained: flags of augment.py. Long enough for more epochs to change little.
@@ -88,18 +92,19 @@ def write_folder(folder, images, targets, portion):
 
 
 def data_flags(text, out):
-    """(name, flags) of a data set: digits, mnist, or FOLDER or FOLDER@SIDE."""
+    """(name, flags) of a data set: digits, mnist or FOLDER, each also as ...@SIDE."""
     path, _, side = text.partition("@")
     name = os.path.basename(os.path.normpath(path)) + (f"-{side}" if side else "")
+    more = ["--input_size", side] if side else []
     if path in MADE:
         folder = os.path.join(out, "images", path)
         if not os.path.isdir(folder):
             MADE[path](folder + ".part")
             os.rename(folder + ".part", folder)
-        return name, ["--dataset", folder, "--augment", "digits"]
+        return name, ["--dataset", folder, "--augment", "digits", *more]
     if not os.path.isdir(path):
         raise SystemExit(f"--data {text} is none of {', '.join(MADE)} and no folder")
-    return name, ["--dataset", os.path.abspath(path), *(["--input_size", side] if side else [])]
+    return name, ["--dataset", os.path.abspath(path), *more]
 
 
 # --- one part: a search or a training -----------------------------------------------------------
@@ -124,10 +129,10 @@ def search_cell(data, flags, variant, seed, quick):
 
 
 def compare_cells(data, variants, seed, more):
-    """The winner of a comparison of the cells that the variants found with one seed with four
-    random cells, on halves of the training images."""
+    """The winner of a comparison of the cells that the variants found with one seed with random
+    cells, four unless `more` says otherwise, on halves of the training images."""
     found = [os.path.join("searchs", f"{data}-{variant}-{seed}") for variant in variants]
-    others = ["--random", "4", "--seed", str(100 + 4 * seed)]  # none of those of the study
+    others = ["--random", "4", "--seed", str(100 * (seed + 1))]  # none of those of the study
     words = [*found, *others, *RECIPE.split(), "--cutout_length", "0", *more.split()]
     start = time.perf_counter()
     run = compare.main([*words, "--name", f"{data}-{seed}", "--overwrite", "--quiet"])
@@ -159,6 +164,12 @@ def train_cell(flags, epochs, genotype, seed):
     }  # fmt: skip
 
 
+def end_with_parent():
+    """A process of the pool ends when the study does, however that ends."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def one_part(job):
     """Do (path, function, arguments) and write the result to path."""
     path, function, arguments = job
@@ -171,7 +182,7 @@ def in_processes(jobs, n_processes, title):
     all the same."""
     spawn = multiprocessing.get_context("spawn")
     failed, left = [], [job for job in jobs if not reader.read_object(job[0])]
-    with concurrent.futures.ProcessPoolExecutor(n_processes, spawn) as pool:
+    with concurrent.futures.ProcessPoolExecutor(n_processes, spawn, end_with_parent) as pool:
         futures = {pool.submit(one_part, job): job[0] for job in left}
         done = concurrent.futures.as_completed(futures)
         for future in tqdm(done, title, len(left), disable=None):
@@ -179,6 +190,13 @@ def in_processes(jobs, n_processes, title):
                 failed.append(f"{futures[future]}: {future.exception()}")
     if failed:
         raise SystemExit("\n".join([f"{len(failed)} of {len(jobs)} parts failed", *failed]))
+    return {path: reader.read_object(path) for path, *_ in jobs}
+
+
+def in_turn(jobs, title):
+    """As `in_processes`, but here and one by one: jobs that start processes of their own."""
+    for job in tqdm([job for job in jobs if not reader.read_object(job[0])], title, disable=None):
+        one_part(job)
     return {path: reader.read_object(path) for path, *_ in jobs}
 
 
@@ -304,11 +322,9 @@ def study(data, flags, args):
     genotypes |= {key: gt.from_str(found["genotype"]) for key, found in searches.items()}
     if args.compare:
         seeds = range(args.searches)
-        jobs = [
-            (path("compare", s), compare_cells, (data, args.compare, s, args.compare_flags))
-            for s in seeds
-        ]
-        winners = in_processes(jobs, args.jobs, f"{data}: comparisons")
+        more = f"--jobs {args.jobs} {args.compare_flags}"
+        jobs = [(path("compare", s), compare_cells, (data, args.compare, s, more)) for s in seeds]
+        winners = in_turn(jobs, f"{data}: comparisons")
         genotypes |= {
             ("compare's winner", s): gt.from_str(winners[path("compare", s)]["genotype"])
             for s in seeds
@@ -333,7 +349,7 @@ def main(argv=None):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", nargs="+", default=["digits"], help=f"{', '.join(MADE)}, FOLDER or FOLDER@SIDE")
+    add("--data", nargs="+", default=["digits"], help="digits, mnist or FOLDER; ...@SIDE scales")
     add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
     add("--searches", type=int, default=5, help="searches of each variant")
     add(
@@ -345,8 +361,8 @@ def main(argv=None):
     )
     add(
         "--compare_flags",
-        default="--epochs 16 --seeds 2 --jobs 1 --batch_size 32",
-        help="how compare.py trains",
+        default="--epochs 16 --seeds 2 --batch_size 32",
+        help="flags of compare.py, such as --random 8 in place of four",
     )
     add("--random", type=int, default=10, help="random cells")
     add("--random_ops", metavar="LIST", help="as many random cells of these ops, too")
@@ -358,6 +374,8 @@ def main(argv=None):
     add("--out", default="study", help="folder of the results")
     args = parser.parse_args(argv)
 
+    if not set(args.compare) <= set(args.variants):
+        parser.error(f"--compare takes of what is searched: {', '.join(args.variants)}")
     args.out = os.path.abspath(args.out)
     sets = dict(data_flags(text, args.out) for text in args.data)
     os.makedirs(args.out, exist_ok=True)
