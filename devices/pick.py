@@ -6,13 +6,15 @@ from typing import NamedTuple
 import torch
 
 from console.terminal import plural
+from devices import processes
 
 
 class Device(NamedTuple):
-    """Where a network runs and in which precision: what always travels together."""
+    """Where a network runs, in which precision and with whom: what always travels together."""
 
     torch_device: torch.device
     amp: str = "off"  # "bf16": autocast to bfloat16
+    group: processes.Alone = processes.ALONE  # the processes that share each batch
 
     @property
     def is_cuda(self):
@@ -21,9 +23,10 @@ class Device(NamedTuple):
     @property
     def name(self):
         """A name for people: the card's, or the kind of device with its threads."""
+        name = f"{self.torch_device.type} ({plural(torch.get_num_threads(), 'thread')})"
         if self.is_cuda:
-            return torch.cuda.get_device_name(self.torch_device)
-        return f"{self.torch_device.type} ({plural(torch.get_num_threads(), 'thread')})"
+            name = torch.cuda.get_device_name(self.torch_device)
+        return f"{self.group.size} processes, {name} each" if self.group.size > 1 else name
 
     def put(self, batch):
         """X and y of a batch on this device."""
