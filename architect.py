@@ -64,7 +64,7 @@ class Architect:
         reuse_gradient   the step of w takes dL_train/dw of the virtual step, computed before
                          alpha's step, and saves a pass: both steps read the same (w, alpha)
         penalty          a term of L_val in alpha alone: penalty(alphas) -> scalar
-        parts            a devices.parts.Parts: how each pass over a batch is divided. Every gradient
+        parts            a devices.parts.Parts: how each pass over a batch is divided. Each gradient
                          below is that of the whole batch, the same in all processes
         """
         if hessian not in HESSIANS:
@@ -277,9 +277,7 @@ class Architect:
     def _grad(self, X, y, inputs):
         """Gradient of the loss for `inputs` alone; zeros for what the loss does not reach."""
         _, _, grads = self.parts.gradient(self._compute, X, y, inputs)
-        return [
-            torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True)
-        ]
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True)]
 
     @contextmanager
     def _full_precision(self):

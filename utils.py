@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from devices.parts import Parts
 from devices.step_guard import NotFinite
 
 
@@ -43,6 +44,13 @@ def criterion(cfg, class_counts, device):
         counts = torch.tensor(class_counts, dtype=torch.float32).clamp_min(1)
         weight = (counts.sum() / (len(counts) * counts)).to(device.torch_device)
     return functools.partial(F.cross_entropy, weight=weight, label_smoothing=cfg.label_smoothing)
+
+
+def parts(cfg, device, criterion):
+    """How each batch of a run is divided: the devices.parts.Parts of --accumulate, the processes of
+    a pick.Device and the class weights of `criterion`."""
+    class_weight = getattr(criterion, "keywords", {}).get("weight")
+    return Parts(cfg.accumulate, device.group, class_weight)
 
 
 def hits(logits, y, topk=(1, 5)):

@@ -40,59 +40,65 @@ class Parts:
         return torch.full((), len(y), dtype=dtype, device=y.device)
 
     def losses(self, compute, X, y):
-        """Yield (loss, logits) of each part, the loss scaled by its weight; see `gradient`."""
+        """Yield what compute(X, y) gives for each part, with its losses scaled by its weight; see
+        `gradient`."""
         for weight, part_X, part_y in self.split(X, y):
-            loss, logits = compute(part_X, part_y)
-            yield (loss if weight is None else loss * weight.to(loss.dtype)), logits
+            loss, logits, *others = compute(part_X, part_y)
+            if weight is not None:
+                loss, *others = (value * weight.to(value.dtype) for value in (loss, *others))
+            yield loss, logits, *others
 
     def gradient(self, compute, X, y, inputs):
         """(loss of the whole batch, logits of this process's share, gradient for `inputs`), the
         same loss and gradient in all processes; None for what the loss does not reach.
 
-        compute  (X, y) -> (mean loss, logits (N, n_classes))
+        compute  (X, y) -> (mean loss, logits (N, n_classes)); it may give further losses behind
         """
-        losses, logits, total = [], [], None
-        for loss, out in self.losses(compute, X, y):
+        passed, total = [], None
+        for loss, *rest in self.losses(compute, X, y):
             grads = torch.autograd.grad(loss, inputs, allow_unused=True)
             total = _added(total, grads)
-            losses.append(loss.detach())
-            logits.append(out.detach())
-        loss, grads = self._together(losses, total)
-        return loss, _joined(logits), grads
+            passed.append(_detached(loss, *rest))
+        (loss, logits), grads = self._together(passed, total)
+        return loss, logits, grads
 
     def backward(self, compute, X, y, weights):
         """Write the gradient of the whole batch into .grad of `weights`, which must be empty or
-        zero. Returns (loss, logits) as `gradient`."""
-        losses, logits = [], []
-        for loss, out in self.losses(compute, X, y):
+        zero. Returns what `compute` gives, (loss, logits, ...), losses of the whole batch."""
+        passed = []
+        for loss, *rest in self.losses(compute, X, y):
             loss.backward()
-            losses.append(loss.detach())
-            logits.append(out.detach())
-        loss, grads = self._together(losses, [w.grad for w in weights])
+            passed.append(_detached(loss, *rest))
+        passed, grads = self._together(passed, [w.grad for w in weights])
         if self.group.size > 1:
             for w, grad in zip(weights, grads, strict=True):
                 if grad is not None:
                     w.grad.copy_(grad)
-        return loss, _joined(logits)
+        return passed
 
-    def _together(self, losses, grads):
-        """(loss, gradients) summed over parts and processes."""
-        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    def _together(self, passed, grads):
+        """((loss, logits, ...), gradients): logits joined over the parts, the rest summed over
+        parts and processes."""
+        loss, logits, *others = zip(*passed, strict=True)
+        losses = [sum(values[1:], values[0]) for values in (loss, *others)]
         found = [g for g in grads if g is not None]
-        loss, *found = self.group.sum([loss, *found])
-        found = iter(found)
-        return loss, [None if g is None else next(found) for g in grads]
+        summed = self.group.sum([*losses, *found])
+        losses, found = summed[: len(losses)], iter(summed[len(losses) :])
+        logits = logits[0] if len(logits) == 1 else torch.cat(logits)
+        return (losses[0], logits, *losses[1:]), [None if g is None else next(found) for g in grads]
+
+
+def _detached(*tensors):
+    return [tensor.detach() for tensor in tensors]
 
 
 def _added(total, grads):
     """Two lists of gradients added, the first None at the start; a gradient None is none."""
     if total is None:
         return grads
-    return [b if a is None else a if b is None else a + b for a, b in zip(total, grads, strict=True)]
-
-
-def _joined(tensors):
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return [
+        b if a is None else a if b is None else a + b for a, b in zip(total, grads, strict=True)
+    ]
 
 
 WHOLE = Parts()

@@ -5,6 +5,7 @@ NCCL, all else through gloo. What goes wrong between them raises `Lost`, within 
 """
 
 import os
+import socket
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -57,9 +58,13 @@ class Alone:
         downloads or caches is there for them. The first ValueError is raised in all."""
         return make()
 
-    def require_same(self, value, text):
-        """Raise ValueError, `text` with the number of a process behind it, where the values of the
+    def require_same(self, value, text, error=ValueError):
+        """Raise `error`, `text` with the number of a process behind it, where the values of the
         processes differ."""
+
+    def average_buffers(self, net):
+        """Give the buffers of `net`, such as running statistics of BatchNorm, the mean over all
+        processes, bit for bit the same in all."""
 
     def use(self, device):
         """From here on tensors lie on this torch.device."""
@@ -121,11 +126,17 @@ class Processes(Alone):
                 raise found[0]
         return result
 
-    def require_same(self, value, text):
+    @torch.no_grad()
+    def average_buffers(self, net):
+        buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+        for buffer, total in zip(buffers, self.sum(buffers), strict=True):
+            buffer.copy_(total / self.size)
+
+    def require_same(self, value, text, error=ValueError):
         values = self.gather(value)
         other = next((rank for rank, v in enumerate(values) if v != values[0]), None)
         if other is not None:
-            raise ValueError(f"{text} (process {other} of 0 to {self.size - 1} differs from 0)")
+            raise error(f"{text} (process {other} of 0 to {self.size - 1} differs from 0)")
 
     def use(self, device):
         if device.type == "cuda":
@@ -170,6 +181,14 @@ _here = ALONE  # as torch.distributed has one default group
 def here():
     """The group that this process has joined."""
     return _here
+
+
+def start_of_all():
+    """Which start of torchrun this is, the same after its restarts; "" without torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ""
+    words = (os.environ["TORCHELASTIC_RUN_ID"], str(os.getppid()), socket.gethostname())
+    return " ".join(words)
 
 
 def _whole(name, missing=None):

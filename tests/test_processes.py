@@ -144,7 +144,9 @@ def test_synchronised_statistics_are_those_of_the_whole_batch(together):
 
 def test_all_processes_hold_the_same_bits_after_steps(together):
     first = together[0]["steps"]["state"]
-    parameters = [name for name, _ in supernet(torch.float32, C=2, primitives=OPS).named_parameters()]
+    parameters = [
+        name for name, _ in supernet(torch.float32, C=2, primitives=OPS).named_parameters()
+    ]
     for found in together[1:]:
         for name in parameters:
             assert torch.equal(first[name], found["steps"]["state"][name]), name
