@@ -222,7 +222,7 @@ def group_of(config, needed, title):
 
 def test_every_flag_says_whether_it_may_change():
     """A flag is free if the result does not depend on it: think twice before you add one here."""
-    of_one_call = {"name", "resume", "overwrite", "new_split"}
+    of_one_call = {"name", "resume", "overwrite", "new_split", "dist_timeout"}
     free = {
         "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
         "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan", "ops",
@@ -451,7 +451,8 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
     Config(words).resume_from(Config(said).flags())
     any_text = {"genotype", "init_from", "data_path", "dataset", "gpus", "ops"}
-    for name in saved.keys() - {"name", "resume", "overwrite", "new_split", "seeds", "space"}:
+    of_one_call = {"name", "resume", "overwrite", "new_split", "seeds", "space", "dist_timeout"}
+    for name in saved.keys() - of_one_call:
         for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
             if name in any_text and value == "\n":
                 continue

@@ -176,8 +176,9 @@ class Run:
         states = [] if self.state is None else [self.state["rng"], *self.state["rng_others"]]
         if states and len(states) != self.group.size:
             self.findings.append(
-                f"saved by {len(states)} process(es), goes on with {self.group.size}: the batches "
-                f"stay, random changes of images and what blocks draw (dropout, drop path) are new"
+                f"saved by {len(states)} process{'es' * (len(states) > 1)}, goes on with "
+                f"{self.group.size}: the batches stay, random changes of images and what blocks "
+                f"draw (dropout, drop path) are new"
             )
         if states and (self.group.is_main or len(states) == self.group.size):
             path = self.files.file(files.CHECKPOINT)
