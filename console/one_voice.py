@@ -11,7 +11,9 @@ from contextlib import suppress
 
 from console.terminal import complain
 
-PATIENCE = 5.0  # seconds that a process other than the first waits to be ended
+# seconds that a process other than the first waits to be ended. Were it gone first, torchrun would
+# end the first one, which may still be writing
+PATIENCE = 5.0
 
 
 def rank():
@@ -23,10 +25,10 @@ def rank():
 def last_line(prog, text, asked=False):
     """The last line of a command that failed, or that was asked to end."""
     if number := rank():
-        if asked:  # all were
-            return
         with suppress(ValueError):  # another thread than the main one
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(PATIENCE)
+        if asked:  # all were
+            return
         text = f"process {number}: {text}"
     complain(f"{prog}: {text}")

@@ -1,5 +1,6 @@
 """--gpus 0,1,2,3 or all: the same program once for each card, as torchrun would start it."""
 
+import logging
 import os
 import signal
 import sys
@@ -7,15 +8,21 @@ import sys
 from console.errors import ROOT
 from console.terminal import complain
 from devices import pick
+from records import reader
 
 
 def wanted(cfg):
-    """How many processes the flags ask for: 1 where torchrun or this module has started them."""
-    if cfg.gpus is None or "RANK" in os.environ:
+    """How many processes the flags ask for, or those of the run to resume; 1 where torchrun or this
+    module has started them, or where there are no such cards, which is said later."""
+    gpus = cfg.gpus
+    if gpus is None and cfg.resume:
+        gpus = reader.read_config(os.path.join(cfg.ROOT, cfg.name))["flags"].get("gpus")
+    if not isinstance(gpus, str) or "RANK" in os.environ:
         return 1
-    if cfg.gpus == "all":
-        return max(pick.cards(), 1)
-    return len(cfg.gpus.split(","))
+    try:
+        return max(len(pick.named_cards(gpus, pick.cards())), 1)
+    except ValueError:
+        return 1
 
 
 def start(prog, argv, n):
@@ -27,6 +34,8 @@ def start(prog, argv, n):
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     words = sys.argv[1:] if argv is None else argv
+    logging.disable(logging.ERROR)  # torch's report of every process that failed
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(pick.cores() // n, 1)))  # as torchrun does
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -222,14 +222,13 @@ def join(cfg):
     if size <= 1:
         return ALONE
     rank, minutes = _whole("RANK"), cfg.dist_timeout
+    local = _whole("LOCAL_RANK", 0), _whole("LOCAL_WORLD_SIZE", 1)
     if rank >= size:
         raise ValueError(f"RANK {rank} of WORLD_SIZE {size}: they count from 0 to {size - 1}")
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
         dist.init_process_group("gloo", timeout=timedelta(minutes=minutes))
-        # the others may have come, and hang
-        group = Processes(rank, size, _whole("LOCAL_RANK", 0), _whole("LOCAL_WORLD_SIZE", 1),
-                          minutes)  # fmt: skip
+        group = Processes(rank, size, *local, minutes)
     except (RuntimeError, ValueError) as error:
         raise ValueError(_no_group(one_line(error), where, size, minutes)) from error
     _here = group

@@ -79,10 +79,11 @@ def synchronise(net, group):
         return
     kinds = {nn.BatchNorm2d: SyncNorm, MixedNorm: SyncMixedNorm}
     for name, module in net.named_modules():
-        if type(module) in kinds:
+        if type(module) in kinds and module.momentum is not None and module.track_running_stats:
             module.__class__ = kinds[type(module)]
             module.group = group
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
-                f"--sync_bn knows nn.BatchNorm2d, and {name} is a {type(module).__name__}"
+                f"--sync_bn knows BatchNorm2d with momentum and running statistics, and {name} is "
+                f"another {type(module).__name__}; leave --sync_bn out"
             )

@@ -1,5 +1,7 @@
 """Where a network runs: devices, precision, memory layout."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -90,9 +92,12 @@ def test_several_cards_start_a_process_each(cards, monkeypatch, here):
         for gpus in ("all", "0,1"):
             script.main([*needed, "--gpus", gpus])
             assert started.pop() == (f"{script.__name__}.py", [*needed, "--gpus", gpus], 2)
+    Path("searchs/s").mkdir(parents=True)
+    Path("searchs/s/config.json").write_text(json.dumps({"flags": {"gpus": "0,1"}}))
+    assert launch.wanted(SearchConfig(["--name", "s", "--resume"])) == 2
+    assert launch.wanted(SearchConfig(["--name", "s", "--resume", "--gpus", "1"])) == 1
     monkeypatch.setenv("RANK", "0")  # one of those that were started
     assert launch.wanted(SearchConfig(["--gpus", "all"])) == 1
-    assert here.joinpath("searchs").exists() is False
 
 
 def test_the_device_of_a_run_is_set_up_by_its_flags(cards, monkeypatch):

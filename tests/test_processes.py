@@ -219,7 +219,7 @@ def test_one_of_several_processes_speaks(started, capsys, monkeypatch):
     assert said.splitlines() == [
         "search.py: it failed", "search.py: stopped by SIGTERM", "search.py: process 1: it failed"
     ]  # fmt: skip
-    assert waited == [one_voice.PATIENCE]
+    assert waited == [one_voice.PATIENCE] * 2
 
 
 # --- whole runs ---------------------------------------------------------------------------------
@@ -308,11 +308,18 @@ def test_a_search_goes_on_with_another_number_of_processes(searched, tmp_path, m
     assert checkpoint_of("searchs/s")["epoch"] == 4
 
 
-def test_a_training_by_two_processes_scores_every_image(searched):
+def test_a_training_by_processes_of_this_program_scores_every_image(searched):
+    """As --gpus starts them."""
     folder, _ = searched
     words = [*FAST_AUGMENT, "--genotype", "DARTS_V2", "--name", "a", "--class_weights", "balanced"]
-    done = torchrun(folder, "augment.py", [*words, "--accumulate", "2", "--sync_bn", "--scale_lr"])
-    assert done.returncode == 0, done.stderr
+    words += ["--accumulate", "2", "--sync_bn", "--scale_lr"]
+    code = f"from devices import launch; launch.start('augment.py', {words}, 2)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "on 2 processes, cpu" in log_of(folder / "augments" / "a")
     with contextlib.chdir(folder):
         (score, *_) = evaluate.main(["augments/a"])
     assert checkpoint_of(folder / "augments" / "a")["top1"] == pytest.approx(score["top1"])

@@ -166,5 +166,7 @@ def next_steps(run):
 
 def evaluate_command(run):
     said = [name for name in ("device", "gpus") if name in run.cfg.said]
+    if run.cfg.gpus == "all" or "," in (run.cfg.gpus or ""):  # evaluate.py takes one
+        said = [name for name in said if name != "gpus"]
     words = [word for name in said for word in (f"--{name}", getattr(run.cfg, name))]
     return errors.command("evaluate.py", run.files.path, *words)

@@ -252,6 +252,8 @@ class Run:
                 with contextlib.suppress(OSError):  # the disk is full, perhaps
                     self.log.detail(text)  # the terminal gets it from errors
                 self._record_end(text)
+            else:
+                self.group.close()
         finally:
             self._close(self.files.release)
 
