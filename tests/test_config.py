@@ -21,6 +21,7 @@ from config import (
     PredictConfig,
     SearchConfig,
 )
+from strategies.steering import Strategies
 
 # what --quick sets, by the README
 QUICK_SEARCH = {
@@ -440,6 +441,22 @@ def test_flags_of_alphas_gradient_that_do_nothing_are_refused(capsys, words, mes
 def test_the_papers_gradient_is_one_flag_each_away():
     cfg = SearchConfig(["--hessian", "difference", "--eps", "0.01", "--no-reuse_gradient"])
     assert (cfg.hessian, cfg.eps, cfg.reuse_gradient) == ("difference", 0.01, False)
+
+
+def test_the_linear_rule_for_learning_rates_goes_by_the_default_batch():
+    def factor(text, Config=SearchConfig):
+        return Config(text.split()).lr_factor
+
+    assert factor("--batch_size 256") == 1
+    assert factor("--batch_size 256 --scale_lr") == 4
+    assert factor("--batch_size 64 --scale_lr --quick") == 2  # whose batch is 32
+    assert factor("--batch_size 32 --scale_lr --paper") == 0.5
+    assert factor("--genotype PDARTS --batch_size 48 --scale_lr", AugmentConfig) == 0.5
+    assert Strategies(SearchConfig(["--alpha_lr", "3e-4"]), 10).alpha_lr == 3e-4
+    words = ["--alpha_lr", "3e-4", "--batch_size", "128", "--scale_lr"]
+    assert Strategies(SearchConfig(words), 10).alpha_lr == 6e-4
+    auto = Strategies(SearchConfig(words[2:]), 10).alpha_lr  # by the steps already
+    assert auto == Strategies(SearchConfig([]), 10).alpha_lr
 
 
 @pytest.mark.parametrize("Config", [SearchConfig, AugmentConfig])
