@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.utils import get_total_norm
 
+from devices.parts import WHOLE
+
 # How the matrix-vector product of Eq. 7 is computed
 HESSIANS = {
     "difference": "central difference, Eq. 8: two passes more",
@@ -53,13 +55,17 @@ class Architect:
     weights(), as SearchCNNController.
     """
 
-    def __init__(self, net, hessian="difference", eps=0.3, reuse_gradient=False, penalty=None):
+    def __init__(
+        self, net, hessian="difference", eps=0.3, reuse_gradient=False, penalty=None, parts=WHOLE
+    ):
         """
         hessian          a key of HESSIANS
         eps              numerator of eps in Eq. 8 (the paper's: 0.01, a footnote of sec. 2.3)
         reuse_gradient   the step of w takes dL_train/dw of the virtual step, computed before
                          alpha's step, and saves a pass: both steps read the same (w, alpha)
         penalty          a term of L_val in alpha alone: penalty(alphas) -> scalar
+        parts            a devices.parts.Parts: how each pass over a batch is divided. Each gradient
+                         below is that of the whole batch, the same in all processes
         """
         if hessian not in HESSIANS:
             raise ValueError(f"hessian {hessian!r} is none of {', '.join(HESSIANS)}")
@@ -68,6 +74,7 @@ class Architect:
         self.eps = eps
         self.reuse_gradient = reuse_gradient
         self.penalty = penalty
+        self.parts = parts
         self.alphas = list(net.alphas())
         # frozen weights take no step, virtual or real
         self.weights = [w for w in net.weights() if w.requires_grad]
@@ -78,7 +85,7 @@ class Architect:
     def unrolled_backward(self, trn_X, trn_y, val_X, val_y, xi, w_optim):
         """Write the gradient of L_val(w - xi * dL_train/dw, alpha) into alpha.grad (Eq. 6-8).
 
-        trn_X, val_X  (N, C_in, H, W);  trn_y, val_y  (N,)
+        trn_X, val_X  (N, C_in, H, W);  trn_y, val_y  (N,): the share of this process
         xi            virtual learning rate; 0 gives first order, the gradient of L_val at w, with
                       one forward and backward pass
         w_optim       the SGD of w, whose step the virtual one repeats; w is never stepped here
@@ -123,15 +130,13 @@ class Architect:
         random = [] if self.hessian == "none" else self._random_states()
         # a one-sided difference is taken from this pass: as exact as the other side must be
         with self._full_precision() if forward else nullcontext():
-            logits = self.net(X)
-            loss = self.net.criterion(logits, y)
             inputs = self.weights + self.alphas if forward else self.weights
-            grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+            loss, logits, grads = self.parts.gradient(self._compute, X, y, inputs)
         n = len(self.weights)
         pairs = zip(self.alphas, grads[n:], strict=True) if forward else ()
         dalpha = [torch.zeros_like(a) if g is None else g for a, g in pairs]
         statistics = [b.clone() for b in self.net.buffers()] if self.reuse_gradient else []
-        return TrainingPass(loss.detach(), logits.detach(), grads[:n], dalpha, statistics, random)
+        return TrainingPass(loss, logits, grads[:n], dalpha, statistics, random)
 
     def lookahead(self, first, val_X, val_y, xi, w_optim):
         """dL_val/dalpha and dL_val/dw at (w', alpha), w' from the gradient of `first`, a
@@ -215,11 +220,15 @@ class Architect:
         It computes dL_train/dw again rather than keep the graph of `first` through the pass at w':
         that graph holds more than twice the maps of a pass.
         """
-        loss = self.net.criterion(self.net(trn_X), trn_y)
-        grads = torch.autograd.grad(loss, self.weights, create_graph=True, allow_unused=True)
-        reached = [i for i, g in enumerate(grads) if g is not None and g.requires_grad]
-        grads, dw = [grads[i] for i in reached], [dw[i] for i in reached]
-        return list(torch.autograd.grad(grads, self.alphas, dw, materialize_grads=True))
+        total = [torch.zeros_like(alpha) for alpha in self.alphas]
+        for loss, _ in self.parts.losses(self._compute, trn_X, trn_y):
+            grads = torch.autograd.grad(loss, self.weights, create_graph=True, allow_unused=True)
+            reached = [i for i, g in enumerate(grads) if g is not None and g.requires_grad]
+            directions = [dw[i] for i in reached]
+            grads = [grads[i] for i in reached]
+            found = torch.autograd.grad(grads, self.alphas, directions, materialize_grads=True)
+            torch._foreach_add_(total, found)
+        return self.parts.group.sum(total)
 
     @contextmanager
     def _draws_of(self, random):
@@ -261,10 +270,14 @@ class Architect:
             generators.append((torch.mps.get_rng_state, torch.mps.set_rng_state))
         return [(get, set_, get()) for get, set_ in generators]
 
+    def _compute(self, X, y):
+        logits = self.net(X)
+        return self.net.criterion(logits, y), logits
+
     def _grad(self, X, y, inputs):
         """Gradient of the loss for `inputs` alone; zeros for what the loss does not reach."""
-        loss = self.net.criterion(self.net(X), y)
-        return list(torch.autograd.grad(loss, inputs, materialize_grads=True))
+        _, _, grads = self.parts.gradient(self._compute, X, y, inputs)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True)]
 
     @contextmanager
     def _full_precision(self):

@@ -26,10 +26,10 @@ from config import AugmentConfig
 from console import errors
 from console.terminal import command
 from data_sets import loader_speed, loaders
-from devices import layout, pick
+from devices import launch, layout, pick, processes
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import augment_cnn, memory, own_ops
+from models import augment_cnn, memory, own_ops, sync_norm
 from models.ops import OPS
 from tracking import augment_log, inherit, resume, run_folder, trained_network
 from tracking.budget import Budget
@@ -40,9 +40,14 @@ from tracking.run import Run
 @command
 def main(argv=None):
     cfg = AugmentConfig(argv)
+    if (n := launch.wanted(cfg)) > 1:
+        return launch.start(cfg.PROG, argv, n)
     budget = Budget(cfg)
-    with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
-        state = resume.to_resume(cfg, folder)
+    with (
+        errors.usage_errors(cfg.PROG, budget.advice),
+        run_folder.set_up(cfg, group=processes.join(cfg)) as folder,
+    ):
+        state = resume.to_resume(cfg, folder, processes.here())
         inherited = "" if state else inherit.inherit_flags(cfg)
         own_ops.use(cfg)
         device = pick.prepare_device(cfg)
@@ -72,11 +77,13 @@ def main(argv=None):
             copied = trained_network.init_from(net, cfg.init_from)
         size = utils.network_size(net, data.spec, cfg)
         kept_as = layout.place(net, device, data, cfg)
+        if cfg.sync_bn:
+            sync_norm.synchronise(net, device.group)
 
         # optimizer (App. A.2)
         optim = torch.optim.SGD(
             net.parameters(),
-            cfg.lr,
+            cfg.lr * cfg.lr_factor,
             cfg.momentum,
             weight_decay=cfg.weight_decay,
             fused=device.is_cuda,
@@ -117,18 +124,22 @@ def train(loader, net, optim, criterion, epoch, run):
     cfg, device = run.cfg, run.device
     guard = StepGuard(device, net, cfg.on_nan)
     meter = run.meter(guard)  # sums stay on the device
+    weights, parts = list(net.parameters()), utils.parts(cfg, device, criterion)
     net.train()
+
+    def compute(X, y):
+        with device.autocast():
+            outputs = net(X)  # logits and auxiliary logits, (N, n_classes) each
+            main_loss, loss = augment_cnn.training_loss(outputs, y, criterion, cfg.aux_weight)
+        return loss, outputs[0], main_loss
 
     def train_step(X, y):  # never waits, so that a CUDA graph can hold it
         guard.begin()
         optim.zero_grad()
-        with device.autocast():
-            outputs = net(X)  # logits and auxiliary logits, (N, n_classes) each
-            main_loss, loss = augment_cnn.training_loss(outputs, y, criterion, cfg.aux_weight)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip)
+        loss, logits, main_loss = parts.backward(compute, X, y, weights)
+        norm = nn.utils.clip_grad_norm_(weights, cfg.grad_clip)
         guard.update(optim, loss, w=norm)
-        return main_loss.detach(), outputs[0].detach()
+        return main_loss, logits
 
     if cfg.cuda_graphs:
         train_step = Graphed(train_step, functools.partial(run.log.warn, kind="CUDA graph"))

@@ -104,6 +104,11 @@ QUICK_HELP = (
 )
 QUIET_HELP = "say only warnings and the result; the log has the rest"
 MEGAPIXELS_HELP = "image files of more million pixels are not read, but listed as too large"
+ONE_GPU_HELP = "CUDA card to use, counted from 0 (default: the first)"
+GPUS_HELP = (
+    "CUDA card to use, counted from 0 (default: the first); several, such as 0,1,2,3 or all: a "
+    "process on each, which share every batch"
+)
 CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
 
 
@@ -157,7 +162,7 @@ def add_device_group(parser):
     g = parser.add_argument_group("device", "on what it runs")
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
     # each other make them crawl where another program wants a core
-    add_device_flags(g, quick_threads=1)
+    add_device_flags(g, quick_threads=1, gpus_help=GPUS_HELP)
     flag(g, "--workers", type=processes, keep="free", help=WORKERS_HELP)
     flag(g, "--amp", choices=("off", "bf16"), default="off",
          help="bf16: bfloat16 where it is tolerated; the finite difference of the search stays in "
@@ -179,6 +184,19 @@ def add_device_group(parser):
                 "w are then computed in the passes for alpha alone, too")
 
 
+def add_processes_group(parser, rates):
+    g = parser.add_argument_group("several processes", "and parts of a batch; "
+                                                       "docs/several-gpus.md")
+    flag(g, "--accumulate", type=count, default=1, metavar="N",
+         help="pass each batch in N parts and add up their gradients: about an N-th of the memory")
+    switch(g, "--scale_lr",
+           help=f"linear rule: {rates} in proportion to --batch_size, from the default of both")
+    switch(g, "--sync_bn",
+           help="BatchNorm over the batch of all processes (default: each over its own share)")
+    flag(g, "--dist_timeout", type=positive, default=10.0, metavar="MINUTES", keep="never",
+         help="end when another process has not answered for so long")
+
+
 def add_ops_flag(g, default):
     flag(g, "--ops", metavar="FILE", keep="free", inherit="network",
          help="blocks of your own: a Python file, which is run, that defines OPS as models/ops.py "
@@ -190,11 +208,10 @@ def add_device_flag(g):
          help="auto: CUDA, else MPS, else CPU")
 
 
-def add_device_flags(g, quick_threads=None):
+def add_device_flags(g, quick_threads=None, gpus_help=ONE_GPU_HELP):
     """The flags of every command that runs a network."""
     add_device_flag(g)
-    flag(g, "--gpus", metavar="N", keep="free",
-         help="CUDA card to use, counted from 0 (default: the first)")
+    flag(g, "--gpus", metavar="N", keep="free", help=gpus_help)
     flag(g, "--threads", type=threads, quick=quick_threads, keep="free",
          help="CPU threads of torch (default: its own choice, all cores); on a shared machine "
               "fewer can be much faster")
@@ -662,8 +679,22 @@ class RunConfig(Config):
         if not self.resume:  # else behind the flags of the run that goes on
             self.check_together()
 
+    @property
+    def lr_factor(self):
+        """What learning rates are multiplied with: with --scale_lr the batch in units of the
+        default one, which --quick changes with the rest of the setting; else 1."""
+        return self.batch_size / self.usual_batch if self.scale_lr else 1.0
+
+    @property
+    def usual_batch(self):
+        """The batch that the default learning rates are for."""
+        action = self._actions["batch_size"]
+        return action.quick if self.quick else action.value
+
     def check_together(self):
         """Refuse values that do not go together."""
+        if self.sync_bn and self.compile:
+            self.error("--sync_bn waits for other processes, which --compile cannot")
 
 
 class SearchConfig(RunConfig):
@@ -683,6 +714,7 @@ class SearchConfig(RunConfig):
         add_search_net_group(parser)
         add_alpha_group(parser)
         add_device_group(parser)
+        add_processes_group(parser, "--w_lr, --w_lr_min and --alpha_lr")
         add_loss_group(parser)
         add_stop_group(parser)
         add_select_group(parser)
@@ -702,6 +734,7 @@ class SearchConfig(RunConfig):
         return self.warmup_epochs
 
     def check_together(self):
+        super().check_together()
         if self.quick and self.paper:
             self.error("--quick and --paper are two settings; choose one")
         if self.w_lr_min > self.w_lr:
@@ -802,9 +835,11 @@ class AugmentConfig(RunConfig):
         add_augment_net_group(parser)
         add_train_group(parser)
         add_device_group(parser)
+        add_processes_group(parser, "--lr")
         add_loss_group(parser)
 
     def check_together(self):
+        super().check_together()
         if self.space and not gt.is_random(self.genotype):
             self.error("--space belongs to --genotype random and does nothing without")
         if not (self.genotype or self.init_from or self.resume):

@@ -32,10 +32,10 @@ from config import SearchConfig
 from console import errors
 from console.terminal import command
 from data_sets import loader_speed, loaders
-from devices import layout, pick
+from devices import launch, layout, pick, processes
 from devices.cuda_graph import Graphed
 from devices.step_guard import StepGuard
-from models import memory, own_ops, small_maps, stems
+from models import memory, own_ops, small_maps, stems, sync_norm
 from models.ops import check_primitives
 from models.search_cnn import SearchCNNController
 from strategies import perturbation
@@ -51,9 +51,14 @@ def main(argv=None):
     cfg = SearchConfig(argv)
     if cfg.seeds > 1:
         return compare.main(several.search(cfg))
+    if (n := launch.wanted(cfg)) > 1:
+        return launch.start(cfg.PROG, argv, n)
     budget = Budget(cfg)
-    with errors.usage_errors(cfg.PROG, budget.advice), run_folder.set_up(cfg) as folder:
-        state = resume.to_resume(cfg, folder)
+    with (
+        errors.usage_errors(cfg.PROG, budget.advice),
+        run_folder.set_up(cfg, group=processes.join(cfg)) as folder,
+    ):
+        state = resume.to_resume(cfg, folder, processes.here())
         device = check_space(cfg, state, budget)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)
         run = Run(cfg, device, name, folder, state, budget.advice)
@@ -68,13 +73,18 @@ def main(argv=None):
             small_maps.choose(cfg, data.spec)
         net = build_supernet(cfg, data, device)
         kept_as = layout.place(net, device, data, cfg)
+        if cfg.sync_bn:
+            sync_norm.synchronise(net, device.group)
 
         # optimizers (sec. 3.1.1 and App. A.1)
         strategies = Strategies(cfg, run.n_steps)
         optims = build_optimizers(cfg, net, device, strategies.alpha_lr)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optims.w, cfg.epochs, cfg.w_lr_min)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optims.w, cfg.epochs, cfg.w_lr_min * cfg.lr_factor
+        )
         choices = (cfg.hessian, cfg.eps, cfg.reuse_gradient)
-        architect = Architect(net, *choices, penalty=strategies.penalty)
+        parts = utils.parts(cfg, device, net.criterion)
+        architect = Architect(net, *choices, penalty=strategies.penalty, parts=parts)
         run.track(
             model=net,
             w_optim=optims.w,
@@ -158,7 +168,11 @@ def build_optimizers(cfg, net, device, alpha_lr):
     """SGD with momentum for w, Adam with learning rate `alpha_lr` for alpha."""
     fused = device.is_cuda
     w_optim = torch.optim.SGD(
-        net.weights(), cfg.w_lr, cfg.w_momentum, weight_decay=cfg.w_weight_decay, fused=fused
+        net.weights(),
+        cfg.w_lr * cfg.lr_factor,
+        cfg.w_momentum,
+        weight_decay=cfg.w_weight_decay,
+        fused=fused,
     )
     alpha_optim = torch.optim.Adam(
         net.alphas(),
@@ -182,7 +196,13 @@ def train(data, net, architect, optims, epoch, run):
     meter = run.meter(guard)  # sums stay on the device
     w_lr = optims.w.param_groups[0]["lr"]  # this epoch's cosine value
     xi = w_lr if cfg.order == 2 else 0.0  # sec. 2.3: xi = 0 is first order
+    parts = utils.parts(cfg, device, net.criterion)
     net.train()
+
+    def compute(X, y):
+        with device.autocast():
+            logits = net(X)  # (N, n_classes)
+            return net.criterion(logits, y), logits
 
     def search_step(trn_X, trn_y, *val):  # never waits, so that a CUDA graph can hold it
         guard.begin()
@@ -196,15 +216,13 @@ def train(data, net, architect, optims, epoch, run):
         # w: plain SGD, with the gradient of the virtual step or anew, where alpha is now
         if passed is None:
             optims.w.zero_grad()
-            with device.autocast():
-                logits = net(trn_X)  # (N, n_classes)
-                loss = net.criterion(logits, trn_y)
-            loss.backward()  # adds to alpha.grad too; unrolled_backward writes it anew
+            # adds to alpha.grad too; unrolled_backward writes it anew
+            loss, logits = parts.backward(compute, trn_X, trn_y, net.weights())
         else:
             loss, logits = passed
         norm = nn.utils.clip_grad_norm_(net.weights(), cfg.w_grad_clip)
         guard.update(optims.w, loss, w=norm)
-        return loss.detach(), logits.detach()
+        return loss, logits
 
     if cfg.cuda_graphs:
         search_step = Graphed(search_step, functools.partial(run.log.warn, kind="CUDA graph"))
@@ -230,7 +248,8 @@ def save_epoch(run, data, net, strategies, lr, trained, val):
     """Record and save the epoch that `trained` and `val` are of; the record of its alphas."""
     genotype = net.genotype(run.cfg.max_skips)
     is_best = run.record_epoch(run.last["epoch"] + 1, lr, trained, val, gt.to_str(genotype))
-    curvature = strategies.curvature(net, data, run.device)
+    parts = utils.parts(run.cfg, run.device, net.criterion)
+    curvature = strategies.curvature(net, data, run.device, parts)
     record = search_log.record_alphas(run, net, genotype, curvature)
     strategies.after_epoch(run, record)
     run.save(is_best)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from devices.parts import Parts
 from devices.step_guard import NotFinite
 
 
@@ -45,6 +46,13 @@ def criterion(cfg, class_counts, device):
     return functools.partial(F.cross_entropy, weight=weight, label_smoothing=cfg.label_smoothing)
 
 
+def parts(cfg, device, criterion):
+    """How each batch of a run is divided: the devices.parts.Parts of --accumulate, the processes of
+    a pick.Device and the class weights of `criterion`."""
+    class_weight = getattr(criterion, "keywords", {}).get("weight")
+    return Parts(cfg.accumulate, device.group, class_weight)
+
+
 def hits(logits, y, topk=(1, 5)):
     """How many samples have their class among the k best logits, one 0-dim tensor per k.
 
@@ -59,6 +67,9 @@ class Meter:
     """Means of loss, top-1 and top-5 over all samples seen. The sums stay on the device, so adding
     never waits for it; `means` does.
 
+    Each process adds its own samples, and all get the means over those of all: what reads the sums
+    has to be called in all of them.
+
     what   what is measured, for the error: "validation loss"
     guard  a StepGuard of the same steps, whose counts are read with the sums
     """
@@ -66,8 +77,7 @@ class Meter:
     def __init__(self, device, what="loss", guard=None):
         # loss, top1, top5, images; batches whose loss was not finite, which are in no mean
         self.sums = torch.zeros(5, device=device.torch_device)
-        self.what, self.guard = what, guard
-        self.n = 0
+        self.what, self.guard, self.group = what, guard, device.group
         self.start = time.perf_counter()
 
     def add(self, loss, logits, y):
@@ -77,23 +87,31 @@ class Meter:
         ok = torch.isfinite(loss)
         self.sums[:4] += torch.where(ok, row, 0)
         self.sums[4] += ~ok
-        self.n += len(y)
+
+    def _all(self):
+        """The sums of all processes."""
+        return self.group.sum([self.sums])[0]
 
     def state_dict(self):
         seconds = time.perf_counter() - self.start
-        state = {"sums": self.sums.clone().cpu(), "n": self.n, "seconds": seconds}
+        state = {"sums": self._all().clone().cpu(), "seconds": seconds}
         return state if self.guard is None else {**state, "guard": self.guard.state_dict()}
 
     def load_state_dict(self, state):
-        self.sums.copy_(state["sums"])
-        self.n, self.start = state["n"], time.perf_counter() - state["seconds"]
+        if self.group.is_main:  # which has all
+            self.sums.copy_(state["sums"])
+        self.start = time.perf_counter() - state["seconds"]
         if self.guard is not None:
             self.guard.load_state_dict(state["guard"])
 
     def means(self):
         """{"loss", "top1", "top5"} as floats, NaN before the first image. Raises NotFinite, a
         FloatingPointError, for what is not finite, unless the guard skips it."""
-        sums, counts = self.sums, ()
+        return self._read()[0]
+
+    def _read(self):
+        """(means, images)"""
+        sums, counts = self._all(), ()
         if self.guard is not None:  # one wait for both
             sums = torch.cat([sums, self.guard.counts.flatten().to(sums.dtype)])
         loss, top1, top5, n, bad, *counts = sums.tolist()
@@ -103,14 +121,14 @@ class Meter:
         if bad and not (counts and self.guard.skip):
             raise NotFinite(f"the {self.what}")
         found = {"loss": loss, "top1": top1, "top5": top5}
-        return {name: value / n if n else np.nan for name, value in found.items()}
+        return {name: value / n if n else np.nan for name, value in found.items()}, n
 
     def result(self):
         """`means` with "seconds" since the meter was made and "images_per_second"; with a guard
         that skips also "left_out", how many updates were. Raises NotFinite if all of w were."""
-        means = self.means()  # first: it waits for the device
+        means, n = self._read()  # first: it waits for the device
         seconds = time.perf_counter() - self.start
-        result = {**means, "seconds": seconds, "images_per_second": self.n / max(seconds, 1e-9)}
+        result = {**means, "seconds": seconds, "images_per_second": n / max(seconds, 1e-9)}
         if self.guard is not None and self.guard.skip:
             result["left_out"] = self.guard.left_out()
         return result
@@ -127,10 +145,25 @@ class Answers:
         probability, predicted = logits.softmax(dim=1).max(dim=1)
         self._batches.append(torch.stack([y.float(), predicted.float(), probability.float()]))
 
+    def gather(self, group):
+        """Put in what the other processes have added, each its share of every batch."""
+        if group.size > 1:
+            all_shares = group.gather([batch.cpu() for batch in self._batches])
+            self._batches = [_whole(shares) for shares in zip(*all_shares, strict=True)]
+
     def lists(self):
         """(classes, predicted classes, probabilities of these), one entry per image."""
         classes, predicted, probability = torch.cat(self._batches, dim=1).cpu()
         return classes.int().tolist(), predicted.int().tolist(), probability.tolist()
+
+
+def _whole(shares):
+    """A batch (3, N) from the shares of all processes: that of number r has every size-th image
+    from r on (data_sets/shares.py)."""
+    batch = shares[0].new_empty(len(shares[0]), sum(part.size(1) for part in shares))
+    for rank, part in enumerate(shares):
+        batch[:, rank :: len(shares)] = part
+    return batch
 
 
 def evaluate(forward, loader, device, answers=None):
@@ -149,6 +182,8 @@ def evaluate(forward, loader, device, answers=None):
             meter.add(F.cross_entropy(logits, y), logits, y)
             if answers is not None:
                 answers.add(logits, y)
+    if answers is not None:
+        answers.gather(device.group)
     return meter.result()
 
 

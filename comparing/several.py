@@ -38,6 +38,49 @@ def _name(base, seed):
     return f"{base}-seed{seed}"
 
 
+def _cards(cfg):
+    """The CUDA cards that the searches are spread over, one process on each; none on a CPU. Raises
+    ValueError where the machine lacks what was asked for."""
+    cards = pick.named_cards(cfg.gpus, pick.cards()) if pick.cards() else []
+    first = str(cards[0]) if cfg.gpus and cards else cfg.gpus
+    return cards if pick.pick_device(cfg.device, first).type == "cuda" else []
+
+
+class Table:
+    """What the searches have come to, a row each time that another twentieth of all epochs is
+    finished: of each search its last epoch and the accuracy of its supernet."""
+
+    ROWS = 20
+
+    def __init__(self, names, n_epochs):
+        """names {seed: folder in searchs/}, of searches of `n_epochs` each"""
+        self.names, self.total = names, n_epochs * len(names)
+        self.shown, self.start, self.before = 0, time.perf_counter(), None
+
+    def header(self):
+        cells = [
+            f"{'epochs':>9}",
+            *(f"{f'seed {seed}':>12}" for seed in self.names),
+            f"{'left':>9}",
+        ]
+        return " ".join(cells)
+
+    def update(self):
+        """The number of finished epochs, and the row for it as text; None where none is due."""
+        scores = [reader.scores(os.path.join(files.SEARCHES, n)) for n in self.names.values()]
+        done = sum(map(len, scores))
+        self.before = done if self.before is None else self.before  # by an earlier call
+        if done * self.ROWS // self.total <= self.shown * self.ROWS // self.total:
+            return done, None
+        self.shown = done
+        seconds = (time.perf_counter() - self.start) / max(done - self.before, 1)
+        left = tqdm.format_interval(seconds * (self.total - done))
+        cells = [f"{max(s)} {s[max(s)]:.2%}" if s else "-" for s in scores]
+        return done, " ".join(
+            [f"{f'{done}/{self.total}':>9}", *(f"{cell:>12}" for cell in cells), f"{left:>9}"]
+        )
+
+
 def _folders(cfg, base):
     """Every folder that these searches and their comparison make."""
     searches = [os.path.join(files.SEARCHES, _name(base, seed)) for seed in _seeds(cfg)]
@@ -79,8 +122,8 @@ class Searches:
             self._require_free()
         for name in self.names.values():  # of searches whose first process was killed, perhaps
             run_folder.require_ended(files.SEARCHES, name)
-        self.cards = pick.cards() if pick.pick_device(cfg.device, cfg.gpus).type == "cuda" else 0
-        self.jobs = 1 if cfg.gpus else self.cards or pick.cores()
+        self.cards = _cards(cfg)
+        self.jobs = len(self.cards) or pick.cores()
 
     def _remember(self):
         """Give `cfg` the flags of the first search that has begun: those that have not begun yet
@@ -115,14 +158,14 @@ class Searches:
     def _words(self, seed, slot):
         """The command line of one search."""
         cfg, name = self.cfg, self.names[seed]
-        words = cfg.words([flag for flag in cfg.said if flag not in OWN])
+        words = cfg.words([flag for flag in cfg.said if flag not in (*OWN, "gpus")])
         words += ["--name", name, "--seed", str(seed), "--quiet"]
         if cfg.resume and self._has_checkpoint(name):
             words.append("--resume")
         elif _may_overwrite(cfg, os.path.join(files.SEARCHES, name)):
             words.append("--overwrite")
-        if self.cards and not cfg.gpus:
-            words += ["--gpus", str(slot)]
+        if self.cards:
+            words += ["--gpus", str(self.cards[slot])]
         if not self.cards and "threads" not in cfg.said and self.jobs > 1:
             words += ["--threads", "1"]
         return words
@@ -143,14 +186,6 @@ class Searches:
             start_new_session=True,
         )
 
-    def _epochs(self):
-        """How many epochs are finished."""
-        total = 0
-        for name in self.names.values():
-            path = os.path.join(files.SEARCHES, name)
-            total += len(reader.scores(path))
-        return total
-
     def run(self):
         """All searches, as many at once as there are cards or cores; returns the folders of those
         that were finished. A KeyboardInterrupt carries what to do next."""
@@ -160,6 +195,9 @@ class Searches:
             total=cfg.seeds * cfg.epochs, desc=f"{cfg.seeds} searches, epochs", file=sys.stderr,
             dynamic_ncols=True, leave=False, disable=True if cfg.quiet or cfg.resume else None,
         )  # fmt: skip
+        table = Table(self.names, cfg.epochs)
+        if not cfg.quiet:
+            tqdm.write(table.header(), file=sys.stdout)
         with interrupts.StopSignals() as signals:
             signals.wait()
             try:
@@ -168,7 +206,10 @@ class Searches:
                         slot, seed = free.pop(0), waiting.pop(0)
                         running[seed] = slot, self._start(seed, slot)
                     time.sleep(POLL)
-                    bar.update(self._epochs() - bar.n if not bar.disable else 0)
+                    done, row = table.update()
+                    bar.update(done - bar.n if not bar.disable else 0)
+                    if row and not cfg.quiet:
+                        tqdm.write(row, file=sys.stdout)
                     for seed, (slot, process) in list(running.items()):
                         if process.poll() is not None:
                             del running[seed]
@@ -221,6 +262,10 @@ def search(cfg):
     """Run cfg.seeds searches. Returns the command line of compare.py for what they found."""
     with contextlib.ExitStack() as stack:
         with errors.usage_errors(cfg.PROG):
+            if "RANK" in os.environ:
+                raise ValueError(
+                    "--seeds starts a process for each search itself; start it without torchrun"
+                )
             searches = Searches(cfg, stack.enter_context(hold_name(cfg)))
             n, base = len(searches.names), searches.base
             if not cfg.quiet:

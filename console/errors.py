@@ -8,8 +8,8 @@ import shutil
 import sys
 from contextlib import contextmanager, suppress
 
-from console import interrupts
-from console.terminal import byte_size, complain, visible
+from console import interrupts, one_voice
+from console.terminal import byte_size, visible
 
 WINDOWS = os.name == "nt"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -120,9 +120,10 @@ def _ends_in_one_line(prog, ending_of):
         if found is None:
             raise
         text, code = found
-        if isinstance(error, KeyboardInterrupt):
+        asked = isinstance(error, KeyboardInterrupt)
+        if asked and not one_voice.rank():
             interrupts.below_the_c()
-        end(prog, text, code, None if isinstance(error, KeyboardInterrupt) else error)
+        end(prog, text, code, None if asked else error, asked)
 
 
 def ending(error, run=None, advice=None):
@@ -179,7 +180,8 @@ def _loader_died(error):
     )
 
 
-def end(prog, text, code, cause):
-    """Print the last line of a command that failed and leave with exit code `code`."""
-    complain(f"{prog}: {text}")
+def end(prog, text, code, cause, asked=False):
+    """Print the last line of a command that failed, or was `asked` to end, and leave with exit code
+    `code`."""
+    one_voice.last_line(prog, text, asked)
     raise SystemExit(code) from cause

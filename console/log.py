@@ -185,6 +185,18 @@ class Log:
         self._bars[0].set_postfix_str(f"loss {means['loss']:.3f} top1 {means['top1']:.1%}")
 
 
+class SilentLog(Log):
+    """The log of a process that does not speak: another one does."""
+
+    def _nothing(self, *args, **words):
+        pass
+
+    open = close = detail = _say = row = open_bars = close_bars = advance = step = _nothing
+
+    def due(self, global_step):
+        return False
+
+
 def _columns(texts, widths):
     return " ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
 

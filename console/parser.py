@@ -8,7 +8,8 @@ import difflib
 import os
 import re
 
-from console.terminal import complain, visible
+from console import one_voice
+from console.terminal import visible
 
 LONGEST, LONGEST_GENOTYPE = 1000, 100_000  # characters of a value
 
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
             message += "; a name that begins with a dash goes behind --, as in -- -x"
         if len(message) > 2 * LONGEST:  # a long word that is no flag
             message = message[:LONGEST] + "..."
-        complain(f"{self.prog}: {visible(message)} (--help lists all flags)")
+        one_voice.last_line(self.prog, f"{visible(message)} (--help lists all flags)")
         self.exit(2)
 
 

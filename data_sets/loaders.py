@@ -18,6 +18,7 @@ from console.parser import to_folder_name
 from data_sets import image_folder, image_parts, named, splits
 from data_sets.cache import CacheBudget
 from data_sets.loader_processes import Loader
+from data_sets.shares import ScoredBatches
 from data_sets.shuffled import Augmented, ShuffledLoader
 from data_sets.splits import Part, Transformed
 from data_sets.transforms import Fit, default_cutout, pick_augmentation, transforms
@@ -72,7 +73,7 @@ def search_data(options):
 
     cutout_length, augmented = _augmented(part.spec, options)
     w_half, alpha_half = (Subset(part.dataset, half.tolist()) for half in (w_half, alpha_half))
-    alpha_batch = min(batch_size, len(alpha_half))
+    alpha_batch = _require_shares(min(batch_size, len(alpha_half)), options)
     workers = _workers(part.dataset, options)  # in all: both halves are read at once
     share = options._replace(workers=workers - workers // 2)
     train = _training_loader(w_half, augmented, batch_size, share)
@@ -229,10 +230,11 @@ def _augmented(spec, options):
 def _fit_batch(options, n_images, what):
     """The batch size: smaller than asked where there are fewer images and nobody asked for it.
 
-    Raises ValueError, with a number that fits, where somebody did.
+    Raises ValueError, with a number that fits, where somebody did, and for a batch that leaves a
+    process fewer than two images in a part.
     """
     if options.batch_size <= n_images:
-        return options.batch_size
+        return _require_shares(options.batch_size, options)
     fits = 1 << (max(n_images, 1).bit_length() - 1)  # the largest power of two
     if not options.may_shrink_batch or fits < 2:
         raise ValueError(
@@ -240,18 +242,38 @@ def _fit_batch(options, n_images, what):
             + (f"try --batch_size {fits}" if fits > 1 else "two are needed at least")
         )
     log.info(f"batch {fits} instead of {options.batch_size}, since {what} has {n_images} images")
-    return fits
+    return _require_shares(fits, options)
+
+
+def _require_shares(batch_size, options):
+    """`batch_size`, if two images of it are in each part of each process: BatchNorm needs a second
+    value where a map is down to one pixel. Else raises ValueError."""
+    size, parts = options.share[1], options.accumulate
+    if size * parts > 1 and batch_size < 2 * size * parts:
+        how = f"{size} processes" if size > 1 else ""
+        how += " and " * (size > 1 < parts) + f"--accumulate {parts}" * (parts > 1)
+        raise ValueError(
+            f"a batch of {batch_size} images is too small for {how}: it leaves fewer than two for "
+            f"each pass; {2 * size * parts} are needed at least"
+        )
+    return batch_size
 
 
 def _training_loader(dataset, augmented, batch_size, options, half=0):
     images = Augmented(dataset, augmented)
     seed = [options.seed, half]
-    return ShuffledLoader(images, batch_size, seed, **_how_to_load(images, options))
+    return ShuffledLoader(images, batch_size, seed, options.share, **_how_to_load(images, options))
 
 
 def _scoring_loader(dataset, spec, batch_size, options):
     images = Transformed(dataset, transforms(spec, train=False))
-    return Loader(images, batch_size=batch_size, **_how_to_load(images, options))
+    if len(images) < options.share[1]:
+        raise ValueError(
+            f"{len(images)} images to score are fewer than {options.share[1]} processes; start "
+            f"fewer, or add images"
+        )
+    batches = ScoredBatches(len(images), batch_size, options.share)
+    return Loader(images, batch_sampler=batches, **_how_to_load(images, options))
 
 
 def _how_to_load(dataset, options):
@@ -270,7 +292,8 @@ def _workers(dataset, options):
     """Loader processes in all, of those that read at the same time."""
     if options.workers is not None:
         return options.workers
-    return default_workers(getattr(splits.source(dataset), "in_memory", False))
+    in_memory = getattr(splits.source(dataset), "in_memory", False)
+    return default_workers(in_memory, options.local_size)
 
 
 def _take_turns(trained, scored):
@@ -281,6 +304,7 @@ def _take_turns(trained, scored):
         loader.others = (*trained, *(other for other in scored if other is not loader))
 
 
-def default_workers(in_memory):
-    """Loader processes: none for decoded images in memory, else up to four."""
-    return 0 if in_memory else min(4, pick.cores())
+def default_workers(in_memory, n=1):
+    """Loader processes of each of `n` processes on this machine: none for decoded images in memory,
+    else up to four."""
+    return 0 if in_memory else max(1, min(4, pick.cores() // n))

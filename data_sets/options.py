@@ -12,6 +12,9 @@ class DataOptions(NamedTuple):
     cache_files       JSON files that keep what was found out about a folder; the first is written
     may_shrink_batch  nobody asked for this batch size: take a smaller one where images are few
     pin_memory        whether batches go to a GPU
+    share             (r, size): which process this is, and of how many that share each batch
+    local_size        how many of them are on this machine
+    accumulate        parts in which a process passes its share
     """
 
     dataset: str
@@ -31,21 +34,17 @@ class DataOptions(NamedTuple):
     seed: int
     val_portion: Any = None  # a search has it
     deterministic: bool = False
+    accumulate: int = 1
     known_spec: Any = None
     cache_files: tuple = ()
     may_shrink_batch: bool = False
     pin_memory: bool = False
+    share: tuple = (0, 1)
+    local_size: int = 1
 
     @classmethod
-    def from_config(
-        cls, cfg, known_spec=None, cache_files=(), may_shrink_batch=False, pin_memory=False
-    ):
-        """From the flags of a run. Raises TypeError if `cfg` lacks one."""
-        flags = {name: getattr(cfg, name) for name in cls._fields[:-4] if hasattr(cfg, name)}
-        return cls(
-            **flags,
-            known_spec=known_spec,
-            cache_files=tuple(cache_files),
-            may_shrink_batch=may_shrink_batch,
-            pin_memory=pin_memory,
-        )
+    def from_config(cls, cfg, **others):
+        """From the flags of a run, and values for the others. Raises TypeError if `cfg` lacks a
+        flag."""
+        names = cls._fields[: cls._fields.index("known_spec")]
+        return cls(**{name: getattr(cfg, name) for name in names if hasattr(cfg, name)}, **others)

@@ -8,6 +8,7 @@ same with any number of loader processes, and goes on inside a pass without load
 import numpy as np
 import torch
 
+from data_sets import shares
 from data_sets.loader_speed import TimedLoader
 from data_sets.splits import Transformed
 
@@ -15,9 +16,11 @@ from data_sets.splits import Transformed
 class ShuffledBatches:
     """A batch sampler: pairs (seed of the random changes, indices), full batches only."""
 
-    def __init__(self, n_images, batch_size, seed):
-        """`seed` is a list of numbers."""
+    def __init__(self, n_images, batch_size, seed, share=(0, 1)):
+        """`seed` is a list of numbers; `share` is (r, size), which of so many processes this is:
+        it gets its share of the indices, and random changes of its own."""
         self.n_images, self.batch_size, self.seed = n_images, batch_size, seed
+        self.share = share
         self.n_pass = self.done = 0  # the pass, and how many of its batches have been used
 
     def __len__(self):
@@ -28,7 +31,8 @@ class ShuffledBatches:
         order = rng.permutation(self.n_images).tolist()
         seeds = rng.integers(2**63, size=len(self)).tolist()
         for i in range(self.done, len(self)):
-            yield seeds[i], order[i * self.batch_size : (i + 1) * self.batch_size]
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
+            yield seeds[i] + self.share[0], shares.take(batch, self.share)
 
 
 class Augmented(Transformed):
@@ -48,9 +52,9 @@ class ShuffledLoader(TimedLoader):
     """Shuffled, augmented, full batches. Goes on where it was left: behind the last batch that was
     used, in a new pass if that was the last of one. Its state_dict is that position."""
 
-    def __init__(self, images, batch_size, seed, **words):
-        """`images` is an Augmented, `seed` a list of numbers."""
-        batches = ShuffledBatches(len(images), batch_size, seed)
+    def __init__(self, images, batch_size, seed, share=(0, 1), **words):
+        """`images` is an Augmented; seed and share as of `ShuffledBatches`."""
+        batches = ShuffledBatches(len(images), batch_size, seed, share)
         super().__init__(images, batch_sampler=batches, **words)
 
     def __iter__(self):

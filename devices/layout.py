@@ -15,7 +15,8 @@ def place(net, device, data, cfg):
     says so. Returns the layout, a key of LAYOUTS. `device` is a pick.Device, `data` a loaders.Data.
     """
     net.to(device.torch_device)
-    shape = (data.batch_size, data.spec.C_in, *data.spec.size)
+    at_once = max(data.batch_size // (device.group.size * cfg.accumulate), 1)
+    shape = (at_once, data.spec.C_in, *data.spec.size)
     layout = pick_layout(cfg.layout, net, shape, device)
     net.to(memory_format=LAYOUTS[layout])
     if cfg.compile:

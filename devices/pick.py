@@ -6,13 +6,15 @@ from typing import NamedTuple
 import torch
 
 from console.terminal import plural
+from devices import processes
 
 
 class Device(NamedTuple):
-    """Where a network runs and in which precision: what always travels together."""
+    """Where a network runs, in which precision and with whom: what always travels together."""
 
     torch_device: torch.device
     amp: str = "off"  # "bf16": autocast to bfloat16
+    group: processes.Alone = processes.ALONE  # the processes that share each batch
 
     @property
     def is_cuda(self):
@@ -21,9 +23,10 @@ class Device(NamedTuple):
     @property
     def name(self):
         """A name for people: the card's, or the kind of device with its threads."""
+        name = f"{self.torch_device.type} ({plural(torch.get_num_threads(), 'thread')})"
         if self.is_cuda:
-            return torch.cuda.get_device_name(self.torch_device)
-        return f"{self.torch_device.type} ({plural(torch.get_num_threads(), 'thread')})"
+            name = torch.cuda.get_device_name(self.torch_device)
+        return f"{self.group.size} processes, {name} each" if self.group.size > 1 else name
 
     def put(self, batch):
         """X and y of a batch on this device."""
@@ -49,7 +52,10 @@ def prepare_device(cfg):
 
     Raises ValueError when the machine lacks what was asked for.
     """
-    device = pick_device(cfg.device, cfg.gpus)
+    group = processes.here()
+    device = pick_device(cfg.device, cfg.gpus, group)
+    if group.size > 1 and cfg.cuda_graphs:
+        raise ValueError("--cuda_graphs is for one process; leave it out")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     deterministic = getattr(cfg, "deterministic", False)
@@ -59,7 +65,8 @@ def prepare_device(cfg):
         torch.backends.cudnn.benchmark = not deterministic  # it picks by time, so by chance
         torch.backends.cudnn.allow_tf32 = getattr(cfg, "tf32", True)
         torch.backends.cuda.matmul.allow_tf32 = getattr(cfg, "tf32", True)
-    return Device(device, getattr(cfg, "amp", "off"))
+    group.use(device)
+    return Device(device, getattr(cfg, "amp", "off"), group)
 
 
 def set_deterministic(on):
@@ -71,8 +78,9 @@ def set_deterministic(on):
         torch.use_deterministic_algorithms(on)
 
 
-def pick_device(device="auto", gpus=None):
-    """torch.device for --device auto|cuda|mps|cpu and --gpus N (the CUDA card, counted from 0).
+def pick_device(device="auto", gpus=None, group=processes.ALONE):
+    """torch.device for --device auto|cuda|mps|cpu and --gpus, the CUDA cards, counted from 0. Each
+    process of `group` on this machine gets a card of its own.
 
     Raises ValueError when the machine lacks what was asked for.
     """
@@ -82,25 +90,46 @@ def pick_device(device="auto", gpus=None):
     if gpus is not None or device == "cuda":
         if not n_cards:
             raise ValueError("torch sees no CUDA GPU here; use --device cpu, without --gpus")
-        return torch.device("cuda", _pick_card(gpus, n_cards))
+        return torch.device("cuda", _pick_card(gpus, n_cards, group))
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("torch sees no MPS device (Apple GPU) here; use --device cpu")
     if device == "auto":
         if n_cards:
-            return torch.device("cuda", 0)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+            return torch.device("cuda", _pick_card(None, n_cards, group))
+        alone = group.size == 1  # an Apple GPU is one, and torch.distributed does not know it
+        device = "mps" if alone and torch.backends.mps.is_available() else "cpu"
+    if device == "mps" and group.size > 1:
+        raise ValueError("--device mps is for one process; use --device cpu")
     return torch.device(device)
 
 
-def _pick_card(gpus, cards):
-    """Index of the one card that --gpus names: a number, or "all" where there is just one."""
-    if gpus is None or (gpus == "all" and cards == 1):
-        return 0
-    if gpus == "all" or "," in gpus:
-        raise ValueError(f"--gpus {gpus}: a run uses one GPU; pick one of 0..{cards - 1}")
-    if not gpus.isdecimal() or int(gpus) >= cards:
-        raise ValueError(f"--gpus {gpus}: no such card; this machine has 0..{cards - 1}")
-    return int(gpus)
+def _pick_card(gpus, n_cards, group):
+    """Index of the card that this process gets."""
+    named = named_cards(gpus, n_cards)
+    if group.size == 1:
+        if gpus is not None and len(named) > 1:
+            raise ValueError(f"--gpus {gpus}: this needs one GPU; pick one of 0..{n_cards - 1}")
+        return named[0]
+    if group.local_size > len(named):
+        raise ValueError(
+            f"{group.local_size} processes on this machine need a CUDA card each, and there are "
+            f"{len(named)}{'' if gpus is None else f' in --gpus {gpus}'}; start fewer, or take "
+            f"--device cpu"
+        )
+    return named[group.local_rank]
+
+
+def named_cards(gpus, n_cards):
+    """The cards that --gpus names, of `n_cards`: numbers, "all", or None, which is all, too."""
+    if gpus in (None, "all"):
+        return list(range(n_cards))
+    words = gpus.split(",")
+    for word in words:
+        if not (word.isascii() and word.isdecimal()) or int(word) >= n_cards:
+            raise ValueError(f"--gpus {gpus}: no such card; this machine has 0..{n_cards - 1}")
+    if len(set(map(int, words))) < len(words):
+        raise ValueError(f"--gpus {gpus} names a card twice")
+    return [int(word) for word in words]
 
 
 def cards():

@@ -24,6 +24,7 @@ PLOTS, CURVES, ALPHA_FIGURE = "plots", "loss_accuracy.png", "alphas.png"
 CONFUSION, CONFUSION_FIGURE = "confusion.json", "confusion.png"
 COMPARISON = "comparison.png"
 REPORT, TENSORBOARD, LOCK = "report.html", "tb", ".lock"
+START = ".start"  # which start of torchrun began the run, so that a restart finds it
 
 # what the run alone writes, and no picture command
 OWN = (

@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                    the paper's network on digits and CIFAR-10 sizes
     python scripts/benchmark.py --sizes digits --repeats 9
+    python scripts/benchmark.py --nproc 1,2        one step shared by so many processes
 
 Both forms do the same work on the same random images, in one process, in turn, so that a machine
 whose speed drifts slows both. Reported are medians over the repeats and the ratio of each pair,
@@ -11,6 +12,7 @@ with its smallest and largest value. Prints tables and writes JSON.
 import argparse
 import math
 import os
+import socket
 import statistics
 import sys
 import threading
@@ -26,7 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 import genotypes as gt
 from architect import Architect
 from data_sets import named, splits, transforms
-from devices import layout, pick
+from devices import layout, pick, processes
+from devices.parts import Parts
 from models import augment_cnn, reference, search_cells, search_cnn
 from records import files
 from tracking import run_folder
@@ -59,8 +62,9 @@ class Form:
     """One form of the supernet with all that a search step needs. Its gradient of alpha is the
     paper's, until `choose` says otherwise."""
 
-    def __init__(self, cell, device, shape, batch, fast, **net):
+    def __init__(self, cell, device, shape, batch, fast, group=processes.ALONE, **net):
         self.device = device
+        self.parts = Parts(group=group)
         C_in, side = shape
         usual = search_cnn.SearchCNN.Cell
         search_cnn.SearchCNN.Cell = cell
@@ -82,13 +86,18 @@ class Form:
         y = torch.randint(10, (2, batch))
         self.trn_X, self.val_X = (x.to(device, memory_format=memory_format) for x in X)
         self.trn_y, self.val_y = y.to(device)
+        share = slice(group.rank, None, group.size)
+        self.trn_X, self.val_X = (
+            x[share].contiguous(memory_format=memory_format) for x in (self.trn_X, self.val_X)
+        )
+        self.trn_y, self.val_y = self.trn_y[share], self.val_y[share]
         self.w_optim = torch.optim.SGD(self.net.weights(), XI, momentum=0.9, weight_decay=3e-4)
         self.alpha_optim = torch.optim.Adam(self.net.alphas(), 3e-4, betas=(0.5, 0.999))
         self.choose(PAPER)
 
     def choose(self, choices):
         """Compute alpha's gradient as `choices`, keywords of Architect, say."""
-        self.architect = Architect(self.net, **choices)
+        self.architect = Architect(self.net, **choices, parts=self.parts)
 
     def alpha_step(self, xi):
         data = self.trn_X, self.trn_y, self.val_X, self.val_y
@@ -100,9 +109,13 @@ class Form:
         """`passed` is not None where alpha's step has left the gradient of w."""
         if passed is None:
             self.w_optim.zero_grad()
-            self.net.loss(self.trn_X, self.trn_y).backward()
+            self.parts.backward(self._compute, self.trn_X, self.trn_y, self.net.weights())
         nn.utils.clip_grad_norm_(self.net.weights(), 5.0)
         self.w_optim.step()
+
+    def _compute(self, X, y):
+        logits = self.net(X)
+        return self.net.criterion(logits, y), logits
 
     def step(self, order):
         self.w_step(self.alpha_step(XI if order == 2 else 0.0))
@@ -347,6 +360,52 @@ class Noise(Dataset):
         return self.images[index], 0
 
 
+def shared_steps(name, counts, device, repeats):
+    """Of one size, for each number of processes: seconds of a step with alpha's default gradient,
+    and the bytes of gradients that each process puts into sums in it."""
+    table = {}
+    for n in counts:
+        results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+        args = (n, _free_port(), results, device.type, name, repeats)
+        torch.multiprocessing.spawn(_shared_process, args, n)
+        table[n] = found = results.get()
+        found["ratio"] = found["seconds"] / table[counts[0]]["seconds"]
+        who = f"{n} process{'es' if n > 1 else ''}"
+        print(
+            f"{name}, batch {SIZES[name][1]}, {who:13} {found['seconds']:8.3f} s a step, "
+            f"{found['ratio']:.2f} of the first; {found['bytes'] / 2**20:6.2f} MiB summed",
+            flush=True,
+        )
+    return table
+
+
+def _free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _shared_process(rank, n, port, results, kind, name, repeats):
+    """One of `n` processes; the first puts {"seconds", "bytes"} into `results`."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    os.environ.update(zip(names, map(str, (rank, rank, n, n, port)), strict=True))
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    group = processes.join(argparse.Namespace(dist_timeout=10.0, said={}))
+    torch.set_num_threads(max(pick.cores() // n, 1))
+    device = torch.device("cuda", rank) if kind == "cuda" else torch.device(kind)
+    group.use(device)
+    shape, batch = SIZES[name]
+    form = Form(search_cells.SearchCell, device, shape, batch, fast=True, group=group)
+    form.choose(GRADIENTS["one-sided, gradient reused"])
+    form.step(2)
+    before = group.bytes
+    times = [seconds(lambda: form.step(2), device) for _ in range(repeats)]
+    if group.is_main:
+        bytes_of_step = (group.bytes - before) // repeats
+        results.put({"seconds": statistics.median(times), "bytes": bytes_of_step})
+    group.most(0)  # nobody leaves before all are done
+
+
 def loader_seconds(shape, batch):
     """Seconds that one process takes to draw, augment and stack a batch of images."""
     C_in, side = shape
@@ -378,6 +437,14 @@ def train_seconds(device, shape, repeats):
     return compare(*steps, device, repeats)
 
 
+def counts(text):
+    """ "1,2" -> [1, 2]."""
+    words = text.split(",")
+    if not all(word.isascii() and word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers of processes, such as 1,2,4")
+    return [int(word) for word in words]
+
+
 def show(label, f, names=("plain", "fast")):
     print(
         f"{label:40} {names[0]} {f['plain']:8.3f} s   {names[1]} {f['fast']:8.3f} s   "
@@ -397,6 +464,12 @@ def main(argv=None):
         help="only the second-order steps, one for each way to alpha's gradient",
     )
     parser.add_argument("--growth", action="store_true", help="also: nodes, ops and batch size")
+    parser.add_argument(
+        "--nproc",
+        type=counts,
+        metavar="1,2",
+        help="only this: a step shared by so many processes, at each size",
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--out", default="benchmark.json", help="file of the results")
     args = parser.parse_args(argv)
@@ -405,9 +478,16 @@ def main(argv=None):
     where = pick.prepare_device(argparse.Namespace(device=args.device, gpus=None, threads=None))
     device = where.torch_device
     print(f"{where.name}, torch {torch.__version__}")
-    record = {
-        "sizes": {name: measure(name, device, args.repeats, args.gradients) for name in args.sizes}
-    }
+    if args.nproc:
+        record = {
+            "shared": {name: shared_steps(name, args.nproc, device, args.repeats)
+                       for name in args.sizes}
+        }  # fmt: skip
+    else:
+        record = {
+            "sizes": {name: measure(name, device, args.repeats, args.gradients)
+                      for name in args.sizes}
+        }  # fmt: skip
     if args.growth:
         record["growth"] = growth(device)
     record |= {

@@ -153,10 +153,14 @@ class Tuner:
     def __init__(self, run, data, net):
         cfg = run.cfg
         self.run, self.net = run, net
+        self.parts = utils.parts(cfg, run.device, net.criterion)
         self.steps = max(1, round(cfg.tune_epochs * run.n_steps)) if cfg.tune_epochs else 0
         self.batches = utils.endless(data.train)
         self.optim = torch.optim.SGD(
-            net.weights(), TUNE_LR * cfg.w_lr, cfg.w_momentum, weight_decay=cfg.w_weight_decay
+            net.weights(),
+            TUNE_LR * cfg.w_lr * cfg.lr_factor,
+            cfg.w_momentum,
+            weight_decay=cfg.w_weight_decay,
         )
         self.guard = StepGuard(run.device, net, cfg.on_nan)
 
@@ -164,18 +168,22 @@ class Tuner:
         device, net = self.run.device, self.net
         meter = utils.Meter(device, "training loss", self.guard)
         net.train()
+
+        def compute(X, y):
+            with device.autocast():
+                logits = net(X)
+                return net.criterion(logits, y), logits
+
         for _ in range(self.steps):
             X, y = device.put(next(self.batches))
             self.guard.begin()
             self.optim.zero_grad()
-            with device.autocast():
-                logits = net(X)
-                loss = net.criterion(logits, y)
-            loss.backward()
+            loss, logits = self.parts.backward(compute, X, y, net.weights())
             norm = nn.utils.clip_grad_norm_(net.weights(), self.run.cfg.w_grad_clip)
             self.guard.update(self.optim, loss, w=norm)
             meter.add(loss, logits, y)
             self.run.stop_if_asked()
+        self.run.group.average_buffers(net)
         meter.means()  # raises if a step was not finite, unless --on_nan skips it
 
 

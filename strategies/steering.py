@@ -36,7 +36,7 @@ class Strategies:
         self.alpha_epochs = cfg.epochs - cfg.warmup
         self.alpha_steps = self.alpha_epochs * n_steps
         auto = cfg.alpha_lr == "auto"
-        self.alpha_lr = auto_alpha_lr(self.alpha_steps) if auto else cfg.alpha_lr
+        self.alpha_lr = auto_alpha_lr(self.alpha_steps) if auto else cfg.alpha_lr * cfg.lr_factor
         self.alpha_moves, self.decay = True, 0.0
         self.wants_eigenvalue = cfg.eigenvalue or cfg.stop_eigenvalue
         self.history = []  # of the epochs in which alpha moved, as `stopping` takes it
@@ -66,13 +66,13 @@ class Strategies:
         """What the record of an epoch's validation holds beside the scores."""
         return {} if self.alpha_moves else {"warmup": True}
 
-    def curvature(self, net, data, device):
+    def curvature(self, net, data, device, parts):
         """What the record of an epoch's alphas holds beside them: {"eigenvalue": float}, the
         dominant one of the Hessian of L_val in alpha, where it is wanted."""
         if not self.wants_eigenvalue:
             return {}
         X, y = device.put(fixed_batch(data.val, self.cfg.seed))
-        return {"eigenvalue": dominant_eigenvalue(net, X, y)}
+        return {"eigenvalue": dominant_eigenvalue(net, X, y, parts)}
 
     def after_epoch(self, run, record):
         """End the run if a rule says so. `record` is that of the epoch's alphas."""

@@ -1,7 +1,9 @@
 """scripts/benchmark.py: that its steps are those of search.py, and what a small run of it gives."""
 
 import importlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,3 +45,43 @@ def test_a_reused_gradient_saves_a_pass_and_still_moves_the_weights(benchmark):
         "one-sided, gradient reused": 3, "lookahead": 3, "lookahead, gradient reused": 2,
         "exact": 4, "exact, gradient reused": 3,
     }  # fmt: skip
+
+
+def test_a_step_is_shared_by_processes(benchmark, tmp_path, monkeypatch, capsys):
+    steps = {1: {"seconds": 2.0, "bytes": 0}, 2: {"seconds": 1.5, "bytes": 3 << 20}}
+    monkeypatch.setattr(
+        benchmark.torch.multiprocessing, "spawn", lambda work, args, n: args[2].put(steps[n])
+    )
+    out = tmp_path / "out.json"
+    benchmark.main(["--nproc", "1,2", "--sizes", "digits", "--device", "cpu", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert (
+        "digits, batch 64, 2 processes      1.500 s a step, 0.75 of the first;   3.00 MiB" in said
+    )
+    assert json.loads(out.read_text())["shared"]["digits"]["2"]["ratio"] == 0.75
+
+
+def test_a_process_of_a_shared_step_counts_what_it_sums(benchmark, monkeypatch):
+    found = []
+    monkeypatch.setitem(benchmark.SIZES, "tiny", SIZE)
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "MASTER_PORT",
+        "MASTER_ADDR",
+    ):
+        monkeypatch.setenv(name, "")
+    results = SimpleNamespace(put=found.append)
+    monkeypatch.setattr(benchmark.torch, "set_num_threads", lambda n: None)
+    benchmark._shared_process(0, 1, 1, results, "cpu", "tiny", 1)
+    assert found[0]["seconds"] > 0
+    assert found[0]["bytes"] == 0  # one process sends nothing
+
+
+@pytest.mark.parametrize("value", ["0", "1,x", ",", "-1"])
+def test_numbers_of_processes_that_are_none(benchmark, value, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--nproc=" + value])
+    assert "is not numbers of processes, such as 1,2,4" in capsys.readouterr().err

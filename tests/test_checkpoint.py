@@ -34,7 +34,7 @@ from tracking.run_folder import RunFolder
 FINE = [("inside", None), ("stopped", None), ("chosen", None), ("stopped", "x")]
 EMPTY_IS_FINE = {  # in the file; each part looks at its own state
     "model", "w_optim", "alpha_optim", "optim", "scheduler", "rng", "flags", "images",
-    "train_loader", "alpha_loader",
+    "train_loader", "alpha_loader", "rng_others",
 }  # fmt: skip
 
 
@@ -55,7 +55,8 @@ def whole(**changes):
     state = {
         "model": {"w": torch.arange(600.0)}, "w_optim": {}, "alpha_optim": {}, "scheduler": {},
         "train_loader": {}, "alpha_loader": {}, "rng": checkpoint.rng_state(),
-        "flags": {"a": None}, "images": {}, "best": progress, "strategies": {"history": []},
+        "rng_others": [], "flags": {"a": None}, "images": {}, "best": progress,
+        "strategies": {"history": []},
         "data": named.spec("digits").to_dict(), **progress, **changes,
     }  # fmt: skip
     return {

@@ -21,6 +21,7 @@ from config import (
     PredictConfig,
     SearchConfig,
 )
+from strategies.steering import Strategies
 
 # what --quick sets, by the README
 QUICK_SEARCH = {
@@ -222,7 +223,7 @@ def group_of(config, needed, title):
 
 def test_every_flag_says_whether_it_may_change():
     """A flag is free if the result does not depend on it: think twice before you add one here."""
-    of_one_call = {"name", "resume", "overwrite", "new_split"}
+    of_one_call = {"name", "resume", "overwrite", "new_split", "dist_timeout"}
     free = {
         "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
         "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan", "ops",
@@ -442,6 +443,22 @@ def test_the_papers_gradient_is_one_flag_each_away():
     assert (cfg.hessian, cfg.eps, cfg.reuse_gradient) == ("difference", 0.01, False)
 
 
+def test_the_linear_rule_for_learning_rates_goes_by_the_default_batch():
+    def factor(text, Config=SearchConfig):
+        return Config(text.split()).lr_factor
+
+    assert factor("--batch_size 256") == 1
+    assert factor("--batch_size 256 --scale_lr") == 4
+    assert factor("--batch_size 64 --scale_lr --quick") == 2  # whose batch is 32
+    assert factor("--batch_size 32 --scale_lr --paper") == 0.5
+    assert factor("--genotype PDARTS --batch_size 48 --scale_lr", AugmentConfig) == 0.5
+    assert Strategies(SearchConfig(["--alpha_lr", "3e-4"]), 10).alpha_lr == 3e-4
+    words = ["--alpha_lr", "3e-4", "--batch_size", "128", "--scale_lr"]
+    assert Strategies(SearchConfig(words), 10).alpha_lr == 6e-4
+    auto = Strategies(SearchConfig(words[2:]), 10).alpha_lr  # by the steps already
+    assert auto == Strategies(SearchConfig([]), 10).alpha_lr
+
+
 @pytest.mark.parametrize("Config", [SearchConfig, AugmentConfig])
 def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     words = ["--name", "x", "--resume"]
@@ -451,7 +468,8 @@ def test_a_saved_flag_that_no_command_line_gives_is_refused(Config, capsys):
     said += ["--genotype", "PDARTS"] if Config is AugmentConfig else ["--primitives", "none,a"]
     Config(words).resume_from(Config(said).flags())
     any_text = {"genotype", "init_from", "data_path", "dataset", "gpus", "ops"}
-    for name in saved.keys() - {"name", "resume", "overwrite", "new_split", "seeds", "space"}:
+    of_one_call = {"name", "resume", "overwrite", "new_split", "seeds", "space", "dist_timeout"}
+    for name in saved.keys() - of_one_call:
         for value in ({}, [None], [[1]], -3.5, float("nan"), True, "\n"):
             if name in any_text and value == "\n":
                 continue

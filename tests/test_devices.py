@@ -1,5 +1,7 @@
 """Where a network runs: devices, precision, memory layout."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,10 +9,11 @@ import torch
 from conftest import FAST_SEARCH, ends_in_one_line
 from torch import nn
 
+import augment
 import search
 from config import PredictConfig, SearchConfig
 from console.terminal import plural
-from devices import layout, pick
+from devices import launch, layout, pick
 from devices.pick import Device
 
 CPU = Device(torch.device("cpu"))
@@ -51,8 +54,10 @@ def test_pick_device(cards, monkeypatch):
         (2, "auto", "2", "no such card; this machine has 0..1"),
         (2, "auto", "x", "no such card"),
         (2, "auto", "-1", "no such card"),
-        (2, "auto", "all", "a run uses one GPU; pick one of 0..1"),
-        (2, "auto", "0,1", "a run uses one GPU"),
+        (2, "auto", "all", "this needs one GPU; pick one of 0..1"),
+        (2, "auto", "0,1", "this needs one GPU"),
+        (2, "auto", "1,01", "--gpus 1,01 names a card twice"),
+        (2, "auto", "0,2", "no such card; this machine has 0..1"),
         (2, "cpu", "0", "contradicts --device cpu"),
     ],
 )
@@ -60,6 +65,39 @@ def test_a_device_that_is_not_there(cards, n, device, gpus, message):
     cards(n)
     with pytest.raises(ValueError, match=message):
         pick.pick_device(device, gpus)
+
+
+def test_each_of_several_processes_gets_a_card_of_its_own(cards):
+    def card(rank, gpus=None, device="auto", n=2):
+        group = SimpleNamespace(size=n, local_rank=rank, local_size=n)
+        return pick.pick_device(device, gpus, group)
+
+    cards(4)
+    assert [card(rank).index for rank in (0, 1)] == [0, 1]
+    assert [card(rank, "3,1").index for rank in (0, 1)] == [3, 1]
+    assert card(1, "all", "cuda").index == 1
+    assert card(1, device="cpu") == torch.device("cpu")
+    for gpus, text in ((None, "there are 4; start fewer"), ("0,2", "there are 2 in --gpus 0,2;")):
+        with pytest.raises(ValueError, match=f"5 processes on this machine need .* {text}"):
+            card(0, gpus, n=5)
+    cards(0)
+    assert card(1) == torch.device("cpu")
+
+
+def test_several_cards_start_a_process_each(cards, monkeypatch, here):
+    cards(2)
+    started = []
+    monkeypatch.setattr(launch, "start", lambda *args: started.append(args))
+    for script, needed in ((search, []), (augment, ["--genotype", "PDARTS"])):
+        for gpus in ("all", "0,1"):
+            script.main([*needed, "--gpus", gpus])
+            assert started.pop() == (f"{script.__name__}.py", [*needed, "--gpus", gpus], 2)
+    Path("searchs/s").mkdir(parents=True)
+    Path("searchs/s/config.json").write_text(json.dumps({"flags": {"gpus": "0,1"}}))
+    assert launch.wanted(SearchConfig(["--name", "s", "--resume"])) == 2
+    assert launch.wanted(SearchConfig(["--name", "s", "--resume", "--gpus", "1"])) == 1
+    monkeypatch.setenv("RANK", "0")  # one of those that were started
+    assert launch.wanted(SearchConfig(["--gpus", "all"])) == 1
 
 
 def test_the_device_of_a_run_is_set_up_by_its_flags(cards, monkeypatch):

@@ -104,6 +104,9 @@ def accepts(script, words, monkeypatch):
 @pytest.mark.parametrize("command", sorted({command for command in commands() if command}))
 def test_every_command_names_a_script_and_flags_that_exist(command, monkeypatch):
     program, *words = shlex.split(command)
+    if program == "torchrun":  # its own flags go before the script
+        (first, *_) = [i for i, word in enumerate(words) if word.endswith(".py")]
+        program, words = "python", words[first:]
     if program == "pip":
         assert words[0] == "install"
         assert words[1] != "-r" or (ROOT / words[2]).is_file()
@@ -130,7 +133,8 @@ def test_every_flag_named_is_one():
         "help",
         "logdir",
         "shm-size",
-    }  # of others: TensorBoard, docker
+        "max_restarts",
+    }  # of others: TensorBoard, docker, torchrun
     known |= {f"no-{flag}" for flag in known}
     shown = {flag for text in inline() for flag in re.findall(r"--(\w[\w-]*)", text)}
     assert shown <= known

@@ -48,7 +48,7 @@ def write_training(path, *words):
     cfg = AugmentConfig(["--genotype", "PDARTS", *words])
     progress = {"epoch": 1, "top1": 0.5, "genotype": gt.to_str(gt.DARTS_V1)}
     state = {"model": {}, "optim": {}, "scheduler": {}, "rng": {}, "images": {}}
-    state |= {"inside": None, "stopped": None, "chosen": None, "train_loader": {}}
+    state |= {"inside": None, "stopped": None, "chosen": None, "train_loader": {}, "rng_others": []}
     state |= {"flags": cfg.flags(), "data": named.spec("digits").to_dict(), "best": progress}
     checkpoint.save({**state, **progress}, str(path))
 

@@ -212,6 +212,16 @@ def test_a_value_that_fits_by_the_estimate_is_not_refused(monkeypatch):
     assert "--batch_size" in fitting
 
 
+def test_a_batch_in_parts_or_shared_by_processes_needs_less_at_once(monkeypatch):
+    monkeypatch.setattr(device_memory, "host", lambda: 2 * GIB)
+    images = data(3, (32, 32), 512)
+    with pytest.raises(ValueError, match="needs .* of memory at least"):
+        Budget(SearchConfig([])).check(CPU, cells_of, images)
+    Budget(SearchConfig(["--accumulate", "8"])).check(CPU, cells_of, images)
+    eight = CPU._replace(group=SimpleNamespace(size=8))
+    Budget(SearchConfig([])).check(eight, cells_of, images)
+
+
 def test_the_memory_of_this_machine_is_known(monkeypatch):
     n = device_memory.host()
     assert n is None or 2**27 < n < 2**50

@@ -120,7 +120,7 @@ def test_the_checkpoint_holds_everything_and_loads_with_weights_only(finished_se
     assert set(state) == {
         "model", "w_optim", "alpha_optim", "scheduler", "rng", "epoch", "best", "top1",
         "genotype", "flags", "data", "images", "train_loader", "alpha_loader", "inside",
-        "strategies", "stopped", "chosen",
+        "strategies", "stopped", "chosen", "rng_others",
     }  # fmt: skip
     assert state["epoch"] == 2
     flags = state["flags"]
@@ -604,12 +604,16 @@ def test_a_cell_half_of_skips_is_warned_of(open_run, skips, warned):
         ("--batch_size 128", True),
         ("--batch_size 128 --w_lr 0.05", False),
         ("--batch_size 128 --quick", False),
+        ("--batch_size 128 --scale_lr", False),
     ],
 )
 def test_a_batch_of_another_size_is_warned_of_unless_the_rate_follows(open_run, words, warned):
     run = open_run(words.split())
     common_log.warn_of_learning_rate(run, run.load_data(loaders.search_data), "w_lr")
-    assert ("the linear rule suggests --w_lr 0.05" in log_of(run.files.path)) == warned
+    said = log_of(run.files.path)
+    assert ("the linear rule suggests --w_lr 0.05" in said) == warned
+    made = "batch 128 instead of 64, so w_lr 0.025 -> 0.05, w_lr_min 0.0 -> 0"
+    assert (f"--scale_lr: {made}\n" in said) == ("--scale_lr" in words)
 
 
 def test_a_run_of_the_same_name_is_not_touched_but_may_be_overwritten_or_moved(fast_search):

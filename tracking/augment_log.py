@@ -32,8 +32,9 @@ def log_setup(run, data, genotype, size, memory, findings):
     common_log.log_header(run, memory)
     log.info(
         f"{spec.name}: {len(data.train.dataset)} training images, {len(data.val.dataset)} "
-        f"{data.val_name} images, {spec.describe()}, batch {data.batch_size}, lr {cfg.lr}, cutout "
-        f"{data.cutout_length}; classes {', '.join(map(visible, spec.classes))}"
+        f"{data.val_name} images, {spec.describe()}, batch {data.batch_size}, lr "
+        f"{cfg.lr * cfg.lr_factor:g}, cutout {data.cutout_length}; classes "
+        f"{', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
     log.info(f"genotype: {genotype}")
@@ -43,6 +44,7 @@ def log_setup(run, data, genotype, size, memory, findings):
         log.info(finding)
 
 
+@common_log.by_main
 def record_setup(run, data, genotype, size):
     """The held-out images, the cell, the size of the network, the next command."""
     common_log.record_held_out(run, data)
@@ -59,6 +61,7 @@ def log_epoch(run, train, val, val_name):
     run.log.row(epoch, train, val, run.best, val_name)
 
 
+@common_log.by_main
 def finish(run, data, size, scored, pictures):
     """Judge the last epoch's network, make the last pictures and log the result: both accuracies
     and what one needs to quote them, what they are worth, what to do next.
@@ -163,5 +166,7 @@ def next_steps(run):
 
 def evaluate_command(run):
     said = [name for name in ("device", "gpus") if name in run.cfg.said]
+    if run.cfg.gpus == "all" or "," in (run.cfg.gpus or ""):  # evaluate.py takes one
+        said = [name for name in said if name != "gpus"]
     words = [word for name in said for word in (f"--{name}", getattr(run.cfg, name))]
     return errors.command("evaluate.py", run.files.path, *words)

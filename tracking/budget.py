@@ -36,7 +36,11 @@ class Budget:
             self._from_flags()
         need = self._need(self.cfg)
         places = [
-            (need.total(self.least_batch) / 2, memory.available(device), device.torch_device.type),
+            (
+                need.total(self._at_once(self.least_batch)) / 2,
+                memory.available(device),
+                device.torch_device.type,
+            ),
             (need.objects, memory.host(), "this machine"),
         ]
         for least, limit, where in places:
@@ -58,6 +62,10 @@ class Budget:
 
     def _need(self, cfg, size=None):
         return estimate(cfg, self.cells_of(cfg), self.C_in, size or self.size)
+
+    def _at_once(self, batch_size):
+        """The images of a batch that a process passes at once."""
+        return -(-batch_size // (self.device.group.size * self.cfg.accumulate))
 
     def _values(self):
         """{flag: its value in this run}."""
@@ -92,7 +100,8 @@ class Budget:
         cfg = argparse.Namespace(**{**self.cfg.flags(), **values})
         side = values.get("input_size")
         need = self._need(cfg, (side, side) if side else None)
-        return need.total(values.get("batch_size", self.batch_size)) <= limit >= need.objects
+        batch_size = values.get("batch_size", self.batch_size)
+        return need.total(self._at_once(batch_size)) <= limit >= need.objects
 
     def advice(self):
         """What to lower when the memory has run out, in words."""
@@ -100,12 +109,13 @@ class Budget:
             return "close other programs"
         need = self._need(self.cfg)
         limit = memory.available(self.device)
-        total = need.total(self.batch_size)
+        total = need.total(self._at_once(self.batch_size))
         # what is not known, or taken by others: half of what was tried
         limit = total / 2 if limit is None else min(limit, total / 2)
+        parts = ", or pass each batch in --accumulate parts" if self.batch_size >= 4 else ""
         return (
             f"{self._asked()} need about {byte_size(total)}, {byte_size(need.maps)} of it for "
-            f"each image of a batch; {self._smaller(limit)}"
+            f"each image of a batch; {self._smaller(limit)}{parts}"
         )
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: what they hold, and how they are written and read."""
 
 import errno
+import hashlib
 import math
 import os
 import random
@@ -46,6 +47,14 @@ def set_rng_state(state, path="the checkpoint"):
     except Exception as error:  # each generator has its own
         text = f"{path} is damaged: its random generators ({one_line(error, 100)})"
         raise Damaged(text) from None
+
+
+def digest(net):
+    """A hash of all parameters of a network, the same for the same bits."""
+    found = hashlib.sha256()
+    for parameter in net.parameters():
+        found.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 # --- what a checkpoint holds --------------------------------------------------------------------
@@ -111,7 +120,8 @@ _DATA = {
 _COMMON = {
     "model": is_object,
     "scheduler": is_object,
-    "rng": is_object,
+    "rng": is_object,  # of the first process
+    "rng_others": [is_object],  # of the others, by rank
     "flags": is_object,
     "data": _DATA,
     "images": _is_images,

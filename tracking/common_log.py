@@ -1,10 +1,23 @@
 """What a search and a training say and record alike."""
 
+import functools
+
 import numpy as np
 
 from console.terminal import visible
 from data_sets import loader_speed, splits
 from records import files, reader
+
+
+def by_main(say):
+    """Decorates say(run, ...): of several processes the first alone does it."""
+
+    @functools.wraps(say)
+    def say_if_main(run, *args, **words):
+        if run.group.is_main:
+            say(run, *args, **words)
+
+    return say_if_main
 
 
 def log_header(run, memory):
@@ -23,8 +36,15 @@ def log_balance(run, data):
 
 def warn_of_learning_rate(run, data, name):
     """Another batch size with the default learning rate `name`; --quick has chosen both, and one
-    that was lowered for want of images is nobody's choice."""
+    that was lowered for want of images is nobody's choice. With --scale_lr, what it made."""
     cfg = run.cfg
+    if cfg.scale_lr:
+        rates = {n: getattr(cfg, n) for n in (name, f"{name}_min", "alpha_lr") if hasattr(cfg, n)}
+        said = [f"{n} {lr} -> {lr * cfg.lr_factor:g}" for n, lr in rates.items() if lr != "auto"]
+        run.log.info(
+            f"--scale_lr: batch {cfg.batch_size} instead of {cfg.usual_batch}, so {', '.join(said)}"
+        )
+        return
     batch, lr = cfg.default("batch_size"), cfg.default(name)
     if batch != data.batch_size == cfg.batch_size and getattr(cfg, name) == lr and not cfg.quick:
         run.log.warn(

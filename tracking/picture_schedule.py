@@ -73,7 +73,7 @@ class Pictures:
         self._make("report", lambda: report.write(self.run.files.path))
 
     def _make(self, kind, maker):
-        if maker is not None:
+        if maker is not None and self.run.group.is_main:
             attempt(self.run.log, kind, maker)
 
 

@@ -2,20 +2,55 @@
 
 import os
 
+from devices import processes
+from devices.processes import ALONE
 from records import files
 from records.reader import is_object, read_object
-from tracking import checkpoint, inside
+from tracking import checkpoint, inside, run_folder
 
 
-def to_resume(cfg, folder):
+def to_resume(cfg, folder, group=ALONE):
     """The checkpoint that --resume goes on from, whose flags `cfg` then has; None without --resume.
+    Where torchrun has started the processes anew, they go on with the run that they had begun.
 
     folder  the run_folder.RunFolder, which is held from here on
+    group   the processes that go on together, by what the first of them finds
 
     Raises ValueError where there is none.
     """
+    if group.restarts and not cfg.resume:
+        _find_begun(cfg, folder, group)
     if not cfg.resume:
         return None
+    state = group.from_main(lambda: _read(cfg, folder))
+    cfg.resume_from(state["flags"])
+    if cfg.new_split and state["epoch"] >= cfg.epochs:
+        raise ValueError(
+            f"{folder.path} has finished, so there is nothing to divide anew; leave --new_split "
+            f"out, or start a new run"
+        )
+    return state
+
+
+def _find_begun(cfg, folder, group):
+    """Let `cfg` and `folder` be those of the run that was begun before the restart: resumed, or
+    begun once more where nothing was saved."""
+
+    def find():
+        name = run_folder.begun_by(cfg.ROOT, processes.start_of_all())
+        if name is None:
+            return None, False
+        folder.call(name)
+        return name, folder.has_checkpoint()
+
+    name, saved = group.from_main(find)
+    if name is not None:
+        folder.call(name)
+        cfg.name, cfg.resume, cfg.overwrite = name, saved, not saved
+
+
+def _read(cfg, folder):
+    """The checkpoint in `folder`, which is held from here on."""
     if not folder.has_checkpoint():
         raise ValueError(_nothing_there(folder))
     folder.resume()
@@ -23,12 +58,6 @@ def to_resume(cfg, folder):
     kind = checkpoint.kind_of(state)
     if kind != cfg.PROG:
         raise ValueError(f"{folder.path} is a run of {kind}; go on with it by {kind} --resume")
-    cfg.resume_from(state["flags"])
-    if cfg.new_split and state["epoch"] >= cfg.epochs:
-        raise ValueError(
-            f"{folder.path} has finished, so there is nothing to divide anew; leave --new_split "
-            f"out, or start a new run"
-        )
     return state
 
 

@@ -10,11 +10,12 @@ import time
 import report
 import utils
 from console import errors, interrupts
-from console.log import Log
+from console.log import Log, SilentLog
 from console.terminal import visible
 from data_sets import splits
 from data_sets.named import DataSpec
 from data_sets.options import DataOptions
+from devices.processes import Lost
 from devices.step_guard import ALPHA
 from records import files, reader
 from tracking import checkpoint, estimate, resume
@@ -42,6 +43,8 @@ class Run:
     """One call of search.py or augment.py. A context manager: nothing is written before it is
     entered.
 
+    Of several processes (device.group) each has a Run; the first alone writes and speaks.
+
     files        the folder (tracking.run_folder.RunFolder)
     log          what it says (console.log.Log)
     board        TensorBoard (tracking.board.Board)
@@ -63,8 +66,9 @@ class Run:
         Raises ValueError when the folder exists, without --resume or --overwrite.
         """
         self.cfg, self.device, self.state, self.files = cfg, device, state, folder
+        self.group = device.group
         self.advice, self.signals = advice, folder.signals
-        self.log = Log(cfg.quiet, cfg.print_freq)
+        self.log = (Log if self.group.is_main else SilentLog)(cfg.quiet, cfg.print_freq)
         self.board = Board()
         self.parts = {}  # what has a state_dict, by name
         self.findings = []  # what was found out about the data, for the log
@@ -83,8 +87,8 @@ class Run:
             self.stopped, self.chosen = state["stopped"], state["chosen"]
             self.last = {key: state[key] for key in ("epoch", "top1", "genotype")}
         else:
-            folder.take(default_name, cfg.overwrite)
-            cfg.name = folder.name
+            cfg.name = self.group.from_main(lambda: folder.take(default_name, cfg.overwrite))
+            folder.call(cfg.name)
 
     @property
     def recommended(self):
@@ -115,8 +119,13 @@ class Run:
             cache_files=tuple(os.path.join(root, ".images.json") for root in roots),
             may_shrink_batch="batch_size" not in self.cfg.said,
             pin_memory=self.device.is_cuda,
+            share=(self.group.rank, self.group.size),
+            local_size=self.group.local_size,
         )
-        data, self.findings = load_and_listen(load, options)
+        data, self.findings = self.group.one_by_one(lambda: load_and_listen(load, options))
+        self.group.require_same(
+            data.images, "the processes read different images; give all of them the same files"
+        )
         self.n_steps, self.top_k = len(data.train), min(5, len(data.spec.classes))
         self._check_images(data.images)
         self.spec = data.spec
@@ -155,10 +164,34 @@ class Run:
             path = self.files.file(files.CHECKPOINT)
             for name, part in parts.items():
                 checkpoint.load_state(part, self.state[name], path)
-            checkpoint.set_rng_state(self.state["rng"], path)
             if self.state["inside"] is not None:
                 self.inside = Inside(**self.state["inside"])
             self.saved = str(self.inside or f"epoch {self.last['epoch']}")
+        self._set_random()
+        self.require_alike(ValueError)
+
+    def _set_random(self):
+        """Put the random generators back to the state of the checkpoint, that of this process where
+        there are as many as then. Else those other than the first draw anew."""
+        states = [] if self.state is None else [self.state["rng"], *self.state["rng_others"]]
+        if states and len(states) != self.group.size:
+            self.findings.append(
+                f"saved by {len(states)} process{'es' * (len(states) > 1)}, goes on with "
+                f"{self.group.size}: the batches stay, random changes of images and what blocks "
+                f"draw (dropout, drop path) are new"
+            )
+        if states and (self.group.is_main or len(states) == self.group.size):
+            path = self.files.file(files.CHECKPOINT)
+            checkpoint.set_rng_state(states[self.group.rank], path)
+        elif not self.group.is_main:  # whatever a block draws, as dropout does, is its own
+            seed = self.cfg.seed + 1_000_003 * self.group.rank + 7919 * self.first_step
+            utils.seed_everything(seed % 2**32)
+
+    def require_alike(self, error=Lost):
+        """Raise `error` where the processes hold other weights than each other."""
+        if self.group.size > 1:
+            text = "the processes no longer hold the same weights"
+            self.group.require_same(checkpoint.digest(self.parts["model"]), text, error)
 
     def __enter__(self):
         try:
@@ -171,6 +204,11 @@ class Run:
     def _open(self):
         self.signals.__enter__()  # again, if the folder was set up under them
         self.signals.wait()
+        self.saved_at = time.monotonic()
+        if self.group.is_main:
+            self._open_files()
+
+    def _open_files(self):
         flags, device_name = self.cfg.flags(), self.device.name
         if self.state is None:
             self.files.write_config(flags, device_name)
@@ -188,7 +226,6 @@ class Run:
             )
         if self.state is not None:
             self.record_state()
-        self.saved_at = time.monotonic()
 
     def record_state(self, state="running", text=""):
         """Into summary.json, for the page: "running", "finished" or "broken off", why, the command
@@ -203,7 +240,7 @@ class Run:
         """That the run has been broken off, in summary.json and on the page if there is one."""
         with contextlib.suppress(Exception):  # whatever it is, the run has a better reason to end
             self.record_state("broken off", text)
-            if os.path.exists(self.files.file(files.REPORT)):
+            if self.group.is_main and os.path.exists(self.files.file(files.REPORT)):
                 report.write(self.files.path)
 
     def __exit__(self, kind, error, traceback):
@@ -215,6 +252,8 @@ class Run:
                 with contextlib.suppress(OSError):  # the disk is full, perhaps
                     self.log.detail(text)  # the terminal gets it from errors
                 self._record_end(text)
+            else:
+                self.group.close()
         finally:
             self._close(self.files.release)
 
@@ -304,7 +343,11 @@ class Run:
         """One training step is done: move the bars on, show the running means if it is time, which
         is the only wait for the device, save if it is time, stop if that was asked for."""
         global_step = (epoch - 1) * self.n_steps + step
-        if self.log.due(global_step):
+        minutes = self.cfg.checkpoint_minutes
+        late = bool(minutes) and time.monotonic() - self.saved_at >= 60 * minutes
+        asked = self.signals.number or 0
+        show, late, asked = self.group.most(self.log.due(global_step), late, asked)
+        if show:
             means = meter.means()
             self.log.step(epoch, step, self.n_steps, means, self.top_k)
             if global_step % self.cfg.print_freq == 0:
@@ -315,10 +358,9 @@ class Run:
             left = self.n_steps * self.cfg.epochs - global_step
             self.log.info(estimate.describe(seconds, left, self.cfg))
         self.inside = Inside(epoch, step, meter)
-        minutes = self.cfg.checkpoint_minutes
-        if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
+        if late:
             self._save(is_best=False)
-        self.stop_if_asked()
+        self._stop(asked)
 
     def stoppable(self, batches):
         """`batches` to score, between which the run can be stopped."""
@@ -327,16 +369,23 @@ class Run:
             self.stop_if_asked()
 
     def stop_if_asked(self):
-        """Save and raise interrupts.Stopped, if a signal has asked for it. To be called where
-        nothing has changed since the last training step, or since the epoch was saved."""
-        if self.signals.number is not None:
+        """Save and raise interrupts.Stopped, if a signal has asked for it, any of the processes. To
+        be called where nothing has changed since the last training step, or since the epoch was
+        saved."""
+        (asked,) = self.group.most(self.signals.number or 0)
+        self._stop(asked)
+
+    def _stop(self, asked):
+        if asked:
             if self.inside is not None and self.saved != str(self.inside):
                 self._save(is_best=False)
-            raise interrupts.Stopped(self.signals.number, f"after {self.saved}", saved=True)
+            raise interrupts.Stopped(asked, f"after {self.saved}", saved=True)
 
     def trained(self, epoch, meter):
-        """The means of an epoch's training, `meter.result()`; says which steps were left out."""
+        """The means of an epoch's training, `meter.result()`; says which steps were left out. From
+        here on the processes have the same BatchNorm statistics, too."""
         result = meter.result()
+        self.group.average_buffers(self.parts.get("model"))
         if result.get("left_out"):
             self.log.warn(f"epoch {epoch}: left out, since not finite: {meter.guard.describe()}")
         return result
@@ -362,14 +411,18 @@ class Run:
     def save(self, is_best):
         """Write the checkpoint of the epoch that is finished."""
         self.inside = None
+        self.require_alike()
         self._save(is_best)
 
     def _save(self, is_best):
+        if self.inside is not None:
+            self.group.average_buffers(self.parts.get("model"))
+        rng, *others = self.group.gather(checkpoint.rng_state())
         states = {name: part.state_dict() for name, part in self.parts.items()}
         states["inside"] = None if self.inside is None else self.inside.state_dict()
         rest = {"flags": self.cfg.flags(), "data": self.spec.to_dict(), "images": self.images}
         rest |= {"best": self.best, **self.last, "stopped": self.stopped, "chosen": self.chosen}
         self.saved = ""  # not known until it is written
-        self.files.save({**states, "rng": checkpoint.rng_state(), **rest}, is_best)
+        self.files.save({**states, "rng": rng, "rng_others": others, **rest}, is_best)
         self.saved = str(self.inside or f"epoch {self.last['epoch']}")
         self.saved_at = time.monotonic()

@@ -12,6 +12,7 @@
     report.html      everything above to look at (report.py)
     tb/              TensorBoard events
     .lock            while the run goes on: its process holds it
+    .start           under torchrun: which start began the run, for a restart to find it
 
 Files that matter are written to a temporary name and then renamed. checkpoint.pt is the one that
 is believed: best.pt, genotype.json and config.json are written anew from it by --resume.
@@ -32,6 +33,7 @@ import torch
 import torchvision
 
 from console import interrupts
+from devices import processes
 from records import files, reader
 from tracking import checkpoint
 
@@ -129,10 +131,12 @@ def require_ended(root, name):
 
 
 @contextmanager
-def set_up(cfg, resumes_from=files.CHECKPOINTS):
+def set_up(cfg, resumes_from=files.CHECKPOINTS, group=processes.ALONE):
     """The RunFolder of a run that is being set up. Where that fails or is stopped by a signal,
-    everything is put back as it was. `resumes_from` as in RunFolder."""
-    folder = RunFolder(cfg.ROOT, cfg.name, resumes_from)
+    everything is put back as it was. `resumes_from` as in RunFolder. Of several processes, `group`,
+    the first has the folder."""
+    kind = RunFolder if group.is_main else OtherFolder
+    folder = kind(cfg.ROOT, cfg.name, resumes_from)
     try:
         folder.signals.__enter__()
         yield folder
@@ -156,7 +160,7 @@ class RunFolder:
     def __init__(self, root, name=None, resumes_from=files.CHECKPOINTS):
         """`resumes_from` are files, any of which means that --resume can go on."""
         self.root, self.resumes_from = root, resumes_from
-        self._set_name(name)
+        self.call(name)
         self.earlier = None
         self.findings = []
         self.source = None
@@ -164,7 +168,8 @@ class RunFolder:
         self._lock = None
         self._is_new = False
 
-    def _set_name(self, name):
+    def call(self, name):
+        """Be the folder of this name."""
         self.name = name
         self.path = os.path.join(self.root, name or "")
         self.plot_path = self.file(files.PLOTS)
@@ -195,12 +200,13 @@ class RunFolder:
 
     def take(self, default_name, overwrite):
         """Make the folder, in one step, and hold it; without a name `default_name`, numbered where
-        that is taken. Raises ValueError where the folder exists and may not be overwritten."""
+        that is taken. Returns its name. Raises ValueError where the folder exists and may not be
+        overwritten."""
         if self.name is not None and os.path.exists(self.path):
             self._check_may_overwrite(overwrite)
         with _names_of(self.root):
             if self.name is None:
-                self._set_name(_make_free(self.root, default_name))
+                self.call(_make_free(self.root, default_name))
             else:
                 if os.path.exists(self.path):
                     self._check_may_overwrite(overwrite)
@@ -208,6 +214,9 @@ class RunFolder:
                 os.mkdir(self.path)
             self._is_new = True
             self._lock = _lock(self.path, 0)
+        if start := processes.start_of_all():
+            files.write_text(self.file(files.START), start)
+        return self.name
 
     def _check_may_overwrite(self, overwrite):
         if not overwrite:
@@ -221,7 +230,7 @@ class RunFolder:
     def _is_barely_made(self):
         """Whether a run was killed before it wrote its first file."""
         names = [files.TEMPORARY.sub(r"\1", name) for name in os.listdir(self.path)]
-        return set(names) <= {files.LOCK, files.CONFIG}
+        return set(names) <= {files.LOCK, files.CONFIG, files.START}
 
     def _move_earlier(self):
         self.hold()  # nobody else does
@@ -321,6 +330,29 @@ class RunFolder:
             checkpoint.save(state, self.file(files.BEST))
         if state["inside"] is None:  # an epoch is finished
             self.drop_earlier()
+
+
+class OtherFolder(RunFolder):
+    """The same folder for a process that writes nothing: the first one takes, holds and fills it,
+    perhaps on another machine."""
+
+    def _nothing(self, *args, **words):
+        pass
+
+    take = resume = hold = release = give_back = drop_earlier = _nothing
+    write_config = append = update_summary = keep_epochs = save = _nothing
+
+
+def begun_by(root, start):
+    """The name of the run in `root` that this start of torchrun has begun, the latest; None where
+    it has begun none."""
+    found = []
+    for name in os.listdir(root) if os.path.isdir(root) else ():
+        path = os.path.join(root, name, files.START)
+        with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+            if file.read() == start:
+                found.append((os.path.getmtime(path), name))
+    return max(found)[1] if found else None
 
 
 def _make_free(root, name):

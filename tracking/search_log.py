@@ -34,7 +34,7 @@ def log_setup(run, data, net, memory, strategies):
     common_log.log_header(run, memory)
     log.info(
         f"{spec.name}: {len(data.train.dataset)} images for w, {len(data.alpha.dataset)} for "
-        f"alpha, batch {data.batch_size}, w_lr {cfg.w_lr}; {spec.describe()}, "
+        f"alpha, batch {data.batch_size}, w_lr {cfg.w_lr * cfg.lr_factor:g}; {spec.describe()}, "
         f"{len(spec.classes)} classes: {', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
@@ -81,6 +81,7 @@ def describe_gradient(cfg):
     return f"{how}{', gradient of w reused' if cfg.reuse_gradient else ''})"
 
 
+@common_log.by_main
 def record_setup(run, data, strategies):
     """The held-out images, how alpha is steered, and the command that trains what is found."""
     common_log.record_held_out(run, data)
@@ -134,6 +135,7 @@ def record_genotypes(run, spec):
         write_genotype(run, spec, name, found)
 
 
+@common_log.by_main
 def write_genotype(run, spec, name, found, **metadata):
     """`found` {"genotype", "epoch", "top1"} as JSON in the run folder."""
     cfg = run.cfg
@@ -253,6 +255,7 @@ def draw(run, record, dataset):
 # --- the end ------------------------------------------------------------------------------------
 
 
+@common_log.by_main
 def finish(run, data, pictures):
     """Record the size of the final network, make the last pictures, log the result."""
     best = gt.from_str(run.recommended["genotype"])

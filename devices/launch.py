@@ -1,0 +1,57 @@
+"""--gpus 0,1,2,3 or all: the same program once for each card, as torchrun would start it."""
+
+import logging
+import os
+import signal
+import sys
+
+from console.errors import ROOT
+from console.terminal import complain
+from devices import pick
+from records import reader
+
+
+def wanted(cfg):
+    """How many processes the flags ask for, or those of the run to resume; 1 where torchrun or this
+    module has started them, or where there are no such cards, which is said later."""
+    gpus = cfg.gpus
+    if gpus is None and cfg.resume:
+        gpus = reader.read_config(os.path.join(cfg.ROOT, cfg.name))["flags"].get("gpus")
+    if not isinstance(gpus, str) or "RANK" in os.environ:
+        return 1
+    try:
+        return max(len(pick.named_cards(gpus, pick.cards())), 1)
+    except ValueError:
+        return 1
+
+
+def start(prog, argv, n):
+    """Run the script `prog` of this repository with the command line `argv` (None: this one's) in
+    `n` processes on this machine, and wait for them. Ends the program with their exit code where
+    they fail: the first of them has said why."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # takes a second
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    words = sys.argv[1:] if argv is None else argv
+    logging.disable(logging.ERROR)  # torch's report of every process that failed
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(pick.cores() // n, 1)))  # as torchrun does
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=n,
+        run_id=f"{prog}-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)(os.path.join(ROOT, prog), *words)
+    except ChildFailedError as error:
+        rank, first = error.get_first_failure()
+        code = first.exitcode
+        if code < 0:  # it could say nothing itself
+            complain(f"{prog}: process {rank} of {n} was ended by {signal.Signals(-code).name}")
+        raise SystemExit(code if code > 0 else 1) from None
+    except SignalException as error:  # it has ended the others in the same way
+        raise SystemExit(128 + error.sigval) from None
