@@ -224,24 +224,25 @@ def test_one_of_several_processes_speaks(started, capsys, monkeypatch):
 
 # --- whole runs ---------------------------------------------------------------------------------
 
-# a block that does in process 1, once epoch 1 is saved, what its environment says for each start
+# a block that sends process 1, once two epochs are saved, the signal that the environment names for
+# each start of torchrun. It reads values, so it is run as it is and not rewritten (models/widen.py)
 FAULTY = """
-import os, signal, time
+import os, signal
 from torch import nn
+
+FAULTS = os.environ.get("FAULTS", "").split(",")
+START = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 class Faulty(nn.Module):
     def __init__(self, C, stride, affine):
         super().__init__()
         self.pool = nn.AvgPool2d(3, stride, 1)
-        self.faults = os.environ.get("FAULTS", "").split(",")
 
     def forward(self, x):
-        start = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        there = os.environ.get("RANK") == "1" and os.path.exists("searchs/s/previous.pt")
-        fault = self.faults[start] if there and start < len(self.faults) else ""
-        if fault:
-            self.faults[start] = ""
-            os.kill(os.getpid(), getattr(signal, fault))
+        if x.isfinite().all() and os.environ.get("RANK") == "1" and len(FAULTS) > START:
+            if os.path.exists("searchs/s/previous.pt") and FAULTS[START]:
+                number, FAULTS[START] = getattr(signal, FAULTS[START]), ""
+                os.kill(os.getpid(), number)
         return self.pool(x)
 
 OPS = {"faulty": Faulty}
