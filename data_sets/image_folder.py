@@ -194,7 +194,7 @@ def _cached(listed, cache_files, key, max_megapixels):
 
 def _headers(listed, options):
     """`image_files.survey`, from the cache if it is there."""
-    key = key_of(listed, "headers", options.max_megapixels)
+    key = key_of(listed, "modes", options.max_megapixels)
     headers = _cached(listed, options.cache_files, key, options.max_megapixels)
     if headers is None:
         headers = image_files.survey(listed, options.max_megapixels)
@@ -215,7 +215,7 @@ def _pixels(listed, spec, in_memory, options):
 
 def _white(listed, headers, options):
     """What is white in 16-bit files of the training part; goes to the log."""
-    if not any(mode.startswith("I") for mode in headers["modes"]):
+    if not any(map(image_files.has_16_bits, headers["modes"])):
         return image_files.WHITE
     key = key_of(listed, "white", options.max_megapixels)
     found = cache.cached(options.cache_files, key)
@@ -279,8 +279,10 @@ def _log_modes(listed, modes, C_in):
 
 
 def _describe(mode):
-    if mode.startswith("I"):
+    if image_files.has_16_bits(mode):
         return f"{mode} (16 bits become 8)"
+    if mode.endswith(" of 16"):
+        return f"{mode} bits (nearly black where fewer than 16 are used; save such without alpha)"
     words = {
         "P": "palette",
         "RGBA": "transparent becomes white",
