@@ -382,7 +382,7 @@ def test_broken_files_are_listed_and_refused_or_skipped(tmp_path, caplog):
     text = refused(tmp_path, cache_files=cache_files)
     assert "2 of 20 image files in" in text
     assert "cat/03.png (" in text
-    assert "dog/07.png (" in text
+    assert "dog/07.png (cannot identify image file)" in text  # and no empty quotes
     assert "--bad_images skip" in text
     for cache_gb in (1.0, 0.0):  # from memory, and from disk with what is remembered
         caplog.clear()

@@ -42,8 +42,8 @@ def test_rows_line_up_below_a_header_that_comes_again(open_log, capsys):
     assert len({len(row) for row in rows}) == 1
     assert len(rows[0]) <= 84
     assert " ".join(rows[0].split()) == "epoch train loss top1 val loss top1 best at skips sec left"
-    row = "1/30 1.5872 45.17% 0.0300 100.00% 100.00% 1* 1/8 13 00:00"
-    assert " ".join(rows[1].split()) == row
+    row = "1/30 1.5872 45.17% 0.0300 100.00% 100.00% 1* 1/8 13"
+    assert " ".join(rows[1].split()[:-1]) == row  # the time left is that of this machine
     assert "1*" not in rows[2]
 
 
