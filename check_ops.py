@@ -25,10 +25,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
+import genotypes as gt
 import utils
 from console import errors
 from console.parser import Parser, channel_counts, threads
-from console.terminal import command
+from console.terminal import command, plural
 from devices import pick
 from models import ops, own_ops
 from models.fan import Fan
@@ -452,7 +453,7 @@ def parse(argv):
             args.names = args.names or own
         unknown = [name for name in args.names if name not in ops.OPS]
         if unknown:
-            raise ValueError(f"unknown op {', '.join(unknown)}; known: {', '.join(ops.OPS)}")
+            raise ValueError(f"unknown op {', '.join(unknown)}; {gt.known_ops(ops.OPS)}")
         args.device = pick.pick_device(args.device)
         if args.threads is not None:
             torch.set_num_threads(args.threads)
@@ -507,11 +508,12 @@ def main(argv=None):
         wrong += [name] if faults else []
     if slower:
         print(f"{EDGE_BY_EDGE} (only slower, not wrong): {', '.join(slower)}")
+    n = len(args.names)
     if wrong:
-        print(f"{len(wrong)} of {len(args.names)} blocks wrong: {', '.join(wrong)}")
+        print(f"{len(wrong)} of {plural(n, 'block')} wrong: {', '.join(wrong)}")
         raise SystemExit(1)
     print(
-        f"all {len(args.names)} blocks are right: {', '.join(map(str, args.channels))} channels, "
+        f"{plural(n, 'block')} tried, all right: {', '.join(map(str, args.channels))} channels, "
         f"stride 1 and 2, affine on and off, maps of {', '.join(f'{h}x{w}' for h, w in SIZES)}"
     )
 

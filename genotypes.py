@@ -256,6 +256,11 @@ def random_genotype(seed, primitives=None, n_nodes=4, k=2):
 # --- reading and writing ------------------------------------------------------------------------
 
 
+def known_ops(ops):
+    """What to say of an op that is not in `ops`."""
+    return f"known: {', '.join(ops)}; --ops FILE adds blocks of your own"
+
+
 def require_known(genotype, ops):
     """Return `genotype`; raise ValueError if it names an op that is not in `ops`."""
     for field in ("normal", "reduce"):
@@ -263,7 +268,7 @@ def require_known(genotype, ops):
             for op, _ in edges:
                 if op not in ops:
                     raise ValueError(
-                        f"{field}, node {node}: unknown op {op!r}; known: {', '.join(sorted(ops))}"
+                        f"{field}, node {node}: unknown op {op!r}; {known_ops(sorted(ops))}"
                     )
     return genotype
 

@@ -21,14 +21,13 @@ from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 import genotypes as gt
 from console import errors
 from console.parser import Parser, out_file
 from console.terminal import command
 from records import alphas, palette, reader
-from records.figure import save
+from records.figure import epoch_axis, save
 from records.files import ALPHA_FIGURE, CELLS
 
 WIDE, HIGH = 0.92, 0.66  # of a panel within its square of one by one
@@ -62,7 +61,7 @@ def figure(history, title=None, chosen=None):
     n_rows = n_nodes + 1  # inputs that an edge can come from
     values = {r["epoch"]: r["eigenvalue"] for r in history if reader.is_number(r.get("eigenvalue"))}
     below = [1.7, 1.5] if values else [1.7]  # heights of what stands below the panels
-    size = (max(3.7 * n_nodes, NARROWEST), 1.15 * n_rows + 1.7 + sum(below))
+    size = (max(3.7 * n_nodes, NARROWEST), 1.15 * n_rows + 1.9 + sum(below))
     fig = Figure(figsize=size, layout="constrained")
     grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(1.15 * n_rows, *below))
     tables = [rows for record in history for cell in CELLS for rows in record[cell]]
@@ -94,7 +93,7 @@ def limits_of(weights):
 
 
 def explain(limits, chosen):
-    """What the panels show, in two lines."""
+    """What the panels show, in three lines."""
     low, high = limits
     scale = "from 0 to 1"
     if limits != (0.0, 1.0):
@@ -105,7 +104,9 @@ def explain(limits, chosen):
     undecided = 1 / len(chosen["primitives"])
     return [
         f"a line: the mixing weight of an op, epoch by epoch, {scale}",
-        f"dotted: undecided ({undecided:.3f}); framed: kept at epoch {chosen['epoch']} (upright)",
+        f"dotted: undecided ({undecided:.3f}); "
+        f"framed: kept at epoch {chosen['epoch']}, the upright line",
+        "below: the strongest op besides none, and how far it is ahead of the next",
     ]
 
 
@@ -206,8 +207,7 @@ def entropy(axes, history, chosen):
     low, high = axes.get_ylim()
     magnified = "\n(magnified)" if high - low < WHOLE * undecided else ""
     axes.set_ylabel(f"mean entropy\nof alpha [nats]{magnified}", fontsize="small")
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    epoch_axis(axes)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 
@@ -217,8 +217,7 @@ def eigenvalue(axes, values, chosen):
     axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=palette.INK)
     axes.axvline(chosen, color=palette.FAINT, linewidth=0.8)
     axes.set_ylabel("dominant\neigenvalue", fontsize="small")
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    epoch_axis(axes)
     axes.grid(alpha=0.3)
 
 

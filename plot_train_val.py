@@ -14,13 +14,12 @@ if __name__ == "__main__":
 import os
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from console import errors
 from console.parser import Parser, out_file
 from console.terminal import command
 from records import palette
-from records.figure import save
+from records.figure import epoch_axis, save
 from records.files import ALPHAS, CURVES
 from records.reader import read_metrics, read_summary
 
@@ -110,11 +109,7 @@ def finish(loss, accuracy, rate):
         if high - low < SPAN:  # as of one epoch: the digits of its noise would be the ticks
             axes.set_ylim(low - SPAN / 2, high + SPAN / 2)
     for axes in (rate, accuracy):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    first, last = loss.dataLim.intervalx
-    if first == last:  # one epoch
-        loss.set_xlim(first - 0.9, last + 0.9)
+        epoch_axis(axes)
     loss.tick_params(labelbottom=False)
     rate.set_ylim(bottom=0)
     rate.tick_params(axis="y", labelsize="x-small")

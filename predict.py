@@ -14,6 +14,9 @@ from console import interrupts
 
 if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
+    from config import PredictConfig
+
+    PredictConfig.help_at_once()  # before torch is imported
 
 import csv
 import os
@@ -25,7 +28,7 @@ import torch.nn.functional as F
 
 from config import PredictConfig
 from console import errors
-from console.terminal import command, complain, lost, visible
+from console.terminal import command, complain, lost, plural, visible
 from data_sets import image_files
 from data_sets.options import MAX_MEGAPIXELS
 from devices import layout, pick
@@ -52,7 +55,7 @@ def main(argv=None):
     with errors.run_errors(cfg.PROG):
         rows = write_rows(cfg, files, net, trained.spec, device)
     if cfg.out:
-        print(f"{cfg.out}: {len(rows)} images classified by {trained.path}")
+        print(f"{cfg.out}: {plural(len(rows), 'image')} classified by {trained.path}")
     nobody_reads = not cfg.out and lost(sys.stdout) is not None
     if len(rows) < len(files) == 1:
         raise SystemExit(1)  # its line is all there is to say

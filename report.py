@@ -15,10 +15,12 @@ if __name__ == "__main__":
 import base64
 import functools
 import os
+import re
 import time
 from contextlib import suppress
 
 import jinja2
+from markupsafe import Markup, escape
 from PIL import Image
 
 import genotypes as gt
@@ -217,7 +219,13 @@ def template(name="report.html.j2"):
         loader=jinja2.FileSystemLoader(os.path.join(here, "records")), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["unbroken"] = unbroken
     return environment.get_template(name)
+
+
+def unbroken(text):
+    """A text for the page, in which no line ends inside of a flag: browsers break behind dashes."""
+    return Markup(re.sub(r"--\w+", r'<span class="flag">\g<0></span>', str(escape(text))))
 
 
 def write(run_path):

@@ -7,6 +7,8 @@ RGB of 8 bits. Nothing here knows of classes.
 import functools
 import importlib.util
 import os
+import re
+import sys
 import warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,8 @@ NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
 WHITE = 65535  # of 16 bits, where no training image says that they use less
 BITS = (8, 10, 12, 14, 16)  # that cameras and scanners use of 16
 METADATA = 2**26  # bytes of text in a PNG file, where Pillow gives up a file at 1 MB
+_DEEP = re.compile(r"RGB[AX]?;16[BLN]")  # colours of 16 bits, as Pillow says it
+_SMALL_END = ("L", "N") if sys.byteorder == "little" else ("L",)
 # EXIF orientation: how the stored pixels are turned to stand as the camera was held
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -177,6 +181,47 @@ def _open(path, max_megapixels):
     return image
 
 
+def _rawmode(tile):
+    """How the values of a tile of a PIL image are stored, as "RGB;16B"."""
+    args = tile[3]
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _mode(image):
+    """The mode of a PIL image that is not decoded yet. Of colours of 16 bits Pillow keeps the upper
+    8: it ends with ";16" where the lower ones can be had, else with ";8 of 16"."""
+    stored = [_rawmode(tile) for tile in image.tile]
+    if stored and all(map(_DEEP.fullmatch, stored)):
+        return f"{image.mode};16"
+    cut = not image.mode.startswith("I") and any(";16" in rawmode for rawmode in stored)
+    return f"{image.mode};8 of 16" if cut else image.mode
+
+
+def has_16_bits(mode):
+    """Whether images of this mode are read with the range that the training images use."""
+    return mode.startswith("I") or mode.endswith(";16")
+
+
+def _colours_of_16_bits(path, max_megapixels):
+    """The values (H, W, 3 or 4) of a file of mode "RGB;16" or "RGBA;16"."""
+    with _open(path, max_megapixels) as upper, _open(path, max_megapixels) as lower:
+        tiles = []
+        for tile in lower.tile:  # in the other byte order the lower byte is the one that is kept
+            stored = _rawmode(tile)
+            other = stored[:-1] + ("B" if stored[-1] in _SMALL_END else "L")
+            tiles.append(
+                (*tile[:3], (other, *tile[3][1:]) if isinstance(tile[3], tuple) else other)
+            )
+        lower.tile = tiles
+        return np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower)
+
+
+def _to_8_bits(values, white):
+    """Colours of 16 bits as a PIL image; alpha has all 16."""
+    top = np.array([white, white, white, WHITE][: values.shape[2]])
+    return Image.fromarray((np.minimum(values, top) * (255 / top)).round().astype(np.uint8))
+
+
 def _orientation(image):
     """The EXIF orientation, 1 to 8."""
     try:
@@ -189,8 +234,11 @@ def read(path, C_in, size, white=WHITE, max_megapixels=MAX_MEGAPIXELS):
     """An image file as a uint8 tensor (C_in, H, W); `white` as in `to_channels`. Raises TooLarge,
     or whatever Pillow says of a broken one."""
     with _open(path, max_megapixels) as image:
+        mode = _mode(image)
         image.load()
         turn = _TURN.get(_orientation(image))
+        if mode == f"{image.mode};16":
+            image = _to_8_bits(_colours_of_16_bits(path, max_megapixels), white)
         upright = image if turn is None else image.transpose(turn)
         return F.pil_to_tensor(fit(to_channels(upright, C_in, white), size))
 
@@ -208,16 +256,19 @@ def is_readable(path, max_megapixels=MAX_MEGAPIXELS):
 def _header(path, max_megapixels=MAX_MEGAPIXELS):
     """(H, W, mode, whether it is grey) without decoding."""
     with _open(path, max_megapixels) as image:
-        W, H = image.size
+        mode, (W, H) = _mode(image), image.size
         if _orientation(image) in (5, 6, 7, 8):  # lies on its side
             H, W = W, H
-        return H, W, image.mode, is_grey(image)
+        return H, W, mode, is_grey(image)
 
 
 def _brightest(path, max_megapixels):
     """The largest value of an image of 16 bits, 0 of another."""
     with _open(path, max_megapixels) as image:
-        return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
+        if image.mode.startswith("I"):
+            return int(np.asarray(image).max())
+        deep = has_16_bits(_mode(image))
+        return int(_colours_of_16_bits(path, max_megapixels)[..., :3].max()) if deep else 0
 
 
 # --- all images of a part -----------------------------------------------------------------------

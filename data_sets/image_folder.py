@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from console.terminal import byte_size, visible
+from console.terminal import byte_size, plural, visible
 from data_sets import cache, image_files, image_parts, splits
 from data_sets.image_parts import HELD_OUT
 from data_sets.named import DataSpec
@@ -53,10 +53,11 @@ class Files(NamedTuple):
         return [os.path.join(self.root, file) for file in self.files]
 
 
-def list_files(root, classes=None):
+def list_files(root, classes=None, again=False):
     """The Files of the class folders in `root`.
 
     classes  None, or the classes of the training part in their order: no other is allowed then
+    again    what is left out was said when the same folder was read for the training part
 
     Raises ValueError for class folders that are missing, empty, unknown or only one.
     """
@@ -80,7 +81,7 @@ def list_files(root, classes=None):
         if below:
             of_class[class_of[name]].append(file)
         else:
-            others["images outside the class folders"] += 1
+            others["outside the class folders"] += 1
     empty = [name for name in classes if not of_class[name]]
     if len(empty) == len(classes) or set(empty) & set(folders):
         raise ValueError(
@@ -89,7 +90,7 @@ def list_files(root, classes=None):
         )
     if empty:
         log.info(f"{root} has no images of class {', '.join(empty)}; the score leaves them out")
-    if others:
+    if others and not again:
         log.info(_left_out(f"left out in {root}:", others))
     files = [file for name in classes for file in of_class[name]]
     targets = [y for y, name in enumerate(classes) for _ in of_class[name]]
@@ -141,7 +142,8 @@ def _list_part(part, options):
     """(Files of a part, names of the files that were held out of it)."""
     parts = image_parts.find(options.data_path)
     root = parts["train" if part == HELD_OUT else part]
-    listed = list_files(root, options.known_spec and options.known_spec.classes)
+    classes = options.known_spec and options.known_spec.classes
+    listed = list_files(root, classes, again=part == HELD_OUT)
     if part == "train":
         image_parts.log_unused(options.data_path)
         for folder in set(parts.values()) - {root}:  # their names alone: found now, not at the end
@@ -154,7 +156,7 @@ def _list_part(part, options):
         held_out_files = tuple(listed.files[i] for i in held_out)
         listed = listed.only(train)
         log.info(
-            f"there is neither val nor test in {options.data_path}: {len(held_out)} images, "
+            f"there is neither val nor test in {options.data_path}: {len(held_out):,} images, "
             f"{options.test_portion:.0%} of each class by file name, are held out"
         )
     if part == "train" and options.subset < 1:
@@ -192,7 +194,7 @@ def _cached(listed, cache_files, key, max_megapixels):
 
 def _headers(listed, options):
     """`image_files.survey`, from the cache if it is there."""
-    key = key_of(listed, "headers", options.max_megapixels)
+    key = key_of(listed, "modes", options.max_megapixels)
     headers = _cached(listed, options.cache_files, key, options.max_megapixels)
     if headers is None:
         headers = image_files.survey(listed, options.max_megapixels)
@@ -213,7 +215,7 @@ def _pixels(listed, spec, in_memory, options):
 
 def _white(listed, headers, options):
     """What is white in 16-bit files of the training part; goes to the log."""
-    if not any(mode.startswith("I") for mode in headers["modes"]):
+    if not any(map(image_files.has_16_bits, headers["modes"])):
         return image_files.WHITE
     key = key_of(listed, "white", options.max_megapixels)
     found = cache.cached(options.cache_files, key)
@@ -235,8 +237,8 @@ def _log_cut(sizes, size):
     if much:
         h, w, _ = max(much, key=lambda row: abs(math.log(H * row[1] / row[0] / W)))
         log.info(
-            f"of {sum(n for *_, n in much)} images less than a quarter is left, since they are so "
-            f"much longer or wider than {H}x{W} (one has {h}x{w}); the middle is kept"
+            f"of {plural(sum(n for *_, n in much), 'image')} less than a quarter is left, the "
+            f"middle: of proportions too far from {H}x{W} (one has {h}x{w})"
         )
 
 
@@ -249,11 +251,11 @@ def _spec_of(listed, headers, options):
     size = (224, 224) if imagenet else image_files.common_size(headers["sizes"])
     if options.input_size:
         size = tuple(options.input_size)
-    fitted = sum(n for H, W, n in headers["sizes"] if size != (H, W))
+    fitted = [n for H, W, n in headers["sizes"] if size != (H, W)]
     if fitted:
         log.info(
-            f"{fitted} images of {len(headers['sizes'])} sizes are scaled and cut to "
-            f"{size[0]}x{size[1]} (--input_size H W sets another size)"
+            f"scaled and cut to {size[0]}x{size[1]}: {plural(sum(fitted), 'image')} of "
+            f"{plural(len(fitted), 'other size')} (--input_size H W sets another)"
         )
     _log_cut(headers["sizes"], size)
     if min(size) > LARGE and not options.input_size:
@@ -277,8 +279,10 @@ def _log_modes(listed, modes, C_in):
 
 
 def _describe(mode):
-    if mode.startswith("I"):
+    if image_files.has_16_bits(mode):
         return f"{mode} (16 bits become 8)"
+    if mode.endswith(" of 16"):
+        return f"{mode} bits (nearly black where fewer than 16 are used; save such without alpha)"
     words = {
         "P": "palette",
         "RGBA": "transparent becomes white",
@@ -367,6 +371,7 @@ def load(part, options, budget):
             f"read from disk each time: decoded they take {byte_size(1e9 * needed)}, more than the "
             f"{byte_size(1e9 * budget.left_gb)} that are left of --cache_gb"
         )
-    log.info(f"{len(listed.files)} images of {listed.root} are {where}")
+    verb = "is" if len(listed.files) == 1 else "are"
+    log.info(f"{plural(len(listed.files), 'image')} of {listed.root} {verb} {where}")
     dataset = ImageFiles(listed, spec, pixels, options.max_megapixels)
     return splits.Part(spec, dataset, held_out_files)

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Subset
 
 from console.parser import to_folder_name
+from console.terminal import plural
 from data_sets import image_folder, image_parts, named, splits
 from data_sets.cache import CacheBudget
 from data_sets.loader_processes import Loader
@@ -156,12 +157,23 @@ def default_run_name(dataset, data_path):
 def open_part(name, options, budget):
     """The Part "train" (the portion options.subset of it), "test", or of an image folder also "val"
     or "held-out"."""
+    if name != "train" or not _is_other_folder(options.dataset, options.data_path):
+        return _open_part(name, options, budget)
+    unread = (
+        f"the folder {options.dataset} here is not read: {options.dataset} is a data set by name. "
+        f"--dataset ./{options.dataset} takes the folder"
+    )
+    log.info(unread)
+    try:
+        return _open_part(name, options, budget)
+    except (OSError, ValueError) as error:  # no log will be written
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{error}; {unread}") from error
+
+
+def _open_part(name, options, budget):
+    """The Part, whatever else is called like the data set."""
     train = name == "train"
-    if train and _is_other_folder(options.dataset, options.data_path):
-        log.info(
-            f"the folder {options.dataset} here is not read: {options.dataset} is a data set by "
-            f"name. --dataset ./{options.dataset} takes the folder"
-        )
     if options.dataset in named.FOLDERS:
         return image_folder.load(name, options, budget)
     own = named.spec(options.dataset)
@@ -204,7 +216,9 @@ def _class_counts(part):
 def _check_halves(part, w_half, alpha_half, val_portion):
     """Raise ValueError where a half lacks a class, or is none."""
     if len(alpha_half) < 2:
-        raise ValueError(f"--val_portion {val_portion} leaves alpha {len(alpha_half)} images")
+        raise ValueError(
+            f"--val_portion {val_portion} leaves alpha {plural(len(alpha_half), 'image')}"
+        )
     targets = part.targets
     for what, half in (("the weights", w_half), ("alpha", alpha_half)):
         for y in sorted(set(targets) - set(targets[half])):
@@ -235,13 +249,14 @@ def _fit_batch(options, n_images, what):
     """
     if options.batch_size <= n_images:
         return _require_shares(options.batch_size, options)
+    few = plural(n_images, "image")
     fits = 1 << (max(n_images, 1).bit_length() - 1)  # the largest power of two
     if not options.may_shrink_batch or fits < 2:
         raise ValueError(
-            f"--batch_size {options.batch_size} is larger than {what} of {n_images} images; "
+            f"--batch_size {options.batch_size} is larger than {what} of {few}; "
             + (f"try --batch_size {fits}" if fits > 1 else "two are needed at least")
         )
-    log.info(f"batch {fits} instead of {options.batch_size}, since {what} has {n_images} images")
+    log.info(f"batch {fits} instead of {options.batch_size}, since {what} has {few}")
     return _require_shares(fits, options)
 
 

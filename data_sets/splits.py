@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
+from console.terminal import plural
 from data_sets.named import DataSpec
 
 
@@ -87,7 +88,7 @@ def differences(before, now):
             if (a := counts[0].get(name, 0)) != (b := counts[1].get(name, 0))
         ]
         how = ", ".join(changed) or "as many of each class, but other files"
-        found.append(f"{part} had {n} images and has {m} ({how})")
+        found.append(f"{part} had {plural(n, 'image')} and has {m:,} ({how})")
     return found
 
 

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
+import genotypes as gt
+
 OPS = {
     "none": lambda C, stride, affine: Zero(stride),
     "avg_pool_3x3": lambda C, stride, affine: pooling("avg", C, stride, affine),
@@ -345,7 +347,7 @@ def check_primitives(primitives):
     """Raise ValueError unless `primitives` can be searched: known, distinct, one besides "none"."""
     unknown = [name for name in primitives if name not in OPS]
     if unknown:
-        raise ValueError(f"unknown op {', '.join(unknown)}; known: {', '.join(OPS)}")
+        raise ValueError(f"unknown op {', '.join(unknown)}; {gt.known_ops(OPS)}")
     twice = sorted({name for name in primitives if list(primitives).count(name) > 1})
     if twice:
         raise ValueError(f"{', '.join(twice)} is listed more than once in the primitives")

@@ -165,5 +165,6 @@ def how_sure(history, epoch):
             f"cells"
         )
     elif sure < kept:
-        text += "; the rest is close to chance: search longer, or compare with other cells"
+        rest = "the rest is" if sure else "all are"
+        text += f"; {rest} close to chance: search longer, or compare with other cells"
     return {"edges": kept, "decided": sure, "text": text}

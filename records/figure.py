@@ -22,6 +22,17 @@ def save(fig, out, dpi=120):
     return out
 
 
+def epoch_axis(axes):
+    """Name the x axis and give it whole ticks, also where there is one epoch alone."""
+    from matplotlib.ticker import MaxNLocator  # here: what saves no figure needs none
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    first, last = axes.dataLim.intervalx
+    if first == last:
+        axes.set_xlim(first - 0.9, last + 0.9)
+
+
 def use_fonts(fig):
     """Give every text of a figure fonts that have its letters."""
     for text in fig.findobj(lambda artist: hasattr(artist, "set_fontfamily")):

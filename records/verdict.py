@@ -2,6 +2,8 @@
 
 import math
 
+from console.terminal import plural
+
 NOISE = 2.0  # standard deviations of guessing that an accuracy must be above it to count
 FAR, WEAK = 5.0, 2.0  # how many times as often guessing is wrong: far better; hardly better
 MOST_NAMED = 12  # classes that are named in one line; of more, the weakest
@@ -24,7 +26,7 @@ def judge(top1, counts, classes, hits=None):
     guess = max(share, chance)
     better = top1 > guess + NOISE * math.sqrt(guess * (1 - guess) / n)
     text = (
-        f"{top1:.2%} of {n} images are right, where guessing gets {chance:.2%} (one of "
+        f"{top1:.2%} of {plural(n, 'image')} are right, where guessing gets {chance:.2%} (one of "
         f"{len(counts)} classes) and always naming {classes[-most]} gets {share:.2%}: "
     )
     by_class = {} if hits is None else {"mean_of_classes": _mean_of_classes(hits, counts)}

@@ -99,8 +99,10 @@ class Strategies:
         """What differs from Algorithm 1, a line each, for log and page."""
         cfg, lines = self.cfg, []
         if cfg.alpha_lr == "auto":
+            far = self.alpha_steps * self.alpha_lr
+            how = "as far as" if far > 0.999 * TRAVEL else f"{far / TRAVEL:.1%} as far as"
             lines.append(
-                f"--alpha_lr auto is {self.alpha_lr:.3g} here, with which alpha can move as far as "
+                f"--alpha_lr auto is {self.alpha_lr:.3g} here, with which alpha can move {how} "
                 f"in the paper's {TRAVEL / LOWEST:,.0f} steps (bounds: {LOWEST:g} and {HIGHEST:g})"
             )
         if cfg.warmup:

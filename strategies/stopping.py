@@ -6,6 +6,7 @@ Each rule is asked after an epoch with the history: a list of {"epoch", "top1", 
 """
 
 import genotypes as gt
+from console.terminal import plural
 
 WINDOW, RATIO = 5, 0.75  # of RobustDARTS: epochs that are averaged; what is still no rise
 
@@ -15,7 +16,7 @@ def unchanged(history, n):
     last = [record["genotype"] for record in history[-n - 1 :]]
     if len(last) <= n or len(set(last)) > 1:
         return None
-    return f"the cell has not changed for {n} epochs (--stop_unchanged)", history[-1]
+    return f"the cell has not changed for {plural(n, 'epoch')} (--stop_unchanged)", history[-1]
 
 
 def skips(history, most):

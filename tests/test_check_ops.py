@@ -375,7 +375,7 @@ def test_the_command_says_that_all_ops_are_right(capsys):
     assert all(float(x) > 0 for x in rows["sep_conv_3x3", "1"].split()[4:6])
     assert rows["sep_conv_3x3", "2"].endswith("wide")
     assert "left out" in rows["none", "1"]
-    assert "all 16 blocks are right: 5 channels" in out.splitlines()[-1]
+    assert "16 blocks tried, all right: 5 channels" in out.splitlines()[-1]
 
 
 def test_the_command_names_what_is_wrong(monkeypatch, capsys):
@@ -418,7 +418,7 @@ def test_as_a_process(tmp_path):
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert "all 1 blocks are right" in done.stdout
+    assert "1 block tried, all right" in done.stdout
     assert os.listdir(tmp_path) == []
 
 

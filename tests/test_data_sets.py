@@ -16,7 +16,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 import config
-from data_sets import loaders, named, transforms
+from data_sets import image_folder, loaders, named, transforms
 from data_sets.options import DataOptions
 
 ROOT = Path(__file__).parent.parent
@@ -293,7 +293,12 @@ def test_a_run_without_a_name_is_called_after_its_images():
 
 
 @pytest.mark.parametrize("name", ["digits", "imagenet"])
-def test_a_folder_called_like_a_data_set_is_never_passed_over_in_silence(here, caplog, name):
+def test_a_folder_called_like_a_data_set_is_never_passed_over_in_silence(
+    here, caplog, monkeypatch, name
+):
+    def no_route(*args):
+        raise OSError("no route")
+
     make(here / name, ("train", "test"))
     make(here / "there", ("train", "val"))
     small = {"dataset": name, "batch_size": 4, "data_path": str(here / "there")}
@@ -303,6 +308,11 @@ def test_a_folder_called_like_a_data_set_is_never_passed_over_in_silence(here, c
     assert f"--dataset ./{name} takes the folder" in said[0]
     cfg = config.SearchConfig(["--dataset", f"./{name}"])
     assert (cfg.dataset, cfg.data_path) == ("folder", str(here / name))
+    with monkeypatch.context() as patch:  # nor where the data set cannot be read
+        for module, function in ((named, "load_split"), (image_folder, "load")):
+            patch.setattr(module, function, no_route)
+        with pytest.raises(OSError, match=f"no route; .* --dataset ./{name} takes the folder"):
+            loaders.search_data(options(**small))
     caplog.clear()
     own = {"dataset": "folder", "batch_size": 4, "data_path": str(here / name)}
     assert loaders.search_data(options(**own)).spec.classes == ("cat", "dog")

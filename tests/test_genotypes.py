@@ -308,7 +308,9 @@ def test_json_that_is_none():
 def test_ops_are_checked_where_they_are_needed():
     genotype = gt.from_str(GOOD.replace("'skip_connect', 1", "'my_block', 1"))
     assert gt.require_known(genotype, ["my_block", "skip_connect"]) is genotype
-    message = "normal, node 2: unknown op 'my_block'; known: max_pool_3x3, skip_connect"
+    message = (
+        "normal, node 2: unknown op 'my_block'; known: max_pool_3x3, skip_connect; --ops FILE adds"
+    )
     with pytest.raises(ValueError, match=message):
         gt.require_known(genotype, ["skip_connect", "max_pool_3x3"])
     swapped = gt.Genotype(genotype.reduce, [2], genotype.normal, [2])

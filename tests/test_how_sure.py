@@ -51,7 +51,7 @@ def test_clear_edges_are_decided_and_three_epochs_are_needed():
     early = alphas.how_sure(history(4, 0.01), 2)
     assert (early["edges"], early["decided"]) == (8, 0)
     assert "0 of 8 edges are decided" in early["text"]
-    assert "close to chance: search longer, or compare" in early["text"]
+    assert "; all are close to chance: search longer, or compare" in early["text"]
 
 
 def test_noise_decides_nothing():

@@ -153,6 +153,61 @@ def test_a_ramp_of_12_bits_keeps_its_grey_levels(tmp_path):
     assert len(image_files.read(tmp_path / "ramp.png", 1, (64, 64), 4095).unique()) == 256
 
 
+def png_of_16_bits(path, pixels):
+    """A PNG file of the uint16 `pixels` (H, W, 2 to 4), which Pillow cannot write."""
+    H, W, C = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", W, H, 16, {2: 4, 3: 2, 4: 6}[C], 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)), (b"IEND", b""),
+    )  # fmt: skip
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ))  # fmt: skip
+
+
+def tiff_of_16_bits(path, pixels):
+    """A TIFF file of the uint16 `pixels` (H, W, 3)."""
+    H, W, _ = pixels.shape
+    data = pixels.astype("<u2").tobytes()
+    tags = ((256, 3, 1, W), (257, 3, 1, H), (258, 3, 3, 8 + len(data)), (259, 3, 1, 1),
+            (262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3), (278, 3, 1, H),
+            (279, 4, 1, len(data)))  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    bits = struct.pack("<HHH", 16, 16, 16)
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(data) + len(bits))
+    path.write_bytes(start + data + bits + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "write"),
+    [("a.png", 3, png_of_16_bits), ("a.png", 4, png_of_16_bits), ("a.tif", 3, tiff_of_16_bits)],
+)
+def test_colours_of_12_bits_keep_their_levels(tmp_path, name, channels, write):
+    """Pillow makes 8 bits of them, of which 12 leave 16 levels near black."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (5, 7, channels)).astype(np.uint16)
+    pixels[0, 0, 0] = 4095
+    pixels[..., 3:] = 65535  # opaque
+    write(tmp_path / name, pixels)
+    listed = image_folder.Files(str(tmp_path), ("a",), [name], [0])
+    assert image_files.survey(listed)["modes"] == {"RGB;16" if channels == 3 else "RGBA;16": 1}
+    assert image_files.find_white(listed) == (4095, 4095)
+    x = image_files.read(tmp_path / name, 3, (5, 7), 4095).permute(1, 2, 0).numpy()
+    assert np.abs(x - pixels[..., :3] * (255 / 4095)).max() <= 0.5
+    clipped = image_files.read(tmp_path / name, 3, (5, 7), 1023).permute(1, 2, 0).numpy()
+    assert (clipped[pixels[..., :3] > 1023] == 255).all()  # what is above white is white
+
+
+def test_greys_of_16_bits_with_alpha_are_named(tmp_path, caplog):
+    caplog.set_level("INFO", "darts.data")
+    png_of_16_bits(tmp_path / "a.png", np.full((4, 4, 2), 40000, np.uint16))
+    listed = image_folder.Files(str(tmp_path), ("a",), ["a.png"], [0])
+    modes = image_files.survey(listed)["modes"]
+    image_folder._log_modes(listed, modes, 3)
+    assert "1 of mode RGBA;8 of 16 bits (nearly black where fewer than 16 are used" in caplog.text
+
+
 def test_large_images_are_too_large_not_broken(tmp_path):
     """T2-21: Pillow takes scans of 14,000 x 14,000 pixels for an attack."""
     file = tmp_path / "a.png"
@@ -231,9 +286,11 @@ def register_heif_opener():
 def test_heic_is_read_where_the_plugin_is_installed(tmp_path, monkeypatch):
     """By a stand-in of pillow-heif, of which only its one function is used."""
     Image.init()  # all that Pillow knows: what it learns below is forgotten
-    for name in ("OPEN", "EXTENSION"):
-        monkeypatch.setattr(Image, name, dict(getattr(Image, name)))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    others = {suffix: kind for suffix, kind in Image.EXTENSION.items() if kind != "HEIF"}
+    monkeypatch.setattr(Image, "EXTENSION", others)  # where the plugin itself is installed
     monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
     color(np.full((4, 4, 3), 77)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.heic")
     (tmp_path / "plugin").mkdir()

@@ -106,6 +106,18 @@ def test_every_script_has_help(script, here, capsys):
     assert os.listdir(here) == []
 
 
+@pytest.mark.parametrize(
+    "script", ["search", "augment", "compare", "evaluate", "predict", "export"]
+)
+def test_help_does_not_wait_for_torch(script, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, ROOT / f"{script}.py", "--help"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
 def test_a_script_runs_by_its_path_from_another_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "report.py", "--help"], cwd=tmp_path, capture_output=True, text=True

@@ -115,7 +115,7 @@ def test_without_primitives_own_blocks_are_added(here):
 def test_check_ops_tries_them(here, capsys):
     (here / "b.py").write_text(BLOCKS)
     check_ops.main(["--ops", "b.py", "--channels", "4"])
-    assert "all 1 blocks are right" in capsys.readouterr().out
+    assert "1 block tried, all right" in capsys.readouterr().out
     (here / "w.py").write_text(BLOCKS.replace("stride, 1, bias", "1, 1, bias"))
     with pytest.raises(SystemExit):
         check_ops.main(["--ops", "w.py", "--channels", "4"])

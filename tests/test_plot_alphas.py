@@ -77,6 +77,15 @@ def test_clear_weights_are_not_magnified(run):
     assert "epoch by epoch, from 0 to 1" in plot_alphas.explain((0.0, 1.0), record)[0]
 
 
+def test_the_figure_of_one_epoch_has_whole_ticks(run):
+    history = [{**record, "eigenvalue": 0.1} for record in reader.read_alphas(run)][:1]
+    fig = plot_alphas.figure(history)
+    fig.draw_without_rendering()
+    for axes in fig.axes[2:]:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 @pytest.mark.parametrize("n_nodes", [1, 2, 4])
 def test_no_title_overlaps_another(n_nodes):
     mix = [[[0.2, 0.5, 0.3]] * (i + 2) for i in range(n_nodes)]

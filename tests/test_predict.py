@@ -92,7 +92,7 @@ def test_into_a_file_from_the_best_epoch(there, pictures, tmp_path, capsys):
     returned = predict.main(words)
     assert rows_of(out.read_text(encoding="utf-8-sig")) == returned
     assert len(returned) == 1
-    assert capsys.readouterr().out == f"{out}: 1 images classified by augments/a/best.pt\n"
+    assert capsys.readouterr().out == f"{out}: 1 image classified by augments/a/best.pt\n"
     assert os.listdir(tmp_path) == ["p.csv"]
 
 

@@ -35,6 +35,7 @@ def augment_run(finished_augment):
 def text_of(page):
     """What a person reads: the page without style, script and tags."""
     page = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.S)
+    page = re.sub(r'<span class="flag">(.*?)</span>', r"\1", page)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
 
@@ -275,6 +276,14 @@ def test_the_page_in_a_browser(browser, request, kind, width, scheme):
         ).map(e => e.outerHTML.slice(0, 80))""")
             == []
         )
+        broken = "e => e.getClientRects().length > 1"  # a flag that is not on one line
+        assert not page.evaluate(f"[...document.querySelectorAll('.flag')].some({broken})")
+        assert (
+            page.evaluate("""() => [...document.querySelectorAll('.scroll')].filter(
+            e => e.querySelector('.bar') && e.scrollWidth > e.clientWidth).length""")
+            == 0
+        )
+    assert page.evaluate("document.querySelectorAll('.flag').length") > 0
     shown = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
     assert shown == [True] * (6 if kind == "search_run" else 4 + 8)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")

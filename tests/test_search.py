@@ -658,6 +658,7 @@ def test_an_unknown_op_is_refused_before_anything_is_downloaded(here, monkeypatc
     monkeypatch.setattr(named, "load_split", None)
     text = ends_in_one_line(search.main, ["--primitives", "sepconv", "--dataset", "cifar10"])
     assert "unknown op sepconv" in text
+    assert "--ops FILE adds blocks of your own" in text
 
 
 @pytest.mark.pictures

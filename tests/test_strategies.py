@@ -54,7 +54,9 @@ def test_the_rate_reaches_adam_log_and_page(here, monkeypatch):
     (line,) = reader.read_summary("searchs/s")["strategies"]
     assert line.startswith("--alpha_lr auto is 0.03 here")
     assert line in log_of("searchs/s")
-    assert line in html.unescape(Path(report.write("searchs/s")).read_text())
+    page = html.unescape(Path(report.write("searchs/s")).read_text())
+    assert line.removeprefix("--alpha_lr") in page
+    assert "can move 1.0% as far as in the paper's 19,500 steps" in line  # 2 steps of 0.03
     search.main(["--name", "s", "--resume", "--alpha_lr", "auto"])
 
 

@@ -31,10 +31,10 @@ def log_setup(run, data, genotype, size, memory, findings):
     cfg, log, spec = run.cfg, run.log, data.spec
     common_log.log_header(run, memory)
     log.info(
-        f"{spec.name}: {len(data.train.dataset)} training images, {len(data.val.dataset)} "
-        f"{data.val_name} images, {spec.describe()}, batch {data.batch_size}, lr "
-        f"{cfg.lr * cfg.lr_factor:g}, cutout {data.cutout_length}; classes "
-        f"{', '.join(map(visible, spec.classes))}"
+        f"{spec.name}: {plural(len(data.train.dataset), 'training image')}, "
+        f"{plural(len(data.val.dataset), f'{data.val_name} image')}, {spec.describe()}, "
+        f"batch {data.batch_size}, lr {cfg.lr * cfg.lr_factor:g}, cutout {data.cutout_length}; "
+        f"classes {', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
     log.info(f"genotype: {genotype}")

@@ -73,7 +73,7 @@ def of_training(spec, cfg, genotype, n_images, criterion, device):
     seconds = steps * seconds_per_step(net, spec, cfg, criterion, device)
     text = (
         f"training it will take about {report.duration(seconds)} on this machine: "
-        f"{plural(cfg.epochs, 'epoch')} of {n_images} images, {plural(cfg.layers, 'cell')}, "
-        f"{plural(cfg.init_channels, 'channel')}"
+        f"{plural(cfg.epochs, 'epoch')} of {plural(n_images, 'image')}, "
+        f"{plural(cfg.layers, 'cell')}, {plural(cfg.init_channels, 'channel')}"
     )
     return {"seconds": round(seconds, 1), "text": text}

@@ -33,9 +33,10 @@ def log_setup(run, data, net, memory, strategies):
     cfg, log, spec = run.cfg, run.log, data.spec
     common_log.log_header(run, memory)
     log.info(
-        f"{spec.name}: {len(data.train.dataset)} images for w, {len(data.alpha.dataset)} for "
-        f"alpha, batch {data.batch_size}, w_lr {cfg.w_lr * cfg.lr_factor:g}; {spec.describe()}, "
-        f"{len(spec.classes)} classes: {', '.join(map(visible, spec.classes))}"
+        f"{spec.name}: {plural(len(data.train.dataset), 'image')} for w, "
+        f"{len(data.alpha.dataset):,} for alpha, batch {data.batch_size}, "
+        f"w_lr {cfg.w_lr * cfg.lr_factor:g}; {spec.describe()}, {len(spec.classes)} classes: "
+        f"{', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
     log.info(
@@ -118,7 +119,7 @@ def warn_of_short_travel(run, strategies):
         lower = "" if run.cfg.alpha_lr == "auto" else "--alpha_lr auto, "
         enough = alphas.fewest_steps(strategies.alpha_lr)
         run.log.warn(
-            f"alpha can move by {travel:.2g} at most ({strategies.alpha_steps} steps of "
+            f"alpha can move by {travel:.2g} at most ({plural(strategies.alpha_steps, 'step')} of "
             f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; "
             f"{enough:,} steps at that rate could; take {lower}more --epochs or a smaller "
             f"--batch_size"
