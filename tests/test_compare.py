@@ -604,6 +604,16 @@ def test_a_comparison_that_ends_early_says_where_the_earlier_one_is(scripted):
     assert "had the name before is in compares/c.before-overwrite: move it back" in text
 
 
+@pytest.mark.parametrize("source", ["compares/c", "./compares/c/", "link", "{here}/compares/c",
+                                    "compares/c/genotype.json"])  # fmt: skip
+def test_a_comparison_is_not_overwritten_by_one_that_starts_from_it(scripted, source):
+    compare.main([*TINY, "--random", "2", *NAMED])
+    os.symlink("compares/c", "link")
+    words = [source.format(here=os.getcwd()), *TINY, *NAMED, "--overwrite"]
+    text = ends_in_one_line(compare.main, words)
+    assert "--overwrite would remove compares/c, which this comparison starts from" in text
+
+
 def test_a_name_that_is_taken_and_what_replaces_it(scripted):
     words = [*TINY, "--random", "2", *NAMED]
     compare.main(words)
@@ -623,7 +633,7 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
     scripted.stop_after = math.inf
     Path("whole").mkdir()
     os.rename(COMMAND, "whole/c")
-    for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE):
+    for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE, "c.log"):
         for script, words in (
             (compare, ["--name", "c", "--resume", "--quiet"]), (plot_compare, [COMMAND]),
             (report, [COMMAND]),
