@@ -57,6 +57,14 @@ def to_resume(cfg, folder):
     return candidates
 
 
+def try_again(records):
+    """Forget the faults that may be none of the cell: its process was killed, memory ran out.
+    Returns [(candidate, fault)]."""
+    again = [key for key, record in records.items() if record.get("again")]
+    forgotten = [records.pop(key) for key in again]
+    return [(record["candidate"], record["fault"]) for record in forgotten]
+
+
 class Comparison:
     """One call of compare.py. A context manager: nothing is written before it is entered.
 
@@ -75,6 +83,7 @@ class Comparison:
         self.device = pick.pick_device(cfg.device).type
         self.candidates = known or []  # records: name, kind, genotype, params, madds, fault
         self.records = comparison.trainings(folder.path) if known else {}
+        self.tried_again = try_again(self.records)
         self.findings, self.spec, self.options = [], None, None
         self.n_scored = self.images = None
         self.bar = tqdm(disable=True)
@@ -144,8 +153,7 @@ class Comparison:
             self.signals.wait()
             if self.known is not None:
                 files.remove_temporary(folder.path, files.OWN)
-                lines = "".join(json.dumps(record) + "\n" for record in self.records.values())
-                files.write_text(folder.file(files.METRICS), lines)
+                self._rewrite_records()
             folder.write_config(cfg.flags(), self.device)
             self.write_summary()
             self.log.open(folder.file(f"{folder.name}.log"))
@@ -153,6 +161,10 @@ class Comparison:
             self._close(folder.give_back)
             raise
         return self
+
+    def _rewrite_records(self):
+        lines = "".join(json.dumps(record) + "\n" for record in self.records.values())
+        files.write_text(self.files.file(files.METRICS), lines)
 
     def write_summary(self, **more):
         self.files.update_summary(
@@ -201,8 +213,18 @@ class Comparison:
     def _done(self):
         return comparison.plural(len(self.records), "training")
 
-    def record(self, job, scores=None, fault=None):
-        """A training is over, with its scores or a fault: keep it, and say so."""
+    def keep_records(self, rung, names):
+        """Drop the records of a rung that are not of `names`: in a candidate's place stands another
+        that was tried again."""
+        others = [key for key in self.records if key[0] == rung and key[1] not in names]
+        for key in others:
+            del self.records[key]
+        if others:
+            self._rewrite_records()
+
+    def record(self, job, scores=None, fault=None, again=False):
+        """A training is over, with its scores or a fault, which --resume tries `again`: keep it,
+        and say so."""
         line = {"rung": job.rung, "candidate": job.name, "seed": job.seed, "epochs": job.epochs}
         if fault is None:
             last = scores[-1]
@@ -214,8 +236,9 @@ class Comparison:
                 f"{last['loss']:.4f}  {seconds:.0f} s"
             )
         else:
-            line |= {"fault": fault}
-            self.log.warn(f"{job.name} is left out: {fault}")
+            line |= {"fault": fault, "again": again}
+            later = "; --resume tries it again" if again else ""
+            self.log.warn(f"{job.name} is left out: {fault}{later}")
         self.files.append(files.METRICS, line)
         self.records[job.rung, job.name, job.seed] = line
         self.files.drop_earlier()
@@ -223,9 +246,9 @@ class Comparison:
     def rows(self):
         return comparison.ranking(self.candidates, self.records.values())
 
-    def failed(self):
-        """The names of those that are left out."""
-        return {row.name for row in self.rows() if row.fault}
+    def failed(self, rung):
+        """The names of those that were left out in a rung, or before."""
+        return {r["candidate"] for r in self.records.values() if "fault" in r and r["rung"] <= rung}
 
     def open_bar(self, total, what, done=0):
         """A bar over `total` epochs, or trials; in a file there are the lines alone."""

@@ -75,9 +75,10 @@ def score_of(job):
 
 
 class Scripted(InProcess):
-    """Trains nothing: scores follow from the job. `fails` maps a name to what is wrong with it."""
+    """Trains nothing: scores follow from the job. `fails` maps a name to what is wrong with it,
+    `ends` a (name, rung) to the kind of its answer and why."""
 
-    fails, done, stop_after = {}, [], math.inf
+    fails, ends, done, stop_after = {}, {}, [], math.inf
 
     def perform(self, job):
         if len(self.done) >= self.stop_after:
@@ -85,6 +86,8 @@ class Scripted(InProcess):
         self.done.append(job)
         if job.name in self.fails:
             yield Answer(job, "failed", self.fails[job.name])
+        elif (job.name, job.rung) in self.ends:
+            yield Answer(job, *self.ends[job.name, job.rung])
         elif not job.epochs:
             yield Answer(job, "done", (1.0, 2.0))
         else:
@@ -100,7 +103,7 @@ def in_process(here, monkeypatch):
 @pytest.fixture
 def scripted(here, monkeypatch):
     class Fresh(Scripted):
-        fails, done = {}, []
+        fails, ends, done = {}, {}, []
 
     monkeypatch.setattr(compare, "Workers", Fresh)
     return Fresh
@@ -400,6 +403,34 @@ def test_one_that_dies_is_trained_no_more(scripted):
     assert comparison.read(COMMAND)[-1].name == "random:2"
 
 
+@pytest.mark.parametrize("rung", [1, 2])
+def test_one_that_was_killed_is_tried_again_and_one_that_failed_is_not(scripted, rung):
+    """Also where it takes the place of another then, and a third has failed in a later rung."""
+    words = [*TINY, "--random", "5", "--epochs", "4", "--quiet", "--name"]
+    compare.main([*words, "best"])
+    first, second, *_, last = [row.name for row in comparison.read("compares/best")]
+    scripted.fails = {last: "it is not a number"}
+    scripted.ends = {(second, 2): ("failed", "it is not a number")}
+    compare.main([*words, "whole"])
+    scripted.ends[first, rung] = "ended", "its process was killed"
+    compare.main([*words, "c"])
+    assert f"{first} is left out: its process was killed; --resume tries it again" in log_of(
+        COMMAND
+    )
+    scripted.done.clear()
+    del scripted.ends[first, rung]
+    compare.main(["--name", "c", "--resume"])
+    again = {job.name for job in scripted.done}
+    assert first in again
+    assert not {second, last} & again
+    assert f"{first} was left out (its process was killed) and is tried again" in log_of(COMMAND)
+    assert sorted(map(str, lines("compares/c/metrics.jsonl"))) == sorted(
+        map(str, lines("compares/whole/metrics.jsonl"))
+    )
+    assert comparison.read("compares/c") == comparison.read("compares/whole")
+    assert gt.load("compares/c") == gt.load("compares/whole")
+
+
 @pytest.mark.parametrize(("top1", "warned"), [(0.19, True), (0.21, False)])
 def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypatch, top1, warned):
     score = {"epoch": 1, "top1": top1, "loss": 1.0, "seconds": 1.0}
@@ -478,6 +509,14 @@ def test_a_budget_chooses_the_epochs_and_they_stay(scripted):
     assert "--budget 20s is too short: one epoch of each takes about 24 s" in text
 
 
+def test_one_whose_trial_is_killed_counts_as_the_dearest(scripted):
+    scripted.ends = {("random:2", 0): ("ended", "its process was killed")}
+    compare.main(["--random", "4", *LEAST, *SPACE, *NAMED, "--budget", "60s"])
+    assert {r["epochs"] for r in lines("compares/c/metrics.jsonl")} == {1, 3}
+    assert "random:2" in trained()[1]
+    assert "random:2 could not be timed: its process was killed" in log_of(COMMAND)
+
+
 def test_a_trial_tells_the_seconds_of_an_epoch(monkeypatch):
     now = [0.0]
 
@@ -522,7 +561,7 @@ def test_a_process_that_dies_costs_its_own_training_alone():
                 os.kill(process.pid, number)
     done = {answer.job: answer for answer in answers if answer.kind != "epoch"}
     assert list(done) == jobs[:2]
-    assert done[jobs[0]].kind == "failed"
+    assert done[jobs[0]].kind == "ended"
     assert "its process was killed" in done[jobs[0]].value
     assert [score["epoch"] for score in done[jobs[1]].value] == [1]
     assert not process.is_alive()
