@@ -79,6 +79,9 @@ class Searches:
             self._require_free()
         for name in self.names.values():  # of searches whose first process was killed, perhaps
             run_folder.require_ended(files.SEARCHES, name)
+        self.waiting = list(self.names)  # the seeds of those that are to be run
+        if cfg.new_split:
+            self._pass_over_finished()
         self.cards = pick.cards() if pick.pick_device(cfg.device, cfg.gpus).type == "cuda" else 0
         self.jobs = 1 if cfg.gpus else self.cards or pick.cores()
 
@@ -112,12 +115,27 @@ class Searches:
                     f"of them with --overwrite"
                 )
 
+    def _pass_over_finished(self):
+        """Leave out the searches that have finished: they have nothing to divide anew, and would
+        refuse other images. Raises ValueError where all have."""
+        for seed, name in self.names.items():
+            state = reader.state(os.path.join(files.SEARCHES, name))
+            if state and state["is"] == "finished":
+                self.waiting.remove(seed)
+        if not self.waiting:
+            raise ValueError(
+                f"the searches {self.base} have finished, so there is nothing to divide anew; "
+                f"leave --new_split out, or start new ones"
+            )
+
     def _words(self, seed, slot):
         """The command line of one search."""
         cfg, name = self.cfg, self.names[seed]
-        words = cfg.words([flag for flag in cfg.said if flag not in OWN])
+        goes_on = cfg.resume and self._has_checkpoint(name)
+        own = OWN if goes_on else (*OWN, "new_split")
+        words = cfg.words([flag for flag in cfg.said if flag not in own])
         words += ["--name", name, "--seed", str(seed), "--quiet"]
-        if cfg.resume and self._has_checkpoint(name):
+        if goes_on:
             words.append("--resume")
         elif _may_overwrite(cfg, os.path.join(files.SEARCHES, name)):
             words.append("--overwrite")
@@ -155,7 +173,7 @@ class Searches:
         """All searches, as many at once as there are cards or cores; returns the folders of those
         that were finished. A KeyboardInterrupt carries what to do next."""
         cfg = self.cfg
-        waiting, running, free = list(self.names), {}, list(range(self.jobs))
+        waiting, running, free = self.waiting, {}, list(range(self.jobs))
         bar = tqdm(
             total=cfg.seeds * cfg.epochs, desc=f"{cfg.seeds} searches, epochs", file=sys.stderr,
             dynamic_ncols=True, leave=False, disable=True if cfg.quiet or cfg.resume else None,
@@ -222,7 +240,7 @@ def search(cfg):
     with contextlib.ExitStack() as stack:
         with errors.usage_errors(cfg.PROG):
             searches = Searches(cfg, stack.enter_context(hold_name(cfg)))
-            n, base = len(searches.names), searches.base
+            n, base = len(searches.waiting), searches.base
             if not cfg.quiet:
                 print(f"{n} searches, {min(n, searches.jobs)} at once: searchs/{base}-seed*")
         with errors.run_errors(cfg.PROG):
