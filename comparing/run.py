@@ -46,15 +46,26 @@ def to_resume(cfg, folder):
             f"no comparison to go on with: {folder.path} does not exist{folder.advise_earlier()}"
         )
     folder.resume()
-    flags = reader.read_config(folder.path)["flags"]
-    candidates = reader.read_object(folder.file(files.SUMMARY)).get("candidates")
-    if not flags or not candidates or not folder.has_checkpoint():
+    if not folder.has_checkpoint():
         raise ValueError(
             f"nothing to resume in {folder.path}: no training was finished; start it again with "
             f"--overwrite{folder.advise_earlier()}"
         )
+    flags = reader.read_config(folder.path)["flags"]
+    summary = reader.read_object(folder.file(files.SUMMARY))
+    if summary.get("checksum") != _checksum(cfg, flags, summary):
+        raise ValueError(
+            f"{folder.file(files.CONFIG)} or {files.SUMMARY} beside it is damaged, which say what "
+            f"the comparison is; start it again with --overwrite{folder.advise_earlier()}"
+        )
     cfg.resume_from(flags)
-    return candidates
+    return summary["candidates"]
+
+
+def _checksum(cfg, flags, summary):
+    """Of all that makes a comparison what it is, from its two files."""
+    what = [summary.get(key) for key in ("candidates", "images")]
+    return comparison.checksum([cfg.marked(flags, keep="fixed"), *what])
 
 
 def try_again(records):
@@ -83,6 +94,11 @@ class Comparison:
         self.device = pick.pick_device(cfg.device).type
         self.candidates = known or []  # records: name, kind, genotype, params, madds, fault
         self.records = comparison.trainings(folder.path) if known else {}
+        if known and (lost := comparison.n_lines(folder.path) - len(self.records)):
+            folder.findings.append(
+                f"{folder.file(files.METRICS)}: {comparison.plural(lost, 'line')} cut or damaged; "
+                f"what is missing is trained again"
+            )
         self.tried_again = try_again(self.records)
         self.findings, self.spec, self.options = [], None, None
         self.n_scored = self.images = None
@@ -167,9 +183,9 @@ class Comparison:
         files.write_text(self.files.file(files.METRICS), lines)
 
     def write_summary(self, **more):
-        self.files.update_summary(
-            candidates=self.candidates, images=self.images, next=self.next_command(), **more
-        )
+        what = {"candidates": self.candidates, "images": self.images}
+        checksum = _checksum(self.cfg, self.cfg.flags(), what)
+        self.files.update_summary(**what, checksum=checksum, next=self.next_command(), **more)
 
     def __exit__(self, kind, error, traceback):
         try:
@@ -201,11 +217,14 @@ class Comparison:
 
     def way_on(self, known=False):
         """What to do after it has ended early, behind a verb."""
-        if not self.records:
+        if not self.records or not self.files.has_checkpoint():
             keep = ", with --overwrite to keep the name" if os.path.exists(self.files.path) else ""
             if self.files.earlier is not None:
                 keep += f"; the earlier comparison of this name is in {self.files.earlier}"
-            return f" before a training was finished; start again{keep}"
+            when = (
+                ", and nothing of it is left" if self.records else " before a training was finished"
+            )
+            return f"{when}; start again{keep}"
         there = "" if known else f" after {self._done()}"
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
         return f"; go on{there} with {again}"
@@ -239,6 +258,7 @@ class Comparison:
             line |= {"fault": fault, "again": again}
             later = "; --resume tries it again" if again else ""
             self.log.warn(f"{job.name} is left out: {fault}{later}")
+        line = comparison.sealed(line)
         self.files.append(files.METRICS, line)
         self.records[job.rung, job.name, job.seed] = line
         self.files.drop_earlier()
