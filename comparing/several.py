@@ -20,7 +20,7 @@ from tqdm import tqdm
 from console import errors, interrupts
 from data_sets import loaders
 from devices import pick
-from records import files, reader
+from records import comparison, files, reader
 from tracking import run_folder
 
 LEAST_RANDOM = 4  # random cells to compare with
@@ -255,10 +255,23 @@ def _may_overwrite(cfg, path):
     return (cfg.overwrite or cfg.resume) and os.path.exists(path)
 
 
+def _warn_of_missing(path, found):
+    """Name the searches that a comparison was begun without, since they had failed by then."""
+    if not comparison.is_comparison(path):
+        return
+    missing = [name for name in found if name not in comparison.names(path)]
+    if missing:
+        print(
+            f"WARNING: {path} was begun without {', '.join(missing)}; remove it and say the same "
+            f"again to compare all"
+        )
+
+
 def compare_words(cfg, base, found):
     """The command line of compare.py: what was found beside random cells."""
     path = os.path.join(files.COMPARISONS, base)
     if cfg.resume and os.path.exists(os.path.join(path, files.METRICS)):
+        _warn_of_missing(path, found)
         return ["--name", base, "--resume"]
     words = [*found, "--random", str(max(LEAST_RANDOM, len(found))), "--name", base]
     words += cfg.words([flag for flag in cfg.said if flag in ALSO])

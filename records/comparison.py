@@ -102,7 +102,8 @@ def is_sealed(record):
 
 
 def is_comparison(run_path):
-    return "candidates" in reader.read_object(os.path.join(run_path, SUMMARY))
+    found = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
+    return reader.fits(found, [{"name": reader.is_text}])
 
 
 def trainings(run_path):

@@ -721,7 +721,7 @@ class Process:
         return self.returncode
 
 
-def test_several_searches_and_their_comparison(in_process, monkeypatch):
+def test_several_searches_and_their_comparison(in_process, monkeypatch, capsys):
     monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self, *args))
     monkeypatch.setattr(several, "POLL", 0)
     monkeypatch.setattr(Process, "broken", ("d-seed2",))
@@ -738,6 +738,12 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch):
     assert "searchs/d-seed1 exists; choose another --name" in text
     monkeypatch.setattr(Process, "broken", ())
     assert search.main([*words, "--resume"])[:3] == [f"searchs/d-seed{i}" for i in (1, 2, 3)]
+    os.makedirs("compares/d")
+    Path("compares/d/metrics.jsonl").touch()
+    Path("compares/d/summary.json").write_text('{"candidates": [{"name": "searchs/d-seed2"}]}')
+    assert search.main([*words, "--resume"]) == ["--name", "d", "--resume"]
+    text = "compares/d was begun without searchs/d-seed1, searchs/d-seed3; remove it"
+    assert text in capsys.readouterr().out
     # of three that were begun by another call the last two never ran: they get its flags
     monkeypatch.setattr(Process, "broken", ("f-seed2", "f-seed3"))
     search.main([*words, "--name", "f", "--max_skips", "1"])
