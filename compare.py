@@ -53,6 +53,7 @@ def main(argv=None):
         run.open_bar(planned(run, plan), "epochs")
         for rung, epochs in enumerate(plan, start=1):
             run.log.info(describe_rung(rung, len(plan), epochs, [*going_on, *baselines], cfg.seeds))
+            run.keep_records(rung, [*going_on, *baselines])
             train_all(run, workers, rung, epochs, [*going_on, *baselines])
             going_on, baselines = survivors(run, rung, going_on, baselines)
             run.write_genotype()
@@ -84,12 +85,18 @@ def epochs_for_budget(run, setting):
             if answer is None:
                 continue
             require_sound(answer)
+            name = answer.job.name
             if answer.kind == "failed":
-                fail(run, answer.job.name, answer.value)
+                fail(run, name, answer.value)
+            elif answer.kind == "ended":
+                run.findings.append(f"{name} could not be timed: {answer.value}")
             else:
-                costs[answer.job.name] = answer.value
+                costs[name] = answer.value
             run.bar.update()
     run.bar.close()
+    if costs:
+        dearest = max(costs.values(), key=lambda cost: cost[1])
+        costs = {name: costs.get(name, dearest) for name in names(run, bool)}
     always = [name for name in names(run, lambda c: c["kind"] == BASELINE) if name in costs]
     least = halving.seconds(costs, always, 1, cfg.seeds, run.jobs)
     epochs = halving.fitting_epochs(costs, always, cfg.seeds, run.jobs, seconds(cfg.budget))
@@ -125,7 +132,7 @@ def planned(run, plan):
 def train_all(run, workers, rung, epochs, taking_part):
     """The trainings of a rung that are not finished yet."""
     seeds = range(run.cfg.seed, run.cfg.seed + run.cfg.seeds)
-    text, failed = cells(run), run.failed()
+    text, failed = cells(run), run.failed(rung)
     jobs = [Job(name, text[name], rung, epochs, seed) for seed in seeds for name in taking_part]
     waiting = [job for job in jobs if (job.rung, job.name, job.seed) not in run.records]
     run.bar.update(epochs * (len(jobs) - len(waiting)))
@@ -140,16 +147,17 @@ def train_all(run, workers, rung, epochs, taking_part):
             run.record(answer.job, answer.value)
         elif answer.job.name not in failed:  # said once, not of every training
             failed.add(answer.job.name)
-            run.record(answer.job, fault=answer.value)
+            run.record(answer.job, fault=answer.value, again=answer.kind == "ended")
 
 
 def survivors(run, rung, going_on, baselines):
     """The better half of those that go on, and the baselines that have not failed."""
+    failed = run.failed(rung)
     scores = {
         row.name: (found.mean, found.mean_loss)
         for row in run.rows()
-        for found in row.rungs  # of one that goes on, later ones may be finished, too
-        if found.rung == rung and not row.fault
+        for found in row.rungs  # where the comparison goes on, later ones may be finished, too
+        if found.rung == rung and row.name not in failed
     }
     kept = halving.better_half({name: scores[name] for name in going_on if name in scores})
     return kept, [name for name in baselines if name in scores]
@@ -177,6 +185,8 @@ def log_setup(run, inherited):
         )
     if run.records:
         log.info(f"{comparison.plural(len(run.records), 'training')} finished before")
+    for name, fault in run.tried_again:
+        log.info(f"{name} was left out ({fault}) and is tried again")
     for c in run.candidates:
         if c["fault"]:
             log.warn(f"{c['name']} is left out: {c['fault']}")

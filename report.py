@@ -41,6 +41,8 @@ TYPES = {".png": "image/png", ".gif": "image/gif", ".svg": "image/svg+xml"}
 
 def data_uri(path):
     """A picture file as text that a page can hold; None if there is no such file."""
+    if not os.path.isfile(path):  # a FIFO or a device may have no end
+        return None
     try:
         with open(path, "rb") as stream:
             content = base64.b64encode(stream.read()).decode("ascii")
@@ -52,10 +54,12 @@ def data_uri(path):
 def phone_width(path):
     """Pixels that a drawing needs to be read on a phone; wider than the phone, it is moved with the
     finger. 0 if there is no such picture."""
+    if not os.path.isfile(path):
+        return 0
     try:
         with Image.open(path) as image:
             return round(0.42 * image.width)
-    except Exception:  # no file, or a damaged one, which makes Pillow raise many things
+    except Exception:  # a damaged one makes Pillow raise many things
         return 0
 
 

@@ -46,15 +46,34 @@ def to_resume(cfg, folder):
             f"no comparison to go on with: {folder.path} does not exist{folder.advise_earlier()}"
         )
     folder.resume()
-    flags = reader.read_config(folder.path)["flags"]
-    candidates = reader.read_object(folder.file(files.SUMMARY)).get("candidates")
-    if not flags or not candidates or not folder.has_checkpoint():
+    if not folder.has_checkpoint():
         raise ValueError(
             f"nothing to resume in {folder.path}: no training was finished; start it again with "
             f"--overwrite{folder.advise_earlier()}"
         )
+    flags = reader.read_config(folder.path)["flags"]
+    summary = reader.read_object(folder.file(files.SUMMARY))
+    if summary.get("checksum") != _checksum(cfg, flags, summary):
+        raise ValueError(
+            f"{folder.file(files.CONFIG)} or {files.SUMMARY} beside it is damaged, which say what "
+            f"the comparison is; start it again with --overwrite{folder.advise_earlier()}"
+        )
     cfg.resume_from(flags)
-    return candidates
+    return summary["candidates"]
+
+
+def _checksum(cfg, flags, summary):
+    """Of all that makes a comparison what it is, from its two files."""
+    what = [summary.get(key) for key in ("candidates", "images")]
+    return comparison.checksum([cfg.marked(flags, keep="fixed"), *what])
+
+
+def try_again(records):
+    """Forget the faults that may be none of the cell: its process was killed, memory ran out.
+    Returns [(candidate, fault)]."""
+    again = [key for key, record in records.items() if record.get("again")]
+    forgotten = [records.pop(key) for key in again]
+    return [(record["candidate"], record["fault"]) for record in forgotten]
 
 
 class Comparison:
@@ -75,6 +94,12 @@ class Comparison:
         self.device = pick.pick_device(cfg.device).type
         self.candidates = known or []  # records: name, kind, genotype, params, madds, fault
         self.records = comparison.trainings(folder.path) if known else {}
+        if known and (lost := comparison.n_lines(folder.path) - len(self.records)):
+            folder.findings.append(
+                f"{folder.file(files.METRICS)}: {comparison.plural(lost, 'line')} cut or damaged; "
+                f"what is missing is trained again"
+            )
+        self.tried_again = try_again(self.records)
         self.findings, self.spec, self.options = [], None, None
         self.n_scored = self.images = None
         self.bar = tqdm(disable=True)
@@ -144,8 +169,7 @@ class Comparison:
             self.signals.wait()
             if self.known is not None:
                 files.remove_temporary(folder.path, files.OWN)
-                lines = "".join(json.dumps(record) + "\n" for record in self.records.values())
-                files.write_text(folder.file(files.METRICS), lines)
+                self._rewrite_records()
             folder.write_config(cfg.flags(), self.device)
             self.write_summary()
             self.log.open(folder.file(f"{folder.name}.log"))
@@ -154,10 +178,14 @@ class Comparison:
             raise
         return self
 
+    def _rewrite_records(self):
+        lines = "".join(json.dumps(record) + "\n" for record in self.records.values())
+        files.write_text(self.files.file(files.METRICS), lines)
+
     def write_summary(self, **more):
-        self.files.update_summary(
-            candidates=self.candidates, images=self.images, next=self.next_command(), **more
-        )
+        what = {"candidates": self.candidates, "images": self.images}
+        checksum = _checksum(self.cfg, self.cfg.flags(), what)
+        self.files.update_summary(**what, checksum=checksum, next=self.next_command(), **more)
 
     def __exit__(self, kind, error, traceback):
         try:
@@ -189,11 +217,14 @@ class Comparison:
 
     def way_on(self, known=False):
         """What to do after it has ended early, behind a verb."""
-        if not self.records:
+        if not self.records or not self.files.has_checkpoint():
             keep = ", with --overwrite to keep the name" if os.path.exists(self.files.path) else ""
             if self.files.earlier is not None:
                 keep += f"; the earlier comparison of this name is in {self.files.earlier}"
-            return f" before a training was finished; start again{keep}"
+            when = (
+                ", and nothing of it is left" if self.records else " before a training was finished"
+            )
+            return f"{when}; start again{keep}"
         there = "" if known else f" after {self._done()}"
         again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
         return f"; go on{there} with {again}"
@@ -201,8 +232,18 @@ class Comparison:
     def _done(self):
         return comparison.plural(len(self.records), "training")
 
-    def record(self, job, scores=None, fault=None):
-        """A training is over, with its scores or a fault: keep it, and say so."""
+    def keep_records(self, rung, names):
+        """Drop the records of a rung that are not of `names`: in a candidate's place stands another
+        that was tried again."""
+        others = [key for key in self.records if key[0] == rung and key[1] not in names]
+        for key in others:
+            del self.records[key]
+        if others:
+            self._rewrite_records()
+
+    def record(self, job, scores=None, fault=None, again=False):
+        """A training is over, with its scores or a fault, which --resume tries `again`: keep it,
+        and say so."""
         line = {"rung": job.rung, "candidate": job.name, "seed": job.seed, "epochs": job.epochs}
         if fault is None:
             last = scores[-1]
@@ -214,8 +255,10 @@ class Comparison:
                 f"{last['loss']:.4f}  {seconds:.0f} s"
             )
         else:
-            line |= {"fault": fault}
-            self.log.warn(f"{job.name} is left out: {fault}")
+            line |= {"fault": fault, "again": again}
+            later = "; --resume tries it again" if again else ""
+            self.log.warn(f"{job.name} is left out: {fault}{later}")
+        line = comparison.sealed(line)
         self.files.append(files.METRICS, line)
         self.records[job.rung, job.name, job.seed] = line
         self.files.drop_earlier()
@@ -223,9 +266,9 @@ class Comparison:
     def rows(self):
         return comparison.ranking(self.candidates, self.records.values())
 
-    def failed(self):
-        """The names of those that are left out."""
-        return {row.name for row in self.rows() if row.fault}
+    def failed(self, rung):
+        """The names of those that were left out in a rung, or before."""
+        return {r["candidate"] for r in self.records.values() if "fault" in r and r["rung"] <= rung}
 
     def open_bar(self, total, what, done=0):
         """A bar over `total` epochs, or trials; in a file there are the lines alone."""

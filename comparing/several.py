@@ -20,7 +20,7 @@ from tqdm import tqdm
 from console import errors, interrupts
 from data_sets import loaders
 from devices import pick
-from records import files, reader
+from records import comparison, files, reader
 from tracking import run_folder
 
 LEAST_RANDOM = 4  # random cells to compare with
@@ -122,6 +122,9 @@ class Searches:
             self._require_free()
         for name in self.names.values():  # of searches whose first process was killed, perhaps
             run_folder.require_ended(files.SEARCHES, name)
+        self.waiting = list(self.names)  # the seeds of those that are to be run
+        if cfg.new_split:
+            self._pass_over_finished()
         self.cards = _cards(cfg)
         self.jobs = len(self.cards) or pick.cores()
 
@@ -155,12 +158,27 @@ class Searches:
                     f"of them with --overwrite"
                 )
 
+    def _pass_over_finished(self):
+        """Leave out the searches that have finished: they have nothing to divide anew, and would
+        refuse other images. Raises ValueError where all have."""
+        for seed, name in self.names.items():
+            state = reader.state(os.path.join(files.SEARCHES, name))
+            if state and state["is"] == "finished":
+                self.waiting.remove(seed)
+        if not self.waiting:
+            raise ValueError(
+                f"the searches {self.base} have finished, so there is nothing to divide anew; "
+                f"leave --new_split out, or start new ones"
+            )
+
     def _words(self, seed, slot):
         """The command line of one search."""
         cfg, name = self.cfg, self.names[seed]
-        words = cfg.words([flag for flag in cfg.said if flag not in (*OWN, "gpus")])
+        goes_on = cfg.resume and self._has_checkpoint(name)
+        own = ("gpus", *OWN) if goes_on else ("gpus", *OWN, "new_split")
+        words = cfg.words([flag for flag in cfg.said if flag not in own])
         words += ["--name", name, "--seed", str(seed), "--quiet"]
-        if cfg.resume and self._has_checkpoint(name):
+        if goes_on:
             words.append("--resume")
         elif _may_overwrite(cfg, os.path.join(files.SEARCHES, name)):
             words.append("--overwrite")
@@ -190,7 +208,7 @@ class Searches:
         """All searches, as many at once as there are cards or cores; returns the folders of those
         that were finished. A KeyboardInterrupt carries what to do next."""
         cfg = self.cfg
-        waiting, running, free = list(self.names), {}, list(range(self.jobs))
+        waiting, running, free = self.waiting, {}, list(range(self.jobs))
         bar = tqdm(
             total=cfg.seeds * cfg.epochs, desc=f"{cfg.seeds} searches, epochs", file=sys.stderr,
             dynamic_ncols=True, leave=False, disable=True if cfg.quiet or cfg.resume else None,
@@ -267,7 +285,7 @@ def search(cfg):
                     "--seeds starts a process for each search itself; start it without torchrun"
                 )
             searches = Searches(cfg, stack.enter_context(hold_name(cfg)))
-            n, base = len(searches.names), searches.base
+            n, base = len(searches.waiting), searches.base
             if not cfg.quiet:
                 print(f"{n} searches, {min(n, searches.jobs)} at once: searchs/{base}-seed*")
         with errors.run_errors(cfg.PROG):
@@ -282,10 +300,23 @@ def _may_overwrite(cfg, path):
     return (cfg.overwrite or cfg.resume) and os.path.exists(path)
 
 
+def _warn_of_missing(path, found):
+    """Name the searches that a comparison was begun without, since they had failed by then."""
+    if not comparison.is_comparison(path):
+        return
+    missing = [name for name in found if name not in comparison.names(path)]
+    if missing:
+        print(
+            f"WARNING: {path} was begun without {', '.join(missing)}; remove it and say the same "
+            f"again to compare all"
+        )
+
+
 def compare_words(cfg, base, found):
     """The command line of compare.py: what was found beside random cells."""
     path = os.path.join(files.COMPARISONS, base)
     if cfg.resume and os.path.exists(os.path.join(path, files.METRICS)):
+        _warn_of_missing(path, found)
         return ["--name", base, "--resume"]
     words = [*found, "--random", str(max(LEAST_RANDOM, len(found))), "--name", base]
     words += cfg.words([flag for flag in cfg.said if flag in ALSO])

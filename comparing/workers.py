@@ -56,6 +56,7 @@ class Answer(NamedTuple):
     "epoch"   the score of an epoch that is finished
     "done"    all scores;  of a trial, seconds: (to begin, of an epoch)
     "failed"  why, in words
+    "ended"   why, in words, where that may be no fault of the cell: it may be tried again
     "broken"  why, in words, where the cell is not to blame: images that cannot be read
     """
 
@@ -101,9 +102,9 @@ def perform(job, opened, setting):
         yield Answer(job, "done", scores)
     except Exception as error:  # whatever a block of one's own may raise
         no_memory = is_out_of_memory(error)
-        of_cell = is_open and (no_memory or not isinstance(error, OSError))
+        of_cell = is_open and not isinstance(error, OSError)
         text = f"{'out of memory: ' if no_memory else ''}{one_line(error, 200)}"
-        yield Answer(job, "failed" if of_cell else "broken", text)
+        yield Answer(job, "ended" if no_memory else "failed" if of_cell else "broken", text)
 
 
 def trial(training, start):
@@ -162,7 +163,7 @@ class Workers:
                 try:
                     answer = pipe.recv()
                 except (EOFError, OSError):
-                    answer = Answer(job, "failed", self._died(slot))
+                    answer = Answer(job, "ended", self._died(slot))
                 if answer.kind != "epoch":
                     del busy[pipe]
                     free.append(slot)

@@ -42,6 +42,8 @@ def store(cache_files, key, value):
 
 
 def _read(file):
+    if not os.path.isfile(file):  # a FIFO or a device may have no end
+        return {}
     try:
         with open(file, encoding="utf-8") as stream:
             return dict(json.load(stream))

@@ -5,10 +5,12 @@ many epochs each rung has, and metrics.jsonl, with a line for each training. The
 the chart and the page are made from what stands here.
 """
 
+import json
 import math
 import os
 import random
 import statistics
+import zlib
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -84,8 +86,24 @@ class Chance(NamedTuple):
 # --- reading ------------------------------------------------------------------------------------
 
 
+def checksum(value):
+    """Of a value of JSON: tells one that was changed from what was written."""
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
+def sealed(record):
+    """A record of a training with its checksum, as metrics.jsonl keeps it: --resume believes it."""
+    return {**record, "checksum": checksum(record)}
+
+
+def is_sealed(record):
+    rest = {key: value for key, value in record.items() if key != "checksum"}
+    return record.get("checksum") == checksum(rest)
+
+
 def is_comparison(run_path):
-    return "candidates" in reader.read_object(os.path.join(run_path, SUMMARY))
+    found = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
+    return reader.fits(found, [{"name": reader.is_text}])
 
 
 def trainings(run_path):
@@ -95,9 +113,16 @@ def trainings(run_path):
     return {
         (record["rung"], record["candidate"], record["seed"]): record
         for record in reader.read_lines(os.path.join(run_path, METRICS))
-        if reader.fits(record, wanted)
+        if is_sealed(record)
+        and reader.fits(record, wanted)
         and (reader.fits(record, scored) or reader.fits(record, {"fault": reader.is_text}))
     }
+
+
+def n_lines(run_path):
+    """How many lines metrics.jsonl has, whole or not."""
+    with open(os.path.join(run_path, METRICS), "rb") as stream:
+        return sum(1 for line in stream if line.strip())
 
 
 def names(run_path):

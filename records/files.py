@@ -3,6 +3,7 @@
 Without torch, so that the commands that draw share them with the programs that train.
 """
 
+import errno
 import json
 import os
 import re
@@ -126,12 +127,24 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def require_regular(path):
+    """Raise OSError where `path` is there and no file: who opens a FIFO waits for ever, and what is
+    written into a device is lost."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no regular file; remove it", path)
+
+
 def append_line(path, text):
     """Put one line at the end of a file, and on the disk."""
-    with naming(path), open(path, "a", encoding="utf-8") as stream:
+    with naming(path), open(path, "a", encoding="utf-8", opener=_at_once) as stream:
         stream.write(text + "\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _at_once(path, flags):
+    """Open a file; a FIFO that has come into its place meanwhile raises OSError."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def remove_temporary(folder, own):

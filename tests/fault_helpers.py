@@ -14,8 +14,8 @@ from conftest import checkpoint_of, equal, lines
 
 @contextlib.contextmanager
 def every_write(act):
-    """act(what, path) is called before each operation that changes a file below searchs/ or
-    augments/: "open" (for writing), "save" (torch.save), "replace", "remove"."""
+    """act(what, path) is called before each operation that changes a file below searchs/, augments/
+    or compares/: "open" (for writing), "save" (torch.save), "replace", "remove"."""
     here = os.getcwd()
 
     def is_ours(path):
@@ -23,7 +23,7 @@ def every_write(act):
             path = os.path.relpath(os.path.abspath(os.fspath(path)), here)
         except TypeError:  # a descriptor
             return False
-        ours = path.split(os.sep)[0] in ("searchs", "augments")
+        ours = path.split(os.sep)[0] in ("searchs", "augments", "compares")
         return ours and os.path.basename(path) != ".lock"
 
     def watched(what, function, writes=lambda *args, **kwargs: True, index=0):

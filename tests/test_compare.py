@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST_AUGMENT, FAST_SEARCH, ends_in_one_line, lines, log_of, run_in
+from conftest import FAST_AUGMENT, FAST_SEARCH, ends_in_one_line, interrupt, lines, log_of, run_in
+from data_helpers import make
 from fault_helpers import copy_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,9 +76,10 @@ def score_of(job):
 
 
 class Scripted(InProcess):
-    """Trains nothing: scores follow from the job. `fails` maps a name to what is wrong with it."""
+    """Trains nothing: scores follow from the job. `fails` maps a name to what is wrong with it,
+    `ends` a (name, rung) to the kind of its answer and why."""
 
-    fails, done, stop_after = {}, [], math.inf
+    fails, ends, done, stop_after = {}, {}, [], math.inf
 
     def perform(self, job):
         if len(self.done) >= self.stop_after:
@@ -85,6 +87,8 @@ class Scripted(InProcess):
         self.done.append(job)
         if job.name in self.fails:
             yield Answer(job, "failed", self.fails[job.name])
+        elif (job.name, job.rung) in self.ends:
+            yield Answer(job, *self.ends[job.name, job.rung])
         elif not job.epochs:
             yield Answer(job, "done", (1.0, 2.0))
         else:
@@ -100,7 +104,7 @@ def in_process(here, monkeypatch):
 @pytest.fixture
 def scripted(here, monkeypatch):
     class Fresh(Scripted):
-        fails, done = {}, []
+        fails, ends, done = {}, {}, []
 
     monkeypatch.setattr(compare, "Workers", Fresh)
     return Fresh
@@ -400,6 +404,33 @@ def test_one_that_dies_is_trained_no_more(scripted):
     assert comparison.read(COMMAND)[-1].name == "random:2"
 
 
+@pytest.mark.parametrize("rung", [1, 2])
+def test_one_that_was_killed_is_tried_again_and_one_that_failed_is_not(scripted, rung):
+    """Also where it takes the place of another then, and a third has failed in a later rung."""
+    words = [*TINY, "--random", "5", "--epochs", "4", "--quiet", "--name"]
+    compare.main([*words, "best"])
+    first, second, *_ = [row.name for row in comparison.read("compares/best")]
+    scripted.ends = {(second, 2): ("failed", "it is not a number")}
+    compare.main([*words, "whole"])
+    scripted.ends[first, rung] = "ended", "its process was killed"
+    compare.main([*words, "c"])
+    assert f"{first} is left out: its process was killed; --resume tries it again" in log_of(
+        COMMAND
+    )
+    scripted.done.clear()
+    del scripted.ends[first, rung]
+    compare.main(["--name", "c", "--resume"])
+    again = {job.name for job in scripted.done}
+    assert first in again
+    assert second not in again
+    assert f"{first} was left out (its process was killed) and is tried again" in log_of(COMMAND)
+    assert sorted(map(str, lines("compares/c/metrics.jsonl"))) == sorted(
+        map(str, lines("compares/whole/metrics.jsonl"))
+    )
+    assert comparison.read("compares/c") == comparison.read("compares/whole")
+    assert gt.load("compares/c") == gt.load("compares/whole")
+
+
 @pytest.mark.parametrize(("top1", "warned"), [(0.19, True), (0.21, False)])
 def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypatch, top1, warned):
     score = {"epoch": 1, "top1": top1, "loss": 1.0, "seconds": 1.0}
@@ -478,6 +509,14 @@ def test_a_budget_chooses_the_epochs_and_they_stay(scripted):
     assert "--budget 20s is too short: one epoch of each takes about 24 s" in text
 
 
+def test_one_whose_trial_is_killed_counts_as_the_dearest(scripted):
+    scripted.ends = {("random:2", 0): ("ended", "its process was killed")}
+    compare.main(["--random", "4", *LEAST, *SPACE, *NAMED, "--budget", "60s"])
+    assert {r["epochs"] for r in lines("compares/c/metrics.jsonl")} == {1, 3}
+    assert "random:2" in trained()[1]
+    assert "random:2 could not be timed: its process was killed" in log_of(COMMAND)
+
+
 def test_a_trial_tells_the_seconds_of_an_epoch(monkeypatch):
     now = [0.0]
 
@@ -522,7 +561,7 @@ def test_a_process_that_dies_costs_its_own_training_alone():
                 os.kill(process.pid, number)
     done = {answer.job: answer for answer in answers if answer.kind != "epoch"}
     assert list(done) == jobs[:2]
-    assert done[jobs[0]].kind == "failed"
+    assert done[jobs[0]].kind == "ended"
     assert "its process was killed" in done[jobs[0]].value
     assert [score["epoch"] for score in done[jobs[1]].value] == [1]
     assert not process.is_alive()
@@ -604,6 +643,16 @@ def test_a_comparison_that_ends_early_says_where_the_earlier_one_is(scripted):
     assert "had the name before is in compares/c.before-overwrite: move it back" in text
 
 
+@pytest.mark.parametrize("source", ["compares/c", "./compares/c/", "link", "{here}/compares/c",
+                                    "compares/c/genotype.json"])  # fmt: skip
+def test_a_comparison_is_not_overwritten_by_one_that_starts_from_it(scripted, source):
+    compare.main([*TINY, "--random", "2", *NAMED])
+    os.symlink("compares/c", "link")
+    words = [source.format(here=os.getcwd()), *TINY, *NAMED, "--overwrite"]
+    text = ends_in_one_line(compare.main, words)
+    assert "--overwrite would remove compares/c, which this comparison starts from" in text
+
+
 def test_a_name_that_is_taken_and_what_replaces_it(scripted):
     words = [*TINY, "--random", "2", *NAMED]
     compare.main(words)
@@ -623,7 +672,7 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
     scripted.stop_after = math.inf
     Path("whole").mkdir()
     os.rename(COMMAND, "whole/c")
-    for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE):
+    for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE, "c.log"):
         for script, words in (
             (compare, ["--name", "c", "--resume", "--quiet"]), (plot_compare, [COMMAND]),
             (report, [COMMAND]),
@@ -672,7 +721,7 @@ class Process:
         return self.returncode
 
 
-def test_several_searches_and_their_comparison(in_process, monkeypatch):
+def test_several_searches_and_their_comparison(in_process, monkeypatch, capsys):
     monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self, *args))
     monkeypatch.setattr(several, "POLL", 0)
     monkeypatch.setattr(Process, "broken", ("d-seed2",))
@@ -689,6 +738,12 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch):
     assert "searchs/d-seed1 exists; choose another --name" in text
     monkeypatch.setattr(Process, "broken", ())
     assert search.main([*words, "--resume"])[:3] == [f"searchs/d-seed{i}" for i in (1, 2, 3)]
+    os.makedirs("compares/d")
+    Path("compares/d/metrics.jsonl").touch()
+    Path("compares/d/summary.json").write_text('{"candidates": [{"name": "searchs/d-seed2"}]}')
+    assert search.main([*words, "--resume"]) == ["--name", "d", "--resume"]
+    text = "compares/d was begun without searchs/d-seed1, searchs/d-seed3; remove it"
+    assert text in capsys.readouterr().out
     # of three that were begun by another call the last two never ran: they get its flags
     monkeypatch.setattr(Process, "broken", ("f-seed2", "f-seed3"))
     search.main([*words, "--name", "f", "--max_skips", "1"])
@@ -708,6 +763,30 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch):
     monkeypatch.setattr(Process, "broken", ("e-seed1", "e-seed2"))
     text = ends_in_one_line(search.main, [*FAST_SEARCH, "--seeds", "2", "--name", "e"], code=1)
     assert "no search was finished" in text
+
+
+def test_several_searches_go_on_with_other_images(in_process, monkeypatch):
+    """Of three the first has finished, the second is in its second epoch, the third never began."""
+    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Process(self, *args))
+    monkeypatch.setattr(several, "POLL", 0)
+    monkeypatch.setattr(compare, "main", lambda words: words)
+    monkeypatch.setattr(Process, "broken", ("d-seed2", "d-seed3"))
+    make(Path("set"), n=8)
+    words = ["--dataset", "set", *FAST_SEARCH, "--subset", "1", "--batch_size", "4"]
+    words += ["--epochs", "2"]
+    search.main([*words, "--name", "d", "--seeds", "3"])
+    interrupt(search, [*words, "--name", "d-seed2", "--seed", "2", "--quiet"], epoch=2)
+    make(Path("set"), n=10)
+    again = ["--name", "d", "--seeds", "3", "--resume"]
+    monkeypatch.setattr(Process, "broken", ())
+    before = Path("searchs/d-seed1/checkpoint.pt").read_bytes()
+    found = search.main([*again, "--new_split"])
+    assert found[:3] == [f"searchs/d-seed{seed}" for seed in (1, 2, 3)]
+    assert Path("searchs/d-seed1/checkpoint.pt").read_bytes() == before
+    for seed in (2, 3):
+        assert len(lines(f"searchs/d-seed{seed}/metrics.jsonl")) == 4
+    text = ends_in_one_line(search.main, [*again, "--new_split"])
+    assert "the searches d have finished, so there is nothing to divide anew; leave" in text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no such signals")

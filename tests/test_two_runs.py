@@ -181,6 +181,36 @@ def test_a_folder_that_was_barely_made_may_be_overwritten(here, quick_epochs):
     assert os.listdir("searchs") == ["s"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no such files")
+@pytest.mark.parametrize("name", ["s.log", "metrics.jsonl", "config.json", ".lock"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/null", path)])
+def test_what_is_no_file_in_a_run_is_named(here, undisturbed, name, make):
+    path = Path(copy_of(undisturbed[0], "searchs/s"), name)
+    path.unlink(missing_ok=True)
+    make(path)
+    text = ends_in_one_line(search.main, ["--name", "s", "--resume"], code=1)
+    wanted = f"{path} cannot be written or read (it is no regular file; remove it)"
+    assert text == f"search.py: {wanted}"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no such files")
+def test_a_fifo_that_comes_into_the_place_of_a_file_ends_the_run(here, undisturbed, quick_epochs):
+    copy_of(undisturbed[1], "searchs/s")
+    os.mkfifo("searchs/.images.json")  # which is passed over
+    append = RunFolder.append
+
+    def then_append(self, name, record):
+        os.unlink(self.file(name))
+        os.mkfifo(self.file(name))
+        append(self, name, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "append", then_append)
+        text = ends_in_one_line(search.main, ["--name", "s", "--resume", "--quiet"], code=1)
+    assert "searchs/s/metrics.jsonl cannot be written or read" in text
+    assert cache.cached(("searchs/.images.json",), "x") is None
+
+
 def test_left_over_temporary_files_are_removed(here, undisturbed, quick_epochs):
     run = copy_of(undisturbed[0], "searchs/s")
     for name in ("checkpoint.pt.tmp-0123abcd", "report.html.tmp-0123abcd", "x.tmp-note"):

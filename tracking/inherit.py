@@ -12,8 +12,6 @@ def inherit_flags(cfg):
     """Let `cfg`, a config.AugmentConfig, inherit from the run behind --genotype or --init_from: the
     flags of its network, and those of its images unless the command line names others. Returns what
     was inherited, in words."""
-    _refuse_to_replace(cfg, cfg.init_from, "--init_from")
-    _refuse_to_replace(cfg, cfg.genotype, "--genotype")
     if cfg.init_from:
         source = cfg.init_from
         state = trained_network.read(trained_network.checkpoint_path(source))
@@ -38,19 +36,6 @@ def inherit_flags(cfg):
     taken.pop("genotype", None)  # long, and logged in a line of its own
     words = ", ".join(f"{name} {value}" for name, value in taken.items())
     return words and f"inherited from {source}: {words}"
-
-
-def _refuse_to_replace(cfg, source, flag):
-    """Raise ValueError where --overwrite would remove what the run starts from: a training that
-    fails afterwards could not be started again."""
-    if not (cfg.overwrite and cfg.name and source):
-        return
-    folder, source = map(os.path.realpath, (os.path.join(cfg.ROOT, cfg.name), source))
-    if os.path.exists(source) and f"{source}{os.sep}".startswith(f"{folder}{os.sep}"):
-        raise ValueError(
-            f"--overwrite would remove {cfg.ROOT}/{cfg.name}, which {flag} starts from; choose "
-            f"another --name"
-        )
 
 
 def source_of(cfg):

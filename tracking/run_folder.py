@@ -135,6 +135,8 @@ def set_up(cfg, resumes_from=files.CHECKPOINTS, group=processes.ALONE):
     """The RunFolder of a run that is being set up. Where that fails or is stopped by a signal,
     everything is put back as it was. `resumes_from` as in RunFolder. Of several processes, `group`,
     the first has the folder."""
+    if group.is_main:
+        _require_kept(cfg)
     kind = RunFolder if group.is_main else OtherFolder
     folder = kind(cfg.ROOT, cfg.name, resumes_from)
     try:
@@ -145,6 +147,25 @@ def set_up(cfg, resumes_from=files.CHECKPOINTS, group=processes.ALONE):
         folder.give_back()
         folder.signals.__exit__()
         raise
+
+
+def _require_kept(cfg):
+    """Raise ValueError where --overwrite would remove what the run starts from: one that fails
+    afterwards could not be started again."""
+    if not (cfg.overwrite and cfg.name):
+        return
+    folder = os.path.join(cfg.ROOT, cfg.name)
+    flags = ("genotype", "init_from", "ops", "data_path")
+    sources = [(f"--{name}", getattr(cfg, name, None)) for name in flags]
+    sources += [("this comparison", source) for source in getattr(cfg, "candidates", ())]
+    for name, source in sources:
+        path = os.path.realpath(source or "")
+        within = f"{path}{os.sep}".startswith(f"{os.path.realpath(folder)}{os.sep}")
+        if source and within and os.path.exists(path):
+            raise ValueError(
+                f"--overwrite would remove {folder}, which {name} starts from; choose another "
+                f"--name"
+            )
 
 
 class RunFolder:
@@ -252,7 +273,11 @@ class RunFolder:
             ) from None
 
     def resume(self):
-        """Hold the folder of a run that goes on."""
+        """Hold the folder of a run that goes on. Raises OSError where what it writes line by line,
+        or must read, is no file."""
+        log = f"{self.name}.log"
+        for name in (files.CONFIG, files.METRICS, files.ALPHAS, files.SUMMARY, log, files.LOCK):
+            files.require_regular(self.file(name))
         with _names_of(self.root):
             self.hold()
 
