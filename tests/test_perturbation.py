@@ -262,6 +262,21 @@ def test_a_search_that_is_stopped_while_it_selects_goes_on_to_the_same_cell(here
     assert all(torch.equal(state["model"][k], other["model"][k]) for k in state["model"])
 
 
+def test_a_finished_search_can_be_selected_anew_and_back(here):
+    words = [*WORDS, "--n_nodes", "1", "--k", "1", "--primitives", "skip_connect,max_pool_3x3"]
+    by_removal, of_alpha = genotypes(search.main([*words, "--quiet"]))
+    plain = [w for w in words if w not in ("--select", "perturbation", "--tune_epochs", "0.5")]
+    by_alpha = genotypes(search.main([*plain, "--name", "t", "--quiet"]))
+    assert by_alpha == [of_alpha, of_alpha]
+    again = ["--name", "t", "--resume", "--quiet", "--select"]
+    search.main([*again, "perturbation"])
+    assert genotypes("searchs/t") == [by_removal, of_alpha]
+    assert report.is_selected("searchs/t")
+    search.main([*again, "alpha"])
+    assert genotypes("searchs/t") == by_alpha
+    assert not report.is_selected("searchs/t")
+
+
 def test_flags_of_selection_that_do_nothing_are_refused(here):
     said = ends_in_one_line(search.main, ["--tune_epochs", "2"])
     assert "--tune_epochs belongs to --select perturbation" in said
