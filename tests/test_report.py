@@ -254,7 +254,7 @@ def browser():
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("kind", ["search_run", "augment_run"])
-def test_the_page_in_a_browser(browser, request, kind, width, scheme):
+def test_the_page_in_a_browser(browser, finished_augment, request, kind, width, scheme):
     run = request.getfixturevalue(kind)
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
