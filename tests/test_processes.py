@@ -224,8 +224,8 @@ def test_one_of_several_processes_speaks(started, capsys, monkeypatch):
 
 # --- whole runs ---------------------------------------------------------------------------------
 
-# a block that sends process 1 the signal that the environment names for each start of torchrun, once
-# two epochs are recorded, after a restart once three are. It reads values, so it is run as it is and
+# a block that sends process 1 the signal that the environment names for each start of torchrun: as
+# soon as two epochs are recorded, after a restart three. It reads values, so it is run as it is and
 # not rewritten (models/widen.py)
 FAULTY = """
 import os, signal
