@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from console.errors import one_line
 from console.terminal import plural
@@ -227,8 +228,11 @@ def join(cfg):
         raise ValueError(f"RANK {rank} of WORLD_SIZE {size}: they count from 0 to {size - 1}")
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        dist.init_process_group("gloo", timeout=timedelta(minutes=minutes))
-        group = Processes(rank, size, *local, minutes)
+        group, timeout = Processes(rank, size, *local, minutes), timedelta(minutes=minutes)
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        # torchrun keeps its store over a restart, with the addresses of processes that are gone
+        store = dist.PrefixStore(f"start {group.restarts}", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise ValueError(_no_group(one_line(error), where, size, minutes)) from error
     _here = group

@@ -224,14 +224,21 @@ def test_one_of_several_processes_speaks(started, capsys, monkeypatch):
 
 # --- whole runs ---------------------------------------------------------------------------------
 
-# a block that sends process 1, once two epochs are saved, the signal that the environment names for
-# each start of torchrun. It reads values, so it is run as it is and not rewritten (models/widen.py)
+# a block that sends process 1 the signal that the environment names for each start of torchrun: as
+# soon as two epochs are recorded, after a restart three. It reads values, so it is run as it is and
+# not rewritten (models/widen.py)
 FAULTY = """
 import os, signal
 from torch import nn
 
 FAULTS = os.environ.get("FAULTS", "").split(",")
 START = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+def epochs():
+    if not os.path.exists("searchs/s/alphas.jsonl"):
+        return 0
+    with open("searchs/s/alphas.jsonl") as file:
+        return len(file.readlines())
 
 class Faulty(nn.Module):
     def __init__(self, C, stride, affine):
@@ -240,7 +247,7 @@ class Faulty(nn.Module):
 
     def forward(self, x):
         if x.isfinite().all() and os.environ.get("RANK") == "1" and len(FAULTS) > START:
-            if os.path.exists("searchs/s/previous.pt") and FAULTS[START]:
+            if FAULTS[START] and epochs() >= 2 + START:
                 number, FAULTS[START] = getattr(signal, FAULTS[START]), ""
                 os.kill(os.getpid(), number)
         return self.pool(x)
@@ -258,7 +265,7 @@ def torchrun(folder, script, words, n=2, restarts=0, **variables):
     command += [f"--max_restarts={restarts}", f"--master_port={free_port()}", ROOT / script, *words]
     return subprocess.run(
         command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 
@@ -317,7 +324,7 @@ def test_a_training_by_processes_of_this_program_scores_every_image(searched):
     code = f"from devices import launch; launch.start('augment.py', {words}, 2)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "on 2 processes, cpu" in log_of(folder / "augments" / "a")
@@ -337,7 +344,7 @@ def test_processes_with_other_flags_than_each_other_are_refused(tmp_path):
                 env={**os.environ, **environment(rank, 2, port)}, text=True, stderr=subprocess.PIPE,
             )
         )  # fmt: skip
-    (_, said), (_, echo) = (process.communicate(timeout=300) for process in started)
+    (_, said), (_, echo) = (process.communicate(timeout=600) for process in started)
     assert said == (
         "search.py: process 1 was started with other flags than process 0: --epochs is 2 there and "
         "1 here; start all with the same command\n"
