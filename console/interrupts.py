@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 
 
@@ -32,11 +33,21 @@ def exit_code(error):
     return 128 + (signal.SIGTERM if number == getattr(signal, "SIGUSR1", None) else number)
 
 
+# seconds within which torchrun sends its processes once more what it was sent itself, and they with
+# it: a terminal and Slurm signal a whole group
+ECHO = 5.0
+
+
+def _is_echo(asked):
+    """Whether a signal may be the echo of the one that came at the time `asked`."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - asked < ECHO
+
+
 class StopSignals:
     """While entered, SIGTERM, SIGUSR1 (clusters: soon your time is up) and SIGHUP (the terminal was
     closed) do not kill the program. Until `wait` is called the first one raises Stopped, and others
     are passed over while that is cleaned up. From then on the first one is remembered in `number`,
-    and a second one raises Stopped.
+    and a second one, if it is no echo of torchrun, raises Stopped.
 
     What the program was started to ignore stays ignored, as SIGHUP is under nohup. Does nothing in
     another thread than the main one, where Python allows no handlers.
@@ -46,6 +57,7 @@ class StopSignals:
 
     def __init__(self):
         self.number = None  # of the signal that came
+        self._asked = 0.0  # when
         self._waits = False
         self._before = {}
 
@@ -68,9 +80,11 @@ class StopSignals:
 
     def _on_signal(self, number, frame):
         first, self.number = self.number is None, self.number or number
+        if first:
+            self._asked = time.monotonic()
         if first and not self._waits:
             raise Stopped(number, "before the run began")
-        if self._waits and not first:
+        if self._waits and not first and not _is_echo(self._asked):
             raise Stopped(number)
 
 
@@ -103,7 +117,9 @@ def end_in_one_line():
 
 
 def _on_ctrl_c(number, frame):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one, while the program is ending
+    # the second one, while the program is ending; of torchrun, which ends it after a while, the echo
+    echoed = "TORCHELASTIC_RUN_ID" in os.environ
+    signal.signal(signal.SIGINT, signal.SIG_IGN if echoed else signal.SIG_DFL)
     if _catchers:
         raise KeyboardInterrupt
     # nothing to clean up. Not an exception: some raised while torch is imported abort the process

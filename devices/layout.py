@@ -12,12 +12,15 @@ LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_
 
 def place(net, device, data, cfg):
     """Put `net` on its device, in the memory layout of --layout, its cells compiled if --compile
-    says so. Returns the layout, a key of LAYOUTS. `device` is a pick.Device, `data` a loaders.Data.
+    says so. Returns the layout, a key of LAYOUTS, of several processes that of the first. `device`
+    is a pick.Device, `data` a loaders.Data.
     """
     net.to(device.torch_device)
     at_once = max(data.batch_size // (device.group.size * cfg.accumulate), 1)
     shape = (at_once, data.spec.C_in, *data.spec.size)
-    layout = pick_layout(cfg.layout, net, shape, device)
+    # a choice by time, which may fall out otherwise in each of several processes: norms of gradients
+    # in another layout are summed in another order, and weights would drift apart
+    layout = device.group.from_main(lambda: pick_layout(cfg.layout, net, shape, device))
     net.to(memory_format=LAYOUTS[layout])
     if cfg.compile:
         require_compiler(device)

@@ -13,7 +13,7 @@ import augment
 import search
 from config import PredictConfig, SearchConfig
 from console.terminal import plural
-from devices import launch, layout, pick
+from devices import launch, layout, pick, processes
 from devices.pick import Device
 
 CPU = Device(torch.device("cpu"))
@@ -177,6 +177,23 @@ def test_layouts_by_device_and_by_choice():
     meta = Device(torch.device("meta"))
     assert layout.pick_layout("auto", net, shape, meta) == "contiguous"
     assert layout.pick_layout("channels_last", net, shape, meta) == "channels_last"
+
+
+def test_of_several_processes_the_first_chooses_the_layout():
+    """Each by its own clock, they would sum the norm of a gradient in another order."""
+
+    class Second(processes.Alone):
+        rank, size = 1, 2
+
+        def from_main(self, make):
+            return "contiguous"  # where this one, on a CPU, would take channels last
+
+    data = SimpleNamespace(batch_size=4, spec=SimpleNamespace(C_in=3, size=(8, 8)))
+    cfg = SimpleNamespace(layout="auto", compile=False, accumulate=1)
+    net = nn.Conv2d(3, 4, 3)
+    device = Device(torch.device("cpu"), group=Second())
+    assert layout.place(net, device, data, cfg) == "contiguous"
+    assert net.weight.is_contiguous()
 
 
 def test_a_trial_of_layouts_is_made_on_a_card_alone(monkeypatch):

@@ -63,6 +63,35 @@ def test_the_first_signal_is_remembered_and_the_second_stops_at_once(name, code)
 
 
 @posix
+def test_what_torchrun_repeats_is_no_second_signal(monkeypatch):
+    """A terminal or Slurm signals torchrun and its processes, and torchrun passes it on to them."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with interrupts.StopSignals() as signals:
+        signals.wait()
+        send("SIGTERM")
+        send("SIGTERM")
+        assert signals.number == signal.SIGTERM
+        monkeypatch.setattr(interrupts, "ECHO", 0.0)  # some seconds later
+        with pytest.raises(interrupts.Stopped, match="stopped by SIGTERM at once"):
+            send("SIGTERM")
+
+
+@posix
+@pytest.mark.parametrize("torchrun", [True, False])
+def test_a_second_ctrl_c_that_torchrun_repeats_does_not_cut_the_last_line(torchrun, monkeypatch):
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with interrupts.caught(), pytest.raises(KeyboardInterrupt):
+            interrupts._on_ctrl_c(signal.SIGINT, None)
+        wanted = signal.SIG_IGN if torchrun else signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == wanted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@posix
 def test_before_the_run_begins_the_first_signal_stops_it_and_others_do_not_disturb():
     before = signal.getsignal(signal.SIGTERM)
     with interrupts.StopSignals():
