@@ -172,9 +172,10 @@ def log_setup(run, inherited):
         f"{run.files.path} on {run.device}, {comparison.plural(run.jobs, 'training')} at once, "
         f"seed {cfg.seed}"
     )
-    for finding in (*run.files.findings, *run.findings, inherited):
-        if finding:
-            log.info(finding)
+    for finding in run.files.findings:
+        log.warn(finding)
+    for finding in filter(None, (*run.findings, inherited)):
+        log.info(finding)
     log.info(
         f"{run.spec.name}: {run.n_trained} images to train on and {run.n_scored} others to score, "
         f"both of the training set; {run.spec.describe()}, batch {run.options.batch_size}"

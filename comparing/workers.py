@@ -102,9 +102,9 @@ def perform(job, opened, setting):
         yield Answer(job, "done", scores)
     except Exception as error:  # whatever a block of one's own may raise
         no_memory = is_out_of_memory(error)
-        of_cell = is_open and not isinstance(error, OSError)
+        of_data = not is_open or (isinstance(error, OSError) and not no_memory)
         text = f"{'out of memory: ' if no_memory else ''}{one_line(error, 200)}"
-        yield Answer(job, "ended" if no_memory else "failed" if of_cell else "broken", text)
+        yield Answer(job, "broken" if of_data else "ended" if no_memory else "failed", text)
 
 
 def trial(training, start):

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import statistics
+import types
 from pathlib import Path
 
 import pytest
@@ -631,6 +632,23 @@ def test_images_that_cannot_be_read_are_no_fault_of_a_cell(scripted, monkeypatch
             assert f"{error}; the run has stopped; go on after 2 trainings with" in text
     compare.main(["--name", "c", "--resume", "--quiet"])
     assert not [record for record in lines(f"{COMMAND}/metrics.jsonl") if "fault" in record]
+
+
+@pytest.mark.parametrize(
+    ("error", "opening", "training"),
+    [(MemoryError("no"), "broken", "ended"), (OSError("gone"), "broken", "broken"),
+     (RuntimeError("out of memory"), "broken", "ended"), (TypeError("no"), "broken", "failed")],
+)  # fmt: skip
+def test_who_is_to_blame(monkeypatch, error, opening, training):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(workers, "build", fail)
+    setting = Setting(None, Recipe(1, 2, 2), "cpu", "off")
+    data = types.SimpleNamespace(spec=named.spec("digits"))
+    for opened, kind in ((fail, opening), (lambda: (data, CPU), training)):
+        (answer,) = perform(Job("a", "Genotype", 1, 1, 1), opened, setting)
+        assert answer.kind == kind
 
 
 def test_a_comparison_that_ends_early_says_where_the_earlier_one_is(scripted):
