@@ -162,6 +162,8 @@ class Processes(Alone):
                 )
             else:
                 text = f"another of the {self.size} processes has ended"
+                if isinstance(error, dist.DistBackendError):  # NCCL, which has many reasons
+                    text += f", or NCCL cannot reach it ({one_line(error, 500)})"
             raise Lost(text) from error
 
 

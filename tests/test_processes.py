@@ -179,6 +179,30 @@ def test_a_process_that_does_not_answer_is_given_up(tmp_path):
     assert told == ("another of the 2 processes has not answered for 0.05 minutes (--dist_timeout)")
 
 
+def test_what_nccl_says_of_its_reason_is_not_lost(monkeypatch):
+    def fail(*args, **words):
+        raise processes.dist.DistBackendError("NCCL error in: a.cpp:9\nLast error:\nDuplicate GPU")
+
+    monkeypatch.setattr(processes.dist, "all_reduce", fail)
+    with pytest.raises(processes.Lost) as caught:
+        processes.Processes(0, 2, 0, 2, 10.0).sum([torch.ones(1)])
+    assert str(caught.value) == (
+        "another of the 2 processes has ended, or NCCL cannot reach it (NCCL error in: a.cpp:9 "
+        "Last error: Duplicate GPU)"
+    )
+
+
+@pytest.mark.parametrize("run_id", [None, "none"])
+def test_a_process_waits_longer_for_torchrun_which_will_end_it(started, monkeypatch, run_id):
+    waited = []
+    monkeypatch.setattr(one_voice.time, "sleep", waited.append)
+    monkeypatch.setattr(one_voice.signal, "signal", lambda *args: None)
+    started(RANK="1", **({"TORCHELASTIC_RUN_ID": run_id} if run_id else {}))
+    one_voice.last_line("search.py", "it failed")
+    one_voice.last_line("search.py", "stopped by SIGTERM", asked=True)
+    assert waited == [one_voice.OF_TORCHRUN if run_id else one_voice.PATIENCE, one_voice.PATIENCE]
+
+
 @pytest.mark.parametrize(
     ("variables", "text"),
     [
