@@ -29,7 +29,11 @@ class Alone:
     """
 
     rank, size, local_rank, local_size, bytes = 0, 1, 0, 1, 0
-    restarts = 0  # how often torchrun has started them anew
+
+    @property
+    def restarts(self):
+        """How often torchrun has started them anew."""
+        return _whole("TORCHELASTIC_RESTART_COUNT", 0)
 
     @property
     def is_main(self):
@@ -79,7 +83,6 @@ class Processes(Alone):
     def __init__(self, rank, size, local_rank, local_size, minutes):
         self.rank, self.size, self.minutes = rank, size, minutes
         self.local_rank, self.local_size = local_rank, local_size
-        self.restarts = _whole("TORCHELASTIC_RESTART_COUNT", 0)
         self._tensors = None  # the group of NCCL; gloo's is the default one
 
     def sum(self, tensors):

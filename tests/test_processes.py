@@ -324,6 +324,17 @@ def test_a_run_that_loses_a_process_goes_on_by_itself_to_the_same_result(searche
     assert found["epoch"] == 4
 
 
+def test_one_process_that_torchrun_starts_anew_goes_on_with_its_run(searched, tmp_path, monkeypatch):
+    shutil.copytree(searched[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    os.replace("searchs/s/previous.pt", "searchs/s/checkpoint.pt")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    Path("searchs/s/.start").write_text(processes.start_of_all())
+    search.main([*SEARCH, "--quiet"])
+    assert checkpoint_of("searchs/s")["epoch"] == 4
+
+
 def test_a_search_goes_on_with_another_number_of_processes(searched, tmp_path, monkeypatch):
     shutil.copytree(searched[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
