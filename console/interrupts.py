@@ -117,7 +117,7 @@ def end_in_one_line():
 
 
 def _on_ctrl_c(number, frame):
-    # the second one, while the program is ending; of torchrun, which ends it after a while, the echo
+    # the second one, while the program is ending; of torchrun, which ends it soon, the echo
     echoed = "TORCHELASTIC_RUN_ID" in os.environ
     signal.signal(signal.SIGINT, signal.SIG_IGN if echoed else signal.SIG_DFL)
     if _catchers:

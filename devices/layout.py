@@ -18,8 +18,8 @@ def place(net, device, data, cfg):
     net.to(device.torch_device)
     at_once = max(data.batch_size // (device.group.size * cfg.accumulate), 1)
     shape = (at_once, data.spec.C_in, *data.spec.size)
-    # a choice by time, which may fall out otherwise in each of several processes: norms of gradients
-    # in another layout are summed in another order, and weights would drift apart
+    # a choice by time may fall out otherwise in each of several processes, and norms of gradients
+    # in another layout are summed in another order: weights would drift apart
     layout = device.group.from_main(lambda: pick_layout(cfg.layout, net, shape, device))
     net.to(memory_format=LAYOUTS[layout])
     if cfg.compile:

@@ -196,6 +196,14 @@ def start_of_all():
     return " ".join(words)
 
 
+def refuse_torchrun(what):
+    """Raise ValueError where torchrun has started what starts processes itself."""
+    if "RANK" in os.environ:
+        raise ValueError(
+            f"{what} starts a process for each of its runs itself; start it without torchrun"
+        )
+
+
 def _whole(name, missing=None):
     """A number from the environment. Raises ValueError for what is none."""
     text = os.environ.get(name)

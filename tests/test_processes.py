@@ -15,7 +15,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from alpha_gradient import relative_error, supernet
-from conftest import CPU, FAST_AUGMENT, FAST_OPS, TINY_SEARCH, checkpoint_of, log_of
+from conftest import (
+    CPU,
+    FAST_AUGMENT,
+    FAST_OPS,
+    TINY_SEARCH,
+    checkpoint_of,
+    ends_in_one_line,
+    log_of,
+)
 from process_helpers import environment, free_port, in_processes
 from process_work import (
     CASES,
@@ -28,6 +36,7 @@ from process_work import (
     work,
 )
 
+import compare
 import evaluate
 import search
 import utils
@@ -231,6 +240,21 @@ def test_one_process_needs_no_others(started):
     assert processes.join(started(WORLD_SIZE="1")) is processes.ALONE
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "what"),
+    [(compare, ["--random", "2"], "compare.py"), (search, ["--seeds", "2"], "--seeds")],
+)
+def test_what_starts_processes_itself_is_not_started_by_torchrun(
+    here, monkeypatch, script, words, what
+):
+    monkeypatch.setenv("RANK", "0")
+    text = ends_in_one_line(script.main, [*words, "--quick"])
+    assert text.endswith(
+        f"{what} starts a process for each of its runs itself; start it without torchrun"
+    )
+    assert not os.listdir()
+
+
 def test_one_of_several_processes_speaks(started, capsys, monkeypatch):
     waited = []
     monkeypatch.setattr(one_voice.time, "sleep", waited.append)
@@ -324,7 +348,7 @@ def test_a_run_that_loses_a_process_goes_on_by_itself_to_the_same_result(searche
     assert found["epoch"] == 4
 
 
-def test_one_process_that_torchrun_starts_anew_goes_on_with_its_run(searched, tmp_path, monkeypatch):
+def test_one_process_that_torchrun_starts_anew_goes_on(searched, tmp_path, monkeypatch):
     shutil.copytree(searched[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     os.replace("searchs/s/previous.pt", "searchs/s/checkpoint.pt")
