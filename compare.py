@@ -22,6 +22,7 @@ from config import CompareConfig
 from console import errors
 from console.parser import seconds
 from console.terminal import command
+from devices import processes
 from models import own_ops
 from records import comparison, files
 from records.comparison import BASELINE
@@ -32,6 +33,7 @@ from tracking import run_folder
 def main(argv=None):
     cfg = CompareConfig(argv)
     with errors.usage_errors(cfg.PROG), run_folder.set_up(cfg, RESUMES_FROM) as folder:
+        processes.refuse_torchrun(cfg.PROG)
         known = to_resume(cfg, folder)
         inherited = "" if known else candidates.inherit(cfg)
         own_ops.use(cfg)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from console import errors, interrupts
 from data_sets import loaders
-from devices import pick
+from devices import pick, processes
 from records import comparison, files, reader
 from tracking import run_folder
 
@@ -280,10 +280,7 @@ def search(cfg):
     """Run cfg.seeds searches. Returns the command line of compare.py for what they found."""
     with contextlib.ExitStack() as stack:
         with errors.usage_errors(cfg.PROG):
-            if "RANK" in os.environ:
-                raise ValueError(
-                    "--seeds starts a process for each search itself; start it without torchrun"
-                )
+            processes.refuse_torchrun("--seeds")
             searches = Searches(cfg, stack.enter_context(hold_name(cfg)))
             n, base = len(searches.waiting), searches.base
             if not cfg.quiet:

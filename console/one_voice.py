@@ -12,8 +12,9 @@ from contextlib import suppress
 from console.terminal import complain
 
 # seconds that a process other than the first waits to be ended. Were it gone first, torchrun would
-# end the first one, which may still be writing
+# end the first one, which may still be writing, or importing torch on a busy machine
 PATIENCE = 5.0
+OF_TORCHRUN = 20.0  # which will end it, when the first has failed
 
 
 def rank():
@@ -27,7 +28,8 @@ def last_line(prog, text, asked=False):
     if number := rank():
         with suppress(ValueError):  # another thread than the main one
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(PATIENCE)
+        failed = "TORCHELASTIC_RUN_ID" in os.environ and not asked
+        time.sleep(OF_TORCHRUN if failed else PATIENCE)
         if asked:  # all were
             return
         text = f"process {number}: {text}"

@@ -30,7 +30,11 @@ class Alone:
     """
 
     rank, size, local_rank, local_size, bytes = 0, 1, 0, 1, 0
-    restarts = 0  # how often torchrun has started them anew
+
+    @property
+    def restarts(self):
+        """How often torchrun has started them anew."""
+        return _whole("TORCHELASTIC_RESTART_COUNT", 0)
 
     @property
     def is_main(self):
@@ -80,7 +84,6 @@ class Processes(Alone):
     def __init__(self, rank, size, local_rank, local_size, minutes):
         self.rank, self.size, self.minutes = rank, size, minutes
         self.local_rank, self.local_size = local_rank, local_size
-        self.restarts = _whole("TORCHELASTIC_RESTART_COUNT", 0)
         self._tensors = None  # the group of NCCL; gloo's is the default one
 
     def sum(self, tensors):
@@ -163,6 +166,8 @@ class Processes(Alone):
                 )
             else:
                 text = f"another of the {self.size} processes has ended"
+                if isinstance(error, dist.DistBackendError):  # NCCL, which has many reasons
+                    text += f", or NCCL cannot reach it ({one_line(error, 500)})"
             raise Lost(text) from error
 
 
@@ -190,6 +195,14 @@ def start_of_all():
         return ""
     words = (os.environ["TORCHELASTIC_RUN_ID"], str(os.getppid()), socket.gethostname())
     return " ".join(words)
+
+
+def refuse_torchrun(what):
+    """Raise ValueError where torchrun has started what starts processes itself."""
+    if "RANK" in os.environ:
+        raise ValueError(
+            f"{what} starts a process for each of its runs itself; start it without torchrun"
+        )
 
 
 def _whole(name, missing=None):

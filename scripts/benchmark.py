@@ -393,6 +393,8 @@ def _shared_process(rank, n, port, results, kind, name, repeats):
     group = processes.join(argparse.Namespace(dist_timeout=10.0, said={}))
     torch.set_num_threads(max(pick.cores() // n, 1))
     device = torch.device("cuda", rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)  # whose work `seconds` waits for
     group.use(device)
     shape, batch = SIZES[name]
     form = Form(search_cells.SearchCell, device, shape, batch, fast=True, group=group)
@@ -477,6 +479,8 @@ def main(argv=None):
         parser.error(f"--repeats {args.repeats}: at least one pair is needed")
     where = pick.prepare_device(argparse.Namespace(device=args.device, gpus=None, threads=None))
     device = where.torch_device
+    if args.nproc and where.is_cuda and max(args.nproc) > pick.cards():
+        parser.error(f"--nproc {max(args.nproc)}: each needs a card, and there are {pick.cards()}")
     print(f"{where.name}, torch {torch.__version__}")
     if args.nproc:
         record = {

@@ -80,6 +80,15 @@ def test_a_process_of_a_shared_step_counts_what_it_sums(benchmark, monkeypatch):
     assert found[0]["bytes"] == 0  # one process sends nothing
 
 
+def test_a_step_is_shared_by_no_more_processes_than_cards(benchmark, monkeypatch, capsys):
+    device = SimpleNamespace(torch_device=torch.device("cuda"), is_cuda=True)
+    monkeypatch.setattr(benchmark.pick, "prepare_device", lambda cfg: device)
+    monkeypatch.setattr(benchmark.pick, "cards", lambda: 1)
+    with pytest.raises(SystemExit):
+        benchmark.main(["--nproc", "1,2"])
+    assert "--nproc 2: each needs a card, and there are 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["0", "1,x", ",", "-1"])
 def test_numbers_of_processes_that_are_none(benchmark, value, capsys):
     with pytest.raises(SystemExit):

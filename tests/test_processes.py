@@ -15,7 +15,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from alpha_gradient import relative_error, supernet
-from conftest import CPU, FAST_AUGMENT, FAST_OPS, TINY_SEARCH, checkpoint_of, log_of
+from conftest import (
+    CPU,
+    FAST_AUGMENT,
+    FAST_OPS,
+    TINY_SEARCH,
+    checkpoint_of,
+    ends_in_one_line,
+    log_of,
+)
 from process_helpers import environment, free_port, in_processes
 from process_work import (
     CASES,
@@ -28,6 +36,7 @@ from process_work import (
     work,
 )
 
+import compare
 import evaluate
 import search
 import utils
@@ -179,6 +188,30 @@ def test_a_process_that_does_not_answer_is_given_up(tmp_path):
     assert told == ("another of the 2 processes has not answered for 0.05 minutes (--dist_timeout)")
 
 
+def test_what_nccl_says_of_its_reason_is_not_lost(monkeypatch):
+    def fail(*args, **words):
+        raise processes.dist.DistBackendError("NCCL error in: a.cpp:9\nLast error:\nDuplicate GPU")
+
+    monkeypatch.setattr(processes.dist, "all_reduce", fail)
+    with pytest.raises(processes.Lost) as caught:
+        processes.Processes(0, 2, 0, 2, 10.0).sum([torch.ones(1)])
+    assert str(caught.value) == (
+        "another of the 2 processes has ended, or NCCL cannot reach it (NCCL error in: a.cpp:9 "
+        "Last error: Duplicate GPU)"
+    )
+
+
+@pytest.mark.parametrize("run_id", [None, "none"])
+def test_a_process_waits_longer_for_torchrun_which_will_end_it(started, monkeypatch, run_id):
+    waited = []
+    monkeypatch.setattr(one_voice.time, "sleep", waited.append)
+    monkeypatch.setattr(one_voice.signal, "signal", lambda *args: None)
+    started(RANK="1", **({"TORCHELASTIC_RUN_ID": run_id} if run_id else {}))
+    one_voice.last_line("search.py", "it failed")
+    one_voice.last_line("search.py", "stopped by SIGTERM", asked=True)
+    assert waited == [one_voice.OF_TORCHRUN if run_id else one_voice.PATIENCE, one_voice.PATIENCE]
+
+
 @pytest.mark.parametrize(
     ("variables", "text"),
     [
@@ -205,6 +238,21 @@ def test_a_port_that_is_in_use(started):
 
 def test_one_process_needs_no_others(started):
     assert processes.join(started(WORLD_SIZE="1")) is processes.ALONE
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "what"),
+    [(compare, ["--random", "2"], "compare.py"), (search, ["--seeds", "2"], "--seeds")],
+)
+def test_what_starts_processes_itself_is_not_started_by_torchrun(
+    here, monkeypatch, script, words, what
+):
+    monkeypatch.setenv("RANK", "0")
+    text = ends_in_one_line(script.main, [*words, "--quick"])
+    assert text.endswith(
+        f"{what} starts a process for each of its runs itself; start it without torchrun"
+    )
+    assert not os.listdir()
 
 
 def test_one_of_several_processes_speaks(started, capsys, monkeypatch):
@@ -305,6 +353,17 @@ def test_a_run_that_loses_a_process_goes_on_by_itself_to_the_same_result(searche
     names = [name for name in wanted["model"] if "running" not in name]
     assert all(torch.equal(found["model"][name], wanted["model"][name]) for name in names)
     assert found["epoch"] == 4
+
+
+def test_one_process_that_torchrun_starts_anew_goes_on(searched, tmp_path, monkeypatch):
+    shutil.copytree(searched[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    os.replace("searchs/s/previous.pt", "searchs/s/checkpoint.pt")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    Path("searchs/s/.start").write_text(processes.start_of_all())
+    search.main([*SEARCH, "--quiet"])
+    assert checkpoint_of("searchs/s")["epoch"] == 4
 
 
 def test_a_search_goes_on_with_another_number_of_processes(searched, tmp_path, monkeypatch):
