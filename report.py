@@ -82,7 +82,7 @@ def collect(run_path):
     metrics = reader.read_metrics(run_path)
     config, summary = reader.read_config(run_path), reader.read_summary(run_path)
     flags, network = config["flags"], summary.get("network")
-    metadata = gt.metadata(run_path)
+    metadata = reader.keep_fitting(gt.metadata(run_path), {"epoch": reader.is_count})
     is_search = "alpha_lr" in flags
     best = plot_train_val.best_epoch(metrics)
     last = max(metrics["val"] or metrics["train"])

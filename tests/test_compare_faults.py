@@ -227,10 +227,10 @@ def test_several_searches_that_are_killed_go_on(here, monkeypatch, undisturbed, 
             os._exit(77)
         return train(*args)
 
-    monkeypatch.setattr(search, "train", then_die)
     Path("deadly").touch()
     began = os.fork()
     if began == 0:
+        search.train = then_die  # of this process alone
         os._exit(run(search, words)[0])
     code = os.waitstatus_to_exitcode(os.waitpid(began, 0)[1])
     assert code == (-signal.SIGKILL if who == "all" else 0)

@@ -271,14 +271,16 @@ def test_every_flag_of_the_data_group_reaches_the_options():
         "--dataset mnist --data_path there --in_channels 1 --input_size 7 --test_portion 0.3 "
         "--bad_images skip --subset 0.5 --augment trivial --no-hflip --cutout_length 2 "
         "--cache_gb 0.25 --max_megapixels 7 --batch_size 6 --workers 3 --seed 9 "
-        "--val_portion 0.4"
+        "--val_portion 0.4 --accumulate 2"
     )
     cfg = config.SearchConfig(words.split())
     spec = named.spec("digits")
-    got = DataOptions.from_config(cfg, spec, ["a.json"], may_shrink_batch=True, pin_memory=True)
+    got = DataOptions.from_config(
+        cfg, known_spec=spec, cache_files=("a.json",), may_shrink_batch=True, pin_memory=True
+    )
     assert got == DataOptions(
         "mnist", "there", 1, [7, 7], 0.3, "skip", 0.5, "trivial", False, 2, 0.25, 7, 6, 3, 9,
-        0.4, False, spec, ("a.json",), True, True,
+        0.4, False, 2, spec, ("a.json",), True, True,
     )  # fmt: skip
     training = config.AugmentConfig(["--genotype", "DARTS_V2"])
     defaults = DataOptions.from_config(training)

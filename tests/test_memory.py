@@ -213,7 +213,7 @@ def test_a_value_that_fits_by_the_estimate_is_not_refused(monkeypatch):
 
 
 def test_a_batch_in_parts_or_shared_by_processes_needs_less_at_once(monkeypatch):
-    monkeypatch.setattr(device_memory, "host", lambda: 2 * GIB)
+    monkeypatch.setattr(device_memory, "host", lambda: 4 * GIB)
     images = data(3, (32, 32), 512)
     with pytest.raises(ValueError, match="needs .* of memory at least"):
         Budget(SearchConfig([])).check(CPU, cells_of, images)

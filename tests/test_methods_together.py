@@ -97,7 +97,7 @@ def test_a_search_that_ends_early_selects_in_the_supernet_of_its_last_epoch(here
     run = Path(search.main(words))
     found, last, summary = result()
     state = checkpoint_of(run)
-    stopped = "the cell has not changed for 1 epochs (--stop_unchanged)"
+    stopped = "the cell has not changed for 1 epoch (--stop_unchanged)"
     assert (state["epoch"], state["stopped"], summary["stopped"]) == (2, stopped, stopped)
     assert last["genotype"] == state["genotype"] == state["chosen"]["genotype"]
     assert (found["epoch"], found["top1"], found["select"]) == (2, state["top1"], "perturbation")
