@@ -208,14 +208,21 @@ class Forked:
             time.sleep(0.01)
 
 
+@pytest.fixture
+def patch(quick_epochs):
+    """What it sets is undone before quick_epochs is; `monkeypatch` would put a stand-in back."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @posix
 @pytest.mark.parametrize("who", ["one", "all"])
-def test_several_searches_that_are_killed_go_on(here, monkeypatch, undisturbed, quick_epochs, who):
+def test_several_searches_that_are_killed_go_on(here, undisturbed, patch, who):
     """One is killed in its second epoch, or that and the process that began it: the other search
     goes on alone."""
-    monkeypatch.setattr(several.Searches, "_start", lambda self, *args: Forked(self, *args))
-    monkeypatch.setattr(several, "POLL", 0.01)
-    monkeypatch.setattr(compare, "main", lambda words: words)
+    patch.setattr(several.Searches, "_start", lambda self, *args: Forked(self, *args))
+    patch.setattr(several, "POLL", 0.01)
+    patch.setattr(compare, "main", lambda words: words)
     words = [*SMALL_SEARCH, "--seeds", "2", "--name", "d"]
     train, parent = search.train, os.getpid()
 
@@ -227,10 +234,10 @@ def test_several_searches_that_are_killed_go_on(here, monkeypatch, undisturbed, 
             os._exit(77)
         return train(*args)
 
+    patch.setattr(search, "train", then_die)
     Path("deadly").touch()
     began = os.fork()
     if began == 0:
-        search.train = then_die  # of this process alone
         os._exit(run(search, words)[0])
     code = os.waitstatus_to_exitcode(os.waitpid(began, 0)[1])
     assert code == (-signal.SIGKILL if who == "all" else 0)
