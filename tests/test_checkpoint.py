@@ -34,7 +34,7 @@ from tracking.run_folder import RunFolder
 FINE = [("inside", None), ("stopped", None), ("chosen", None), ("stopped", "x")]
 EMPTY_IS_FINE = {  # in the file; each part looks at its own state
     "model", "w_optim", "alpha_optim", "optim", "scheduler", "rng", "flags", "images",
-    "train_loader", "alpha_loader", "rng_others",
+    "train_loader", "alpha_loader",
 }  # fmt: skip
 
 
