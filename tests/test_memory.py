@@ -217,9 +217,9 @@ def test_a_batch_in_parts_or_shared_by_processes_needs_less_at_once(monkeypatch)
     images = data(3, (32, 32), 512)
     with pytest.raises(ValueError, match="needs .* of memory at least"):
         Budget(SearchConfig([])).check(CPU, cells_of, images)
-    Budget(SearchConfig(["--accumulate", "8"])).check(CPU, cells_of, images)
-    eight = CPU._replace(group=SimpleNamespace(size=8))
-    Budget(SearchConfig([])).check(eight, cells_of, images)
+    Budget(SearchConfig(["--accumulate", "32"])).check(CPU, cells_of, images)
+    shared = CPU._replace(group=SimpleNamespace(size=32))
+    Budget(SearchConfig([])).check(shared, cells_of, images)
 
 
 def test_the_memory_of_this_machine_is_known(monkeypatch):
