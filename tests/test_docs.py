@@ -134,6 +134,8 @@ def test_every_flag_named_is_one():
         "logdir",
         "shm-size",
         "max_restarts",
+        "master_port",
+        "standalone",
     }  # of others: TensorBoard, docker, torchrun
     known |= {f"no-{flag}" for flag in known}
     shown = {flag for text in inline() for flag in re.findall(r"--(\w[\w-]*)", text)}
