@@ -11,7 +11,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from console.errors import one_line
 from console.terminal import plural
@@ -241,17 +240,24 @@ def join(cfg):
         raise ValueError(f"RANK {rank} of WORLD_SIZE {size}: they count from 0 to {size - 1}")
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        group, timeout = Processes(rank, size, *local, minutes), timedelta(minutes=minutes)
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-        # torchrun keeps its store over a restart, with the addresses of processes that are gone
-        store = dist.PrefixStore(f"start {group.restarts}", store)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+        wait = timedelta(minutes=minutes)
+        store = _store(rank, size, wait)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
+        group = Processes(rank, size, *local, minutes)
     except (RuntimeError, ValueError) as error:
         raise ValueError(_no_group(one_line(error), where, size, minutes)) from error
     _here = group
     said = {name: repr(value) for name, value in cfg.said.items()}
     _require_same_flags(group.gather(said))
     return group
+
+
+def _store(rank, size, wait):
+    """Where the processes find each other's addresses. torchrun keeps it over a restart: under the
+    same names those of the processes that have ended could be found, and waited for."""
+    store, *_ = next(dist.rendezvous("env://", rank, size, timeout=wait))
+    store.set_timeout(wait)
+    return dist.PrefixStore(f"start {ALONE.restarts}", store)
 
 
 def _no_group(text, where, size, minutes):

@@ -367,7 +367,7 @@ def test_memory_stays_flat_over_200_steps_and_3_epochs(here, monkeypatch):
         result = real(*args)
         gc.collect()
         tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
-        found.append((len(tensors), sum(t.nbytes for t in tensors), resident()))
+        found.append((len(tensors), sum(map(n_bytes, tensors)), resident()))
         return result
 
     monkeypatch.setattr(search, "validate", note)
@@ -378,6 +378,13 @@ def test_memory_stays_flat_over_200_steps_and_3_epochs(here, monkeypatch):
     assert n3 / n1 <= 1.01
     assert bytes3 / bytes1 <= 1.01
     assert math.isnan(rss1) or rss3 / rss1 < 1.1
+
+
+def n_bytes(tensor):
+    try:
+        return tensor.nbytes
+    except RuntimeError:  # torch.export in another test leaves some whose sizes are symbols
+        return 0
 
 
 def resident():

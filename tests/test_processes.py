@@ -236,6 +236,25 @@ def test_a_port_that_is_in_use(started):
             processes.join(cfg)
 
 
+def test_after_a_restart_nothing_is_found_of_the_processes_before(started, monkeypatch):
+    """torchrun keeps its store."""
+    port, found = free_port(), []
+    store = processes.dist.TCPStore("127.0.0.1", port, 2, True, wait_for_workers=False)
+
+    def join(*args, store, **words):
+        found.append(store.check(["address of 1"]))
+        store.set("address of 1", "127.0.0.1")
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(processes.dist, "init_process_group", join)
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(port)}
+    for count in "011":
+        with pytest.raises(ValueError, match="seen"):
+            processes.join(started(**agent, TORCHELASTIC_RESTART_COUNT=count))
+    assert found == [False, False, True]
+    del store
+
+
 def test_one_process_needs_no_others(started):
     assert processes.join(started(WORLD_SIZE="1")) is processes.ALONE
 
