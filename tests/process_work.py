@@ -11,6 +11,7 @@ from architect import HESSIANS, Architect
 from devices.parts import Parts
 from devices.pick import Device
 from models import sync_norm
+from strategies.eigenvalue import dominant_eigenvalue
 
 N = 7  # images of a batch: no number of processes divides it
 OPS = ["sep_conv_3x3", "max_pool_3x3", "skip_connect", "none"]
@@ -80,6 +81,15 @@ def steps(group):
     return {"state": net.state_dict(), "bytes": group.bytes}
 
 
+def eigenvalue(group=None, n=1):
+    """The dominant eigenvalue in alpha on the batch of alpha, BatchNorm over all of it."""
+    net, _, (_, _, X, y) = problem(torch.float64)
+    if group is None:
+        return dominant_eigenvalue(net, X, y)
+    sync_norm.synchronise(net, group)
+    return dominant_eigenvalue(net, *share(group, (X, y)), Parts(n, group))
+
+
 def scores(group):
     """What `utils.evaluate` finds, image by image too."""
     logits, y = answers_to_score()
@@ -102,6 +112,7 @@ def work(group):
         "accumulated": alpha_gradient(CASES[0], group, n=2),
         "steps": steps(group),
         "scores": scores(group),
+        "eigenvalue": eigenvalue(group),
         "most": group.most(group.rank, 5, -group.rank),
         "gathered": group.gather(group.rank),
         "from main": group.from_main(lambda: group.rank),

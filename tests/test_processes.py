@@ -22,6 +22,7 @@ from conftest import (
     TINY_SEARCH,
     checkpoint_of,
     ends_in_one_line,
+    lines,
     log_of,
 )
 from process_helpers import environment, free_port, in_processes
@@ -31,6 +32,7 @@ from process_work import (
     N,
     alpha_gradient,
     answers_to_score,
+    eigenvalue,
     lose,
     problem,
     work,
@@ -38,6 +40,7 @@ from process_work import (
 
 import compare
 import evaluate
+import genotypes as gt
 import search
 import utils
 from architect import Architect
@@ -71,6 +74,11 @@ def test_accumulated_gradients_of_several_processes(together):
     wanted = alpha_gradient(CASES[0])
     for found in together:
         assert relative_error(found["accumulated"]["second"], wanted["second"]) < 1e-10
+
+
+def test_the_eigenvalue_is_that_of_the_whole_batch(together):
+    for found in together:
+        assert found["eigenvalue"] == pytest.approx(eigenvalue(), rel=1e-6)
 
 
 def test_synchronised_statistics_are_those_of_the_whole_batch(together):
@@ -357,6 +365,22 @@ def test_a_search_by_two_processes_is_one_run(searched):
     assert not [name for name in state["model"] if name.startswith("module.")]
     assert len(state["rng_others"]) == 1
     assert not torch.equal(state["rng"]["torch"], state["rng_others"][0]["torch"])
+
+
+def test_what_looks_into_the_supernet_looks_together(tmp_path):
+    """Else the processes would part, which is compared at each save, or wait for each other."""
+    words = [*TINY_SEARCH, "--subset", "0.1", "--epochs", "4", "--batch_size", "15", "--name", "s",
+             "--n_nodes", "1", "--k", "1", "--primitives", "skip_connect,max_pool_3x3",
+             "--eigenvalue", "--stop_unchanged", "2", "--select", "perturbation",
+             "--checkpoint_minutes", "0.00001"]  # fmt: skip
+    done = torchrun(tmp_path, "search.py", words)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "searchs" / "s"
+    assert gt.metadata(run)["select"] == "perturbation"
+    records = lines(run / "alphas.jsonl")
+    assert len(records) in (3, 4)
+    assert all(record["eigenvalue"] for record in records)
+    assert log_of(run).count("(accuracy without each: ") == 2 * 3
 
 
 def test_a_run_that_loses_a_process_goes_on_by_itself_to_the_same_result(searched, tmp_path):
