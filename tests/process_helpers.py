@@ -26,15 +26,15 @@ def environment(rank, size, port, **more):
     }  # fmt: skip
 
 
-def in_processes(size, work, folder, minutes=1.0):
-    """work(group) in `size` processes with this --dist_timeout; returns their results by rank."""
-    mp.spawn(_process, (size, free_port(), work, str(folder), minutes), size)
+def in_processes(size, work, folder):
+    """work(group) in `size` processes; returns their results by rank."""
+    mp.spawn(_process, (size, free_port(), work, str(folder)), size)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
-def _process(rank, size, port, work, folder, minutes):
+def _process(rank, size, port, work, folder):
     torch.set_num_threads(1)
     os.environ.update(environment(rank, size, port))
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    group = processes.join(SimpleNamespace(dist_timeout=minutes, said={}))
+    group = processes.join(SimpleNamespace(dist_timeout=1.0, said={}))
     torch.save(work(group), os.path.join(folder, f"{rank}.pt"))

@@ -192,7 +192,7 @@ def started(monkeypatch):
 
 
 def test_a_process_that_does_not_answer_is_given_up(tmp_path):
-    told, _ = in_processes(2, lose, tmp_path, minutes=0.05)
+    told, _ = in_processes(2, lose, tmp_path)
     assert told == ("another of the 2 processes has not answered for 0.05 minutes (--dist_timeout)")
 
 
