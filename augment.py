@@ -12,7 +12,7 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
     from config import AugmentConfig
 
-    AugmentConfig.help_at_once()  # before torch is imported
+    AugmentConfig.answer_at_once()  # before torch is imported
 
 import functools
 

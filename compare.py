@@ -12,7 +12,7 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
     from config import CompareConfig
 
-    CompareConfig.help_at_once()  # before torch is imported
+    CompareConfig.answer_at_once()  # before torch is imported
 
 from comparing import candidates, halving
 from comparing.run import RESUMES_FROM, Comparison, to_resume

@@ -516,10 +516,11 @@ class Config(argparse.Namespace):
         self.check()
 
     @classmethod
-    def help_at_once(cls):
-        """Answer --help and end, where it was asked for: before torch is imported, which takes
-        seconds. To be called by a script that was started as such."""
-        if {"-h", "--help"} & set(sys.argv[1:]):
+    def answer_at_once(cls):
+        """Answer --help and wrong flags, and end: before torch is imported, which takes seconds.
+        To be called by a script that was started as such. Of several processes, which torchrun
+        gives a RANK, one answers, later."""
+        if "RANK" not in os.environ or {"-h", "--help"} & set(sys.argv[1:]):
             with guarded():
                 cls()
 

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
     from config import EvaluateConfig
 
-    EvaluateConfig.help_at_once()  # before torch is imported
+    EvaluateConfig.answer_at_once()  # before torch is imported
 
 import argparse
 import os

@@ -13,7 +13,7 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
     from config import ExportConfig
 
-    ExportConfig.help_at_once()  # before torch is imported
+    ExportConfig.answer_at_once()  # before torch is imported
 
 import copy
 import importlib.util

@@ -16,7 +16,7 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
     from config import PredictConfig
 
-    PredictConfig.help_at_once()  # before torch is imported
+    PredictConfig.answer_at_once()  # before torch is imported
 
 import csv
 import os

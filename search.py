@@ -12,7 +12,7 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()  # from here on, also while torch is imported
     from config import SearchConfig
 
-    SearchConfig.help_at_once()  # before torch is imported
+    SearchConfig.answer_at_once()  # before torch is imported
 
 import functools
 import itertools

@@ -133,7 +133,7 @@ def test_a_folder_that_is_deleted_meanwhile(whole, scripted, monkeypatch):  # no
 
     monkeypatch.setattr(scripted, "perform", then_delete)
     text = ends_in_one_line(compare.main, [*WORDS, *NAMED], code=1)
-    assert f"{COMMAND}/metrics.jsonl cannot be written or read (No such file or directory)" in text
+    assert f"{COMMAND}/.lock cannot be written or read (it was removed; the folder may be" in text
     assert text.endswith("the run has stopped, and nothing of it is left; start again")
     assert not os.path.exists(COMMAND)
 

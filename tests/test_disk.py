@@ -173,8 +173,27 @@ def test_a_folder_that_is_deleted_during_the_run(here, quick_epochs):
         during_epoch(lambda: shutil.rmtree("searchs/s"), patch)
         code, text = outcome([*SMALL_SEARCH, "--name", "s"])
     assert (code, text.count("\n")) == (1, 1), text
-    assert "searchs/s/metrics.jsonl cannot be written or read (No such file or directory)" in text
+    assert "searchs/s/.lock cannot be written or read (it was removed; the folder may be" in text
     assert not os.path.exists("searchs/s")
+
+
+def test_a_run_whose_lock_is_removed_leaves_the_folder_to_another(here, quick_epochs):
+    """As by a deletion that did not get to the end."""
+
+    def another_takes_it():
+        os.remove("searchs/s/.lock")
+        other.resume()
+
+    other = RunFolder("searchs", "s")
+    with pytest.MonkeyPatch.context() as patch:
+        during_epoch(another_takes_it, patch)
+        code, text = outcome([*SMALL_SEARCH, "--name", "s"])
+    assert (code, text.count("\n")) == (1, 1), text
+    assert "searchs/s/.lock cannot be written or read (it was removed; the folder may be" in text
+    other.require_held()  # its lock is still there
+    with pytest.raises(ValueError, match="belongs to a run that is going on"):
+        RunFolder("searchs", "s").hold()
+    other.release()
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,16 @@ def test_help_does_not_wait_for_torch(script, tmp_path):
     assert done.stdout.startswith("usage: ")
 
 
+@pytest.mark.parametrize("words", [["--n_nodes", "999999999"], ["--layers", "999999999"]])
+def test_an_absurd_size_is_refused_before_torch_is_imported(words, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, ROOT / "search.py", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"argument {words[0]}: '{words[1]}' is not a whole number" in done.stderr
+
+
 def test_a_script_runs_by_its_path_from_another_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "report.py", "--help"], cwd=tmp_path, capture_output=True, text=True

@@ -18,6 +18,7 @@ Files that matter are written to a temporary name and then renamed. checkpoint.p
 is believed: best.pt, genotype.json and config.json are written anew from it by --resume.
 """
 
+import errno
 import json
 import os
 import platform
@@ -70,6 +71,15 @@ def _lock(folder, seconds, name=files.LOCK):
     lock = filelock.FileLock(os.path.join(folder, name))
     lock.acquire(timeout=seconds, poll_interval=0.01)
     return lock
+
+
+def _file_of(lock):
+    """Which file the name of a lock means now; None where there is none."""
+    try:
+        found = os.stat(lock.lock_file)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _unlock(lock):
@@ -186,7 +196,7 @@ class RunFolder:
         self.findings = []
         self.source = None
         self.signals = interrupts.StopSignals()
-        self._lock = None
+        self._lock = self._lock_file = None
         self._is_new = False
 
     def call(self, name):
@@ -234,7 +244,7 @@ class RunFolder:
                     self._move_earlier()
                 os.mkdir(self.path)
             self._is_new = True
-            self._lock = _lock(self.path, 0)
+            self._own(_lock(self.path, 0))
         if start := processes.start_of_all():
             files.write_text(self.file(files.START), start)
         return self.name
@@ -265,7 +275,7 @@ class RunFolder:
     def hold(self):
         """Hold a folder that is there. Raises ValueError where a run holds it."""
         try:
-            self._lock = _lock(self.path, 0)
+            self._own(_lock(self.path, 0))
         except filelock.Timeout:
             raise ValueError(
                 f"{self.path} belongs to a run that is going on; wait for its end, stop it, or "
@@ -281,10 +291,23 @@ class RunFolder:
         with _names_of(self.root):
             self.hold()
 
+    def _own(self, lock):
+        self._lock, self._lock_file = lock, _file_of(lock)
+
+    def require_held(self):
+        """Raise OSError where the lock that is held has lost its file: the folder is being deleted,
+        or another run could take it. To be called before something is written."""
+        if self._lock is not None and _file_of(self._lock) != self._lock_file:
+            text = "it was removed; the folder may be gone, or another run's"
+            raise FileNotFoundError(errno.ENOENT, text, self.file(files.LOCK))
+
     def release(self):
         """Let others have the folder."""
         if self._lock is not None:
-            _unlock(self._lock)
+            if _file_of(self._lock) == self._lock_file:
+                _unlock(self._lock)
+            else:  # of another run, perhaps
+                self._lock.release()
             self._lock = None
 
     def give_back(self):
@@ -322,10 +345,12 @@ class RunFolder:
 
     def append(self, name, record):
         """One JSON object as one line at the end of a .jsonl file."""
+        self.require_held()
         files.append_line(self.file(name), json.dumps(record))
 
     def update_summary(self, **values):
         """Put values into summary.json, beside those that stand there."""
+        self.require_held()
         path = self.file(files.SUMMARY)
         files.write_json(path, {**reader.read_object(path), **values})
 
@@ -349,6 +374,7 @@ class RunFolder:
 
     def save(self, state, is_best):
         """Write checkpoint.pt, keeping the one before, and, for the best epoch so far, best.pt."""
+        self.require_held()
         path = self.file(files.CHECKPOINT)
         checkpoint.save(state, path, previous=self.file(files.PREVIOUS))
         if is_best:
