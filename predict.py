@@ -121,7 +121,10 @@ def images_of(path):
         if not os.path.isfile(path):
             raise ValueError(f"{visible(path)} is a pipe or a device, no image file")
         return [path]
-    found, _ = image_files.find(path)
+    found, others = image_files.find(path)
+    for kind, n in others.items():
+        if kind.endswith(image_files.NO_FILE):  # other files are not expected to be images
+            complain(f"{PredictConfig.PROG}: left out in {visible(path)}: {n} {kind}")
     if not found:
         raise ValueError(f"{visible(path)}: no image in this folder (PNG, JPEG, WebP, BMP, ...)")
     return [os.path.join(path, file) for file in found]

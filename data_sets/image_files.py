@@ -28,6 +28,7 @@ from devices import pick
 LARGEST = 224  # the short side, where images of several sizes must agree on one
 # registered by Pillow, but documents, videos or tables of numbers, most of which it cannot decode
 NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
+NO_FILE = " (a pipe or a device)"  # behind the kind of what is named as an image and is none
 WHITE = 65535  # of 16 bits, where no training image says that they use less
 BITS = (8, 10, 12, 14, 16)  # that cameras and scanners use of 16
 METADATA = 2**26  # bytes of text in a PNG file, where Pillow gives up a file at 1 MB
@@ -121,7 +122,7 @@ def find(folder):
                 require_utf8(entry.path)
                 found.append(path)
             else:
-                others[f"{suffix} (a pipe or a device)"] += 1
+                others[f"{suffix}{NO_FILE}"] += 1
     return sorted(found), others
 
 

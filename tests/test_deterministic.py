@@ -61,6 +61,15 @@ def test_two_runs_with_loader_processes_are_equal_bit_for_bit(here, script):
     assert same(a, script.main(["--name", "c", "--resume"]))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+@pytest.mark.parametrize("script", [search, augment])
+def test_two_runs_on_a_card_are_equal_bit_for_bit(here, script):
+    words = {search: FAST_SEARCH, augment: [*FAST_AUGMENT, "--genotype", "DARTS_V2"]}[script]
+    words = [*words, "--deterministic", "--device", "cuda", "--epochs", "2"]
+    a, b = (script.main([*words, "--name", name]) for name in "ab")
+    assert same(a, b)
+
+
 def test_a_run_without_the_flag_takes_any_algorithm(here):
     pick.prepare_device(SearchConfig(["--deterministic"]))
     assert torch.are_deterministic_algorithms_enabled()

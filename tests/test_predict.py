@@ -146,6 +146,15 @@ def test_a_broken_image_costs_one_line_and_the_others_go_on(there, pictures, tmp
         assert last == "predict.py: 4 of 6 images cannot be read"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no such files")
+def test_a_pipe_among_the_images_is_left_out_and_said(tmp_path, capsys):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    assert predict.images_of(str(tmp_path)) == [str(tmp_path / "a.png")]
+    said = f"predict.py: left out in {tmp_path}: 1 .png (a pipe or a device)\n"
+    assert capsys.readouterr().err == said
+
+
 def test_no_readable_image_at_all_leaves_the_head_of_the_table(there, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(SystemExit) as caught:
