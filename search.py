@@ -196,13 +196,8 @@ def train(data, net, architect, optims, epoch, run):
     meter = run.meter(guard)  # sums stay on the device
     w_lr = optims.w.param_groups[0]["lr"]  # this epoch's cosine value
     xi = w_lr if cfg.order == 2 else 0.0  # sec. 2.3: xi = 0 is first order
-    parts = utils.parts(cfg, device, net.criterion)
+    parts, compute = utils.parts(cfg, device, net.criterion), utils.passes(net, device)
     net.train()
-
-    def compute(X, y):
-        with device.autocast():
-            logits = net(X)  # (N, n_classes)
-            return net.criterion(logits, y), logits
 
     def search_step(trn_X, trn_y, *val):  # never waits, so that a CUDA graph can hold it
         guard.begin()

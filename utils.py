@@ -53,6 +53,18 @@ def parts(cfg, device, criterion):
     return Parts(cfg.accumulate, device.group, class_weight)
 
 
+def passes(net, device):
+    """compute(X, y) -> (loss, logits) of a supernet, for a devices.parts.Parts: a pass in the
+    precision of the pick.Device."""
+
+    def compute(X, y):
+        with device.autocast():
+            logits = net(X)  # (N, n_classes)
+            return net.criterion(logits, y), logits
+
+    return compute
+
+
 def hits(logits, y, topk=(1, 5)):
     """How many samples have their class among the k best logits, one 0-dim tensor per k.
 

@@ -224,10 +224,11 @@ class Searches:
                         slot, seed = free.pop(0), waiting.pop(0)
                         running[seed] = slot, self._start(seed, slot)
                     time.sleep(POLL)
-                    done, row = table.update()
-                    bar.update(done - bar.n if not bar.disable else 0)
-                    if row and not cfg.quiet:
-                        tqdm.write(row, file=sys.stdout)
+                    if not cfg.quiet:
+                        done, row = table.update()
+                        bar.update(done - bar.n if not bar.disable else 0)
+                        if row:
+                            tqdm.write(row, file=sys.stdout)
                     for seed, (slot, process) in list(running.items()):
                         if process.poll() is not None:
                             del running[seed]

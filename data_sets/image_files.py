@@ -203,9 +203,10 @@ def has_16_bits(mode):
     return mode.startswith("I") or mode.endswith(";16")
 
 
-def _colours_of_16_bits(path, max_megapixels):
-    """The values (H, W, 3 or 4) of a file of mode "RGB;16" or "RGBA;16"."""
-    with _open(path, max_megapixels) as upper, _open(path, max_megapixels) as lower:
+def _colours_of_16_bits(upper, path, max_megapixels):
+    """The values (H, W, 3 or 4) of a file of mode "RGB;16" or "RGBA;16"; `upper` is its PIL image,
+    which has the upper bytes."""
+    with _open(path, max_megapixels) as lower:
         tiles = []
         for tile in lower.tile:  # in the other byte order the lower byte is the one that is kept
             stored = _rawmode(tile)
@@ -239,7 +240,7 @@ def read(path, C_in, size, white=WHITE, max_megapixels=MAX_MEGAPIXELS):
         image.load()
         turn = _TURN.get(_orientation(image))
         if mode == f"{image.mode};16":
-            image = _to_8_bits(_colours_of_16_bits(path, max_megapixels), white)
+            image = _to_8_bits(_colours_of_16_bits(image, path, max_megapixels), white)
         upright = image if turn is None else image.transpose(turn)
         return F.pil_to_tensor(fit(to_channels(upright, C_in, white), size))
 
@@ -268,8 +269,9 @@ def _brightest(path, max_megapixels):
     with _open(path, max_megapixels) as image:
         if image.mode.startswith("I"):
             return int(np.asarray(image).max())
-        deep = has_16_bits(_mode(image))
-        return int(_colours_of_16_bits(path, max_megapixels)[..., :3].max()) if deep else 0
+        if has_16_bits(_mode(image)):
+            return int(_colours_of_16_bits(image, path, max_megapixels)[..., :3].max())
+        return 0
 
 
 # --- all images of a part -----------------------------------------------------------------------

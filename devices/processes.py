@@ -158,7 +158,7 @@ class Processes(Alone):
         try:
             yield
         except RuntimeError as error:
-            if "imed out" in str(error) or "imeout" in str(error):
+            if _timed_out(str(error)):
                 text = (
                     f"another of the {self.size} processes has not answered for "
                     f"{plural(self.minutes, 'minute')} (--dist_timeout)"
@@ -168,6 +168,11 @@ class Processes(Alone):
                 if isinstance(error, dist.DistBackendError):  # NCCL, which has many reasons
                     text += f", or NCCL cannot reach it ({one_line(error, 500)})"
             raise Lost(text) from error
+
+
+def _timed_out(text):
+    """Whether an error of torch.distributed says so, in one of its ways."""
+    return "imed out" in text or "imeout" in text
 
 
 def _attempt(make):
@@ -264,7 +269,7 @@ def _no_group(text, where, size, minutes):
     """Why the processes did not come together."""
     if "EADDRINUSE" in text or "ddress already in use" in text:
         return f"{where} is in use by another program; give torchrun another --master_port"
-    if "imed out" in text or "imeout" in text:
+    if _timed_out(text):
         return (
             f"not all of the {size} processes came to {where} within {plural(minutes, 'minute')}; "
             f"start as many as WORLD_SIZE says, or allow more --dist_timeout"

@@ -167,13 +167,8 @@ class Tuner:
     def __call__(self):
         device, net = self.run.device, self.net
         meter = utils.Meter(device, "training loss", self.guard)
+        compute = utils.passes(net, device)
         net.train()
-
-        def compute(X, y):
-            with device.autocast():
-                logits = net(X)
-                return net.criterion(logits, y), logits
-
         for _ in range(self.steps):
             X, y = device.put(next(self.batches))
             self.guard.begin()

@@ -106,24 +106,26 @@ def test_every_script_has_help(script, here, capsys):
     assert os.listdir(here) == []
 
 
+def run_without_torch(folder, script, *words):
+    """A script that has finished as a process, where torch cannot be imported."""
+    (folder / "torch.py").write_text("raise SystemExit('torch was imported')")
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, ROOT / script, *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
     "script", ["search", "augment", "compare", "evaluate", "predict", "export"]
 )
 def test_help_does_not_wait_for_torch(script, tmp_path):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    words = [sys.executable, ROOT / f"{script}.py", "--help"]
-    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    done = run_without_torch(tmp_path, f"{script}.py", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ")
 
 
 @pytest.mark.parametrize("words", [["--n_nodes", "999999999"], ["--layers", "999999999"]])
 def test_an_absurd_size_is_refused_before_torch_is_imported(words, tmp_path):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, ROOT / "search.py", *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = run_without_torch(tmp_path, "search.py", *words)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"argument {words[0]}: '{words[1]}' is not a whole number" in done.stderr
 

@@ -316,7 +316,7 @@ def test_a_lock_dies_with_its_process(here):
 
 def test_a_root_that_another_process_holds_for_too_long_is_named(here, monkeypatch):
     os.makedirs("searchs")
-    lock = run_folder._lock("searchs", 0)
+    lock = run_folder._Lock("searchs", 0)
     monkeypatch.setattr(run_folder, "ROOT_SECONDS", 0)
     with pytest.raises(ValueError, match="searchs is locked by another process"):
         held(None)

@@ -65,30 +65,35 @@ ROOT_SECONDS = 60  # to wait for others who take, move or give back a folder at 
 # --- locks --------------------------------------------------------------------------------------
 
 
-def _lock(folder, seconds, name=files.LOCK):
-    """A lock on a folder, held until `_unlock` or the end of this process. Raises
-    filelock.Timeout where another process holds it for longer than `seconds`."""
-    lock = filelock.FileLock(os.path.join(folder, name))
-    lock.acquire(timeout=seconds, poll_interval=0.01)
-    return lock
+class _Lock:
+    """A lock on a folder, held until `release` or the end of this process. Raises filelock.Timeout
+    where another process holds it for longer than `seconds`."""
 
+    def __init__(self, folder, seconds, name=files.LOCK):
+        self._lock = filelock.FileLock(os.path.join(folder, name))
+        self._lock.acquire(timeout=seconds, poll_interval=0.01)
+        self._file = self._named()
 
-def _file_of(lock):
-    """Which file the name of a lock means now; None where there is none."""
-    try:
-        found = os.stat(lock.lock_file)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+    def _named(self):
+        """Which file its name means now; None where there is none."""
+        try:
+            found = os.stat(self._lock.lock_file)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
+    def has_its_file(self):
+        """Whether nobody has removed the file meanwhile. Without it another process can lock."""
+        return self._named() == self._file
 
-def _unlock(lock):
-    """Release a lock and remove its file while it is held. Who waits for it finds that the file is
-    gone and makes a new one; filelock looks from 3.21 on, and removes none itself from 3.29.7 on:
-    two removals could take the file of the next holder."""
-    with suppress(OSError):  # Windows: somebody waits for it
-        os.remove(lock.lock_file)
-    lock.release()
+    def release(self):
+        """Release it and remove its file while it is held. Who waits for it finds that the file is
+        gone and makes a new one; filelock looks from 3.21 on, and removes none itself from 3.29.7
+        on: two removals could take the file of the next holder."""
+        if self.has_its_file():
+            with suppress(OSError):  # Windows: somebody waits for it
+                os.remove(self._lock.lock_file)
+        self._lock.release()
 
 
 @contextmanager
@@ -96,14 +101,14 @@ def _names_of(root):
     """Folders in `root` are taken, moved and given back by one process at a time."""
     os.makedirs(root, exist_ok=True)
     try:
-        lock = _lock(root, ROOT_SECONDS)
+        lock = _Lock(root, ROOT_SECONDS)
     except filelock.Timeout:
         text = f"{root} is locked by another process; try again when that is over"
         raise ValueError(text) from None
     try:
         yield
     finally:
-        _unlock(lock)
+        lock.release()
 
 
 @contextmanager
@@ -117,7 +122,7 @@ def hold_group(root, names):
         try:
             yield name
         finally:
-            _unlock(lock)
+            lock.release()
     finally:
         with suppress(OSError):
             os.rmdir(root)  # if nothing else is in it
@@ -126,7 +131,7 @@ def hold_group(root, names):
 def _first_free(root, names):
     for name in names:
         with suppress(filelock.Timeout):
-            return name, _lock(root, 0, f".{name}{files.LOCK}")
+            return name, _Lock(root, 0, f".{name}{files.LOCK}")
     raise ValueError(
         f"the searches {name} are going on; wait for their end, stop them, or choose another --name"
     )
@@ -196,7 +201,7 @@ class RunFolder:
         self.findings = []
         self.source = None
         self.signals = interrupts.StopSignals()
-        self._lock = self._lock_file = None
+        self._lock = None
         self._is_new = False
 
     def call(self, name):
@@ -244,7 +249,7 @@ class RunFolder:
                     self._move_earlier()
                 os.mkdir(self.path)
             self._is_new = True
-            self._own(_lock(self.path, 0))
+            self._lock = _Lock(self.path, 0)
         if start := processes.start_of_all():
             files.write_text(self.file(files.START), start)
         return self.name
@@ -275,7 +280,7 @@ class RunFolder:
     def hold(self):
         """Hold a folder that is there. Raises ValueError where a run holds it."""
         try:
-            self._own(_lock(self.path, 0))
+            self._lock = _Lock(self.path, 0)
         except filelock.Timeout:
             raise ValueError(
                 f"{self.path} belongs to a run that is going on; wait for its end, stop it, or "
@@ -291,23 +296,17 @@ class RunFolder:
         with _names_of(self.root):
             self.hold()
 
-    def _own(self, lock):
-        self._lock, self._lock_file = lock, _file_of(lock)
-
     def require_held(self):
         """Raise OSError where the lock that is held has lost its file: the folder is being deleted,
         or another run could take it. To be called before something is written."""
-        if self._lock is not None and _file_of(self._lock) != self._lock_file:
+        if self._lock is not None and not self._lock.has_its_file():
             text = "it was removed; the folder may be gone, or another run's"
             raise FileNotFoundError(errno.ENOENT, text, self.file(files.LOCK))
 
     def release(self):
         """Let others have the folder."""
         if self._lock is not None:
-            if _file_of(self._lock) == self._lock_file:
-                _unlock(self._lock)
-            else:  # of another run, perhaps
-                self._lock.release()
+            self._lock.release()
             self._lock = None
 
     def give_back(self):
