@@ -143,6 +143,10 @@ def add_several_group(parser):
          help="search N times, with --seed, --seed + 1, ..., a process each, as many at once as "
               "there are CUDA cards or cores; then compare.py tells the best cell, and whether the "
               "search beat random ones")
+    flag(g, "--compare", type=count_or_zero, default=0, quick=12, metavar="N", keep="free",
+         help="at the end let compare.py train what was found beside N random cells, briefly and "
+              "all alike, and choose the best of all (0: not; with --seeds as many as searches, "
+              "four at least)")
 
 
 def add_paper_switch(parser):
@@ -217,7 +221,7 @@ def add_device_flags(g, quick_threads=None, gpus_help=ONE_GPU_HELP):
               "fewer can be much faster")
 
 
-def add_data_group(parser, cutout_default, cutout_help):
+def add_data_group(parser, cutout_default, cutout_help, cutout_quick=None):
     g = parser.add_argument_group("data", "a data set by name, or a folder of your own images")
     flag(g, "--dataset", default="digits", inherit="images",
          help=f"a data set by name ({', '.join(named.DATA_SETS)}; digits are bundled, most "
@@ -245,7 +249,8 @@ def add_data_group(parser, cutout_default, cutout_help):
               "auto chooses by data set (a folder: cifar)")
     flag(g, "--hflip", action=argparse.BooleanOptionalAction, inherit="images",
          help="mirror training images left to right, or not (default: as --augment does)")
-    flag(g, "--cutout_length", type=count_or_zero, default=cutout_default, help=cutout_help)
+    flag(g, "--cutout_length", type=count_or_zero, default=cutout_default, quick=cutout_quick,
+         help=cutout_help)
     flag(g, "--cache_gb", type=non_negative, default=2.0, inherit="images", keep="free",
          help=CACHE_HELP)
 
@@ -410,8 +415,9 @@ def add_train_group(parser):
     add_step_flag(g)
 
 
-def add_sgd_flags(g):
-    flag(g, "--lr", type=positive, default=0.025, help="learning rate of the first epoch")
+def add_sgd_flags(g, quick_lr=None):
+    flag(g, "--lr", type=positive, default=0.025, quick=quick_lr,
+         help="learning rate of the first epoch")
     flag(g, "--momentum", type=probability, default=0.9, help="of SGD")
     flag(g, "--weight_decay", type=non_negative, default=3e-4, help="L2 term of SGD")
     flag(g, "--grad_clip", type=positive, default=5.0, help="largest norm of the gradient")
@@ -468,7 +474,8 @@ def add_compare_train_group(parser):
          help="epochs of the last rung; each rung before it has half of those behind it")
     flag(g, "--budget", type=duration, metavar="TIME",
          help="choose --epochs so that all is over after about this time: 90s, 30m, 2h")
-    flag(g, "--seeds", type=count, default=2, help="trainings of each candidate in each rung")
+    flag(g, "--seeds", type=count, default=2, quick=1,
+         help="trainings of each candidate in each rung")
     flag(g, "--val_portion", type=fraction, default=0.5,
          help="portion of the training images that is scored")
     flag(g, "--layers", type=cells, default=8, quick=5,
@@ -477,11 +484,11 @@ def add_compare_train_group(parser):
     add_stem_flags(g)
     flag(g, "--aux_weight", type=non_negative, default=0.4,
          help="weight of the auxiliary head's loss; 0 builds none")
-    flag(g, "--drop_path_prob", type=probability, default=0.2,
+    flag(g, "--drop_path_prob", type=probability, default=0.2, quick=0.0,
          help="drop path of the end; grows from 0 in proportion to the epoch")
     flag(g, "--batch_size", type=batch, default=64, quick=32,
          help="images of one step; scale --lr in proportion")
-    add_sgd_flags(g)
+    add_sgd_flags(g, quick_lr=0.05)
 
 
 def add_out_flag(g, what):
@@ -863,7 +870,7 @@ class CompareConfig(RunConfig):
     def add_groups(self, parser):
         add_candidates_group(parser)
         add_compare_run_group(parser, self.ROOT)
-        add_data_group(parser, None, CUTOUT_HELP)
+        add_data_group(parser, None, CUTOUT_HELP, cutout_quick=0)
         add_compare_train_group(parser)
         add_loss_group(parser)
 

@@ -53,11 +53,20 @@ def main(argv=None):
         return compare.main(several.search(cfg))
     if (n := launch.wanted(cfg)) > 1:
         return launch.start(cfg.PROG, argv, n)
+    path = search(cfg)
+    if search_log.is_compared(cfg):
+        return compare.main(several.words_behind(cfg, path))
+    return path
+
+
+def search(cfg):
+    """One search with the flags `cfg`, a config.SearchConfig; returns its folder."""
     budget = Budget(cfg)
     with (
         errors.usage_errors(cfg.PROG, budget.advice),
         run_folder.set_up(cfg, group=processes.join(cfg)) as folder,
     ):
+        several.require_comparable(cfg)
         state = resume.to_resume(cfg, folder, processes.here())
         device = check_space(cfg, state, budget)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)

@@ -7,12 +7,14 @@ score in the middle of a longer schedule says little about its end.
 
 import heapq
 
+MOST_RUNGS = 3  # a training shorter than a quarter of the last says little
+
 
 def plan(n, epochs):
-    """The epochs of each rung for n candidates, the last with `epochs`: halved until two are left
-    or an epoch is too little to halve. plan(7, 20) -> [5, 10, 20]."""
+    """The epochs of each rung for n candidates, the last with `epochs`: halved until two are left,
+    twice at most, while there is an epoch to halve. plan(7, 20) -> [5, 10, 20]."""
     rungs = 1
-    while n > 2 and epochs >> rungs:
+    while n > 2 and rungs < MOST_RUNGS and epochs >> rungs:
         n, rungs = -(-n // 2), rungs + 1
     return [epochs >> (rungs - 1 - i) for i in range(rungs)]
 

@@ -1,4 +1,5 @@
-"""search.py --seeds N: the same search from several seeds, a process each, then the comparison.
+"""search.py --seeds N: the same search from several seeds, a process each. And what follows
+behind one search or several: the comparison.
 
 The paper's authors did so by hand: four searches, each cell trained briefly, the best one kept. The
 searches are ordinary ones in searchs/NAME-seedK, and each can be looked at and resumed by itself.
@@ -24,7 +25,8 @@ from records import comparison, files, reader
 from tracking import run_folder
 
 LEAST_RANDOM = 4  # random cells to compare with
-OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet")  # said anew for each search
+# said anew for each search
+OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet", "compare")
 ALSO = ("quick", "quiet", "device", "workers", "amp", "seed", "subset")  # said to compare.py, too
 OF_A_PROCESS = ("gpus", "threads")  # each search may have been given its own
 POLL = 0.3  # seconds
@@ -177,7 +179,7 @@ class Searches:
         goes_on = cfg.resume and self._has_checkpoint(name)
         own = ("gpus", *OWN) if goes_on else ("gpus", *OWN, "new_split")
         words = cfg.words([flag for flag in cfg.said if flag not in own])
-        words += ["--name", name, "--seed", str(seed), "--quiet"]
+        words += ["--name", name, "--seed", str(seed), "--quiet", "--compare", "0"]
         if goes_on:
             words.append("--resume")
         elif _may_overwrite(cfg, os.path.join(files.SEARCHES, name)):
@@ -316,6 +318,34 @@ def compare_words(cfg, base, found):
     if cfg.resume and os.path.exists(os.path.join(path, files.METRICS)):
         _warn_of_missing(path, found)
         return ["--name", base, "--resume"]
-    words = [*found, "--random", str(max(LEAST_RANDOM, len(found))), "--name", base]
+    n_random = cfg.compare or max(LEAST_RANDOM, len(found))
+    words = [*found, "--random", str(n_random), "--name", base]
     words += cfg.words([flag for flag in cfg.said if flag in ALSO])
     return [*words, "--overwrite"] if _may_overwrite(cfg, path) else words
+
+
+# --- one search ---------------------------------------------------------------------------------
+
+
+def require_comparable(cfg):
+    """Raise ValueError where --compare of one search would find its folder taken at the end."""
+    path = os.path.join(files.COMPARISONS, cfg.name or "")
+    if cfg.compare and cfg.name and os.path.exists(path) and not (cfg.overwrite or cfg.resume):
+        raise ValueError(
+            f"{path} exists, where --compare records what it finds; choose another --name, replace "
+            f"it with --overwrite, or take --compare 0"
+        )
+
+
+def words_behind(cfg, search):
+    """The command line of compare.py behind one search, recorded in the folder `search`."""
+    base = os.path.basename(search)
+    path = os.path.join(files.COMPARISONS, base)
+    is_its = comparison.is_comparison(path) and search in comparison.names(path)
+    if cfg.resume and is_its and os.path.exists(os.path.join(path, files.METRICS)):
+        return ["--name", base, "--resume"]
+    words = [search, "--random", str(cfg.compare)]
+    words += cfg.words([flag for flag in ALSO if getattr(cfg, flag) != cfg.default(flag)])
+    if "name" in cfg.said and (cfg.overwrite or is_its or not os.path.exists(path)):
+        words += ["--name", base]  # else the data set's, numbered
+    return [*words, "--overwrite"] if cfg.overwrite or is_its else words

@@ -201,9 +201,14 @@ def start_of_all():
     return " ".join(words)
 
 
+def under_torchrun():
+    """Whether torchrun has started this process."""
+    return "RANK" in os.environ
+
+
 def refuse_torchrun(what):
     """Raise ValueError where torchrun has started what starts processes itself."""
-    if "RANK" in os.environ:
+    if under_torchrun():
         raise ValueError(
             f"{what} starts a process for each of its runs itself; start it without torchrun"
         )
@@ -236,7 +241,7 @@ def join(cfg):
     --dist_timeout, and for flags that differ.
     """
     global _here
-    size = _whole("WORLD_SIZE", 1) if "RANK" in os.environ else 1
+    size = _whole("WORLD_SIZE", 1) if under_torchrun() else 1
     if size <= 1:
         return ALONE
     rank, minutes = _whole("RANK"), cfg.dist_timeout

@@ -36,7 +36,7 @@ TINY_SEARCH = ["--layers", "3", "--init_channels", "2", "--n_nodes", "2", "--see
 TINY_AUGMENT = ["--layers", "3", "--init_channels", "2", "--seed", "1"]
 # a tenth of them, two steps; --quick makes the network small that a search counts at its end
 _TENTH = ["--subset", "0.1", "--epochs", "1", "--quick"]
-_PAPER = ["--order", "2", "--warmup_epochs", "0"]  # which --quick has otherwise
+_PAPER = ["--order", "2", "--warmup_epochs", "0", "--compare", "0"]  # which --quick has otherwise
 SHORT_SEARCH = [*TINY_SEARCH, *_TENTH, *_PAPER, "--batch_size", "32"]  # all ops
 FAST_OPS = ["skip_connect", "max_pool_3x3", "sep_conv_3x3", "none"]
 FAST_SEARCH = [*SHORT_SEARCH, "--primitives", ",".join(FAST_OPS)]

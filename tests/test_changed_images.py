@@ -22,7 +22,7 @@ from data_sets import cache, loaders, splits
 
 SEARCH = [
     *TINY_SEARCH, "--dataset", "pets", "--name", "s", "--epochs", "1", "--batch_size", "4",
-    "--primitives", ",".join(FAST_OPS), "--workers", "0", "--quick",
+    "--primitives", ",".join(FAST_OPS), "--workers", "0", "--quick", "--compare", "0",
 ]  # fmt: skip
 RESUME = ["--name", "s", "--resume"]
 
@@ -98,7 +98,7 @@ def test_a_run_whose_images_have_changed_goes_on_only_if_that_is_said(here):
     assert text.endswith("and it has finished; put them back, or start a new run")
     text = ends_in_one_line(search.main, [*RESUME, "--new_split"])
     assert "searchs/s has finished, so there is nothing to divide anew; leave --new_split" in text
-    text = ends_in_one_line(search.main, [*SEARCH[:-1], "--name", "t", "--new_split"])
+    text = ends_in_one_line(search.main, [*SEARCH, "--name", "t", "--new_split"])
     assert "--new_split belongs to --resume" in text
 
 
@@ -117,7 +117,7 @@ def test_a_training_compares_the_images_that_it_is_scored_on(here):
 
 
 def test_named_data_sets_are_the_same_always(here):
-    words = [*TINY_SEARCH, "--subset", "0.1", "--batch_size", "32", "--quick", "--name", "s"]
+    words = [*TINY_SEARCH, "--subset", "0.1", "--batch_size", "32", "--name", "s"]
     search.main([*words, "--epochs", "1", "--primitives", ",".join(FAST_OPS)])
     search.main(RESUME)
     assert "not the images" not in log_of("searchs/s")

@@ -142,13 +142,14 @@ def test_the_better_half_is_that_of_counting_who_is_better(scores):
 def test_each_rung_has_half_the_epochs_of_the_next_until_two_are_left(n, epochs):
     plan = halving.plan(n, epochs)
     assert plan[-1] == epochs
+    assert len(plan) <= 3
     assert all(few == more // 2 for few, more in zip(plan, plan[1:], strict=False))
     assert plan[0] >= 1
     left = n
     for _ in plan[1:]:
         assert left > 2
         left = math.ceil(left / 2)
-    assert left <= 2 or plan[0] == 1
+    assert left <= 2 or plan[0] == 1 or len(plan) == 3
 
 
 def by_hand(names, epochs, n_seeds):
@@ -781,6 +782,41 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch, capsys):
     monkeypatch.setattr(Process, "broken", ("e-seed1", "e-seed2"))
     text = ends_in_one_line(search.main, [*FAST_SEARCH, "--seeds", "2", "--name", "e"], code=1)
     assert "no search was finished" in text
+
+
+def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
+    """--compare N, which --quick sets: the last line trains the best of found and random cells."""
+    words = [*FAST_SEARCH, "--compare", "2", "--name", "s"]
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "main", lambda words: words)
+        said = ["--quick", "--seed=1", "--subset=0.1"]
+        assert search.main(words) == ["searchs/s", "--random", "2", *said, "--name", "s"]
+        out = capsys.readouterr().out
+        assert "Before that it is compared with 2 random cells" in out
+        assert "augment.py" not in out  # which cell to train is not known yet
+        os.makedirs("compares/s")
+        text = ends_in_one_line(search.main, words)
+        assert "compares/s exists, where --compare records what it finds; choose another" in text
+        # the comparison of another search is not touched, one's own is begun anew or gone on with
+        again = ["--name", "s", "--resume", "--quiet"]
+        assert search.main(again)[-1] == "--subset=0.1"
+        Path("compares/s/summary.json").write_text('{"candidates": [{"name": "searchs/s"}]}')
+        assert search.main(again)[-3:] == ["--name", "s", "--overwrite"]
+        Path("compares/s/metrics.jsonl").touch()
+        assert search.main(again) == ["--name", "s", "--resume"]
+        assert search.main([*again, "--compare", "0"]) == "searchs/s"
+        monkeypatch.setenv("RANK", "0")  # as torchrun does, also for one process
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        assert search.main(again) == "searchs/s"
+        assert "compare.py searchs/s --random 2 --quick" in log_of("searchs/s")
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    shutil.rmtree("compares")
+    capsys.readouterr()
+    assert search.main([*words, "--overwrite"]) == "compares/s"
+    assert trained("compares/s")[1] == {"searchs/s", "random:1", "random:2"}
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.endswith("augment.py --genotype compares/s --quick")
 
 
 def test_several_searches_go_on_with_other_images(in_process, monkeypatch):

@@ -26,7 +26,7 @@ from strategies.steering import Strategies
 # what --quick sets, by the README
 QUICK_SEARCH = {
     "layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 18, "threads": 1, "order": 1,
-    "warmup_epochs": "auto",
+    "warmup_epochs": "auto", "compare": 12,
 }  # fmt: skip
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 # the least that a command line must hold
@@ -223,14 +223,18 @@ def group_of(config, needed, title):
 
 def test_every_flag_says_whether_it_may_change():
     """A flag is free if what is learned does not depend on it: think twice before you add one
-    here. --select reads a cell from a supernet that is finished, so it may be said again."""
+    here. --select reads a cell from a supernet that is finished, and --compare begins where the
+    search ends, so they may be said again."""
     of_one_call = {"name", "resume", "overwrite", "new_split", "dist_timeout"}
     free = {
         "quiet", "print_freq", "checkpoint_minutes", "device", "gpus", "threads", "workers",
         "layout", "cuda_graphs", "data_path", "cache_gb", "on_nan", "ops",
     }  # fmt: skip
     for (config, needed), more, once in zip(
-        RUNS, ({"max_madds", "select", "tune_epochs"}, set()), ({"seeds"}, {"space"}), strict=True
+        RUNS,
+        ({"max_madds", "select", "tune_epochs", "compare"}, set()),
+        ({"seeds"}, {"space"}),
+        strict=True,
     ):
         actions = flags_of(config, needed)
         assert {a.keep for a in actions.values()} == {"fixed", "free", "never"}

@@ -49,7 +49,7 @@ def test_the_maps_of_the_cells():
 
 
 def test_auto_leaves_them_out_and_the_run_remembers_the_list(here):
-    words = ["--subset", "0.1", "--epochs", "1", "--quick", "--batch_size", "32", "--order", "1"]
+    words = ["--subset", "0.1", "--epochs", "1", "--batch_size", "32", "--order", "1"]
     run = search.main([*TINY_SEARCH, *words, "--primitives", "auto", "--name", "s"])
     wanted = [name for name in gt.PRIMITIVES if name not in DILATED]
     assert json.loads(Path(run, "config.json").read_text())["flags"]["primitives"] == wanted
@@ -60,7 +60,7 @@ def test_auto_leaves_them_out_and_the_run_remembers_the_list(here):
 
 
 def test_a_search_of_small_images_warns_and_says_what_to_paste(here):
-    words = ["--subset", "0.1", "--epochs", "1", "--quick", "--batch_size", "32", "--order", "1"]
+    words = ["--subset", "0.1", "--epochs", "1", "--batch_size", "32", "--order", "1"]
     names = "skip_connect,dil_conv_5x5,sep_conv_3x3"
     run = search.main([*TINY_SEARCH, *words, "--primitives", names])
     said = log_of(run)

@@ -12,6 +12,7 @@ import visualize
 from config import AugmentConfig
 from console import errors
 from console.terminal import plural, visible
+from devices import processes
 from models import augment_cnn, small_maps, stems
 from records import alphas, files, reader, verdict
 from strategies.steering import TRAVEL
@@ -275,11 +276,22 @@ def finish(run, data, pictures):
         log_how_sure(run)
     run.record_state("finished")
     pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
-    common_log.say_more(run, next_steps(run))
-    run.log.result(
+    text = (
         f"{run.recommended['top1']:.2%} is the accuracy of the supernet, not of the found cell: "
-        f"the cell must be trained from scratch. Train it with\n{augment_command(run)}"
+        f"the cell must be trained from scratch. "
     )
+    if is_compared(run.cfg):
+        run.log.result(
+            f"{text}Before that it is compared with {plural(run.cfg.compare, 'random cell')}"
+        )
+    else:
+        common_log.say_more(run, next_steps(run))
+        run.log.result(f"{text}Train it with\n{augment_command(run)}")
+
+
+def is_compared(cfg):
+    """Whether a comparison follows: not under torchrun, whose processes would all begin one."""
+    return bool(cfg.compare) and not processes.under_torchrun()
 
 
 def log_genotypes(run, best):
@@ -332,7 +344,8 @@ def log_verdict(run, data):
 
 def next_steps(run):
     """What else can be done with the cell, as [{"what": in words, "command": to paste}]."""
-    words = ("compare.py", run.files.path, "--random", "4")
+    words = ["compare.py", run.files.path, "--random", str(run.cfg.compare or 4)]
+    words += ["--quick"] if run.cfg.quick else []
     return [{"what": "see whether random cells are as good", "command": errors.command(*words)}]
 
 
