@@ -13,6 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 
@@ -98,6 +99,19 @@ def run_in(folder, main, words):
     finally:
         os.chdir(before)
     return out.getvalue()
+
+
+def made_once(tmp_path_factory, name, make):
+    """What make(folder) returns for a new folder, which all processes of the tests share: the first
+    that asks makes it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    path = root / f"{name}.pt"
+    with filelock.FileLock(root / f"{name}.lock"):
+        if not path.exists():
+            (root / name).mkdir()
+            torch.save(make(root / name), path)
+    return torch.load(path, weights_only=False)
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,9 @@ def test_what_fails_is_named_and_the_others_are_done(study, here):
 
 
 def test_a_data_set_that_there_is_not_is_one_line(study, here):
-    with pytest.raises(SystemExit, match="--data nothere is none of digits, mnist and no folder"):
+    with pytest.raises(
+        SystemExit, match="--data nothere is none of digits, mnist, fashion and no folder"
+    ):
         study.main(["--data", "nothere"])
 
 
