@@ -3,8 +3,9 @@
     python search.py --quick --name digits
     python scripts/readme_pictures.py searchs/digits
 
-Writes to assets/. The picture of the page is taken by a headless Chromium ($CHROMIUM, or the one on
-the PATH), driven by playwright.
+The chart of a comparison is that of compares/digits, which --quick ends with. Writes to assets/. The
+picture of the page is taken by a headless Chromium ($CHROMIUM, or the one on the PATH), driven by
+playwright.
 """
 
 import os
@@ -23,6 +24,7 @@ from console.parser import Parser
 from records import files
 
 ASSETS = Path(visualize.__file__).resolve().parent / "assets"
+COMPARISON = "quick-comparison.png"
 COPIES = {
     "normal.gif": "quick-normal.gif",
     files.CURVES: "quick-curves.png",
@@ -67,9 +69,11 @@ def main(argv=None):
             (ASSETS / f"{cell}.gv").unlink()
         for source, target in COPIES.items():
             shutil.copyfile(args.run / source, ASSETS / target)
+        compared = args.run.parents[1] / files.COMPARISONS / args.run.name
+        shutil.copyfile(compared / files.COMPARISON, ASSETS / COMPARISON)
         both = screenshots(args.run / files.REPORT, program)
         both.save(ASSETS / "report.png", optimize=True)  # all colors: a legend has few pixels
-        for name in (COPIES[files.CURVES], COPIES[files.ALPHA_FIGURE]):
+        for name in (COPIES[files.CURVES], COPIES[files.ALPHA_FIGURE], COMPARISON):
             picture = Image.open(ASSETS / name).convert("RGB")
             picture.quantize(64, dither=Image.Dither.NONE).save(ASSETS / name, optimize=True)
 
