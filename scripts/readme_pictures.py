@@ -3,9 +3,9 @@
     python search.py --quick --name digits
     python scripts/readme_pictures.py searchs/digits
 
-The chart of a comparison is that of compares/digits, which --quick ends with. Writes to assets/. The
-picture of the page is taken by a headless Chromium ($CHROMIUM, or the one on the PATH), driven by
-playwright.
+The chart of the comparison that --quick ends with is that of compares/digits. Writes to assets/.
+The picture of the page is taken by a headless Chromium ($CHROMIUM, or the one on the PATH), driven
+by playwright.
 """
 
 import os
