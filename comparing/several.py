@@ -18,16 +18,18 @@ import time
 
 from tqdm import tqdm
 
+import genotypes as gt
 from console import errors, interrupts
 from data_sets import loaders
 from devices import pick, processes
 from records import comparison, files, reader
-from tracking import run_folder
+from tracking import run_folder, search_log
 
 LEAST_RANDOM = 4  # random cells to compare with
 # said anew for each search
 OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet", "compare")
 ALSO = ("quick", "quiet", "device", "workers", "amp", "seed", "subset")  # said to compare.py, too
+FREE = ("quiet", "device", "workers", "data_path", "ops", "cache_gb")  # and when it goes on
 OF_A_PROCESS = ("gpus", "threads")  # each search may have been given its own
 POLL = 0.3  # seconds
 
@@ -151,6 +153,8 @@ class Searches:
         lasting = {**cfg.marked(flags, keep="fixed"), **cfg.marked(flags, keep="free")}
         said = {n: v for n, v in lasting.items() if n in settings or v != getattr(plain, n)}
         cfg.said = {**said, **cfg.said}
+        if "compare" not in cfg.said:
+            cfg.compare = plain.compare
 
     def _require_free(self):
         for folder in _folders(self.cfg, self.base):
@@ -300,6 +304,26 @@ def _may_overwrite(cfg, path):
     return (cfg.overwrite or cfg.resume) and os.path.exists(path)
 
 
+def _is_of(path, search):
+    """Whether a comparison is one of the search in the folder `search`."""
+    return comparison.is_comparison(path) and search in comparison.names(path)
+
+
+def _goes_on(path, found):
+    """Whether a comparison of the searches in the folders `found` has begun, with the cells that
+    these have found now: a search may have been replaced since, or selected anew."""
+    if not os.path.exists(os.path.join(path, files.METRICS)):
+        return False
+    cells = comparison.genotypes(path)
+    begun = [search for search in found if search in cells]
+    return bool(begun) and all(cells[search] == gt.to_str(gt.load(search)) for search in begun)
+
+
+def _resume_words(cfg, base):
+    """The command line that goes on with the comparison `base`."""
+    return ["--name", base, "--resume", *cfg.words([flag for flag in FREE if flag in cfg.said])]
+
+
 def _warn_of_missing(path, found):
     """Name the searches that a comparison was begun without, since they had failed by then."""
     if not comparison.is_comparison(path):
@@ -315,9 +339,9 @@ def _warn_of_missing(path, found):
 def compare_words(cfg, base, found):
     """The command line of compare.py: what was found beside random cells."""
     path = os.path.join(files.COMPARISONS, base)
-    if cfg.resume and os.path.exists(os.path.join(path, files.METRICS)):
+    if cfg.resume and _goes_on(path, found):
         _warn_of_missing(path, found)
-        return ["--name", base, "--resume"]
+        return _resume_words(cfg, base)
     n_random = cfg.compare or max(LEAST_RANDOM, len(found))
     words = [*found, "--random", str(n_random), "--name", base]
     words += cfg.words([flag for flag in cfg.said if flag in ALSO])
@@ -328,24 +352,31 @@ def compare_words(cfg, base, found):
 
 
 def require_comparable(cfg):
-    """Raise ValueError where --compare of one search would find its folder taken at the end."""
-    path = os.path.join(files.COMPARISONS, cfg.name or "")
-    if cfg.compare and cfg.name and os.path.exists(path) and not (cfg.overwrite or cfg.resume):
+    """Raise ValueError where a search with --name would find the folder of its comparison taken at
+    its end."""
+    if not (search_log.is_compared(cfg) and cfg.name):
+        return
+    search, path = (os.path.join(root, cfg.name) for root in (files.SEARCHES, files.COMPARISONS))
+    if not os.path.exists(path) or (os.path.exists(search) and not (cfg.overwrite or cfg.resume)):
+        return  # free; or the search itself will be refused
+    if _is_of(path, search):
+        run_folder.require_ended(files.COMPARISONS, cfg.name)
+    if not (cfg.resume or (cfg.overwrite and _is_of(path, search))):
         raise ValueError(
-            f"{path} exists, where --compare records what it finds; choose another --name, replace "
-            f"it with --overwrite, or take --compare 0"
+            f"{path} exists, where --compare records what it finds; choose another --name, remove "
+            f"it, or take --compare 0"
         )
 
 
 def words_behind(cfg, search):
-    """The command line of compare.py behind one search, recorded in the folder `search`."""
+    """The command line of compare.py behind one search, recorded in the folder `search`: under the
+    same name, unless another comparison has it."""
     base = os.path.basename(search)
     path = os.path.join(files.COMPARISONS, base)
-    is_its = comparison.is_comparison(path) and search in comparison.names(path)
-    if cfg.resume and is_its and os.path.exists(os.path.join(path, files.METRICS)):
-        return ["--name", base, "--resume"]
+    if cfg.resume and _goes_on(path, [search]):
+        return _resume_words(cfg, base)
     words = [search, "--random", str(cfg.compare)]
     words += cfg.words([flag for flag in ALSO if getattr(cfg, flag) != cfg.default(flag)])
-    if "name" in cfg.said and (cfg.overwrite or is_its or not os.path.exists(path)):
-        words += ["--name", base]  # else the data set's, numbered
-    return [*words, "--overwrite"] if cfg.overwrite or is_its else words
+    if not os.path.exists(path):
+        return [*words, "--name", base]
+    return [*words, "--name", base, "--overwrite"] if _is_of(path, search) else words

@@ -130,6 +130,13 @@ def names(run_path):
     return [c["name"] for c in reader.read_object(os.path.join(run_path, SUMMARY))["candidates"]]
 
 
+def genotypes(run_path):
+    """{candidate: its genotype as text}; of a damaged summary nothing."""
+    found = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
+    wanted = {"name": reader.is_text, "genotype": reader.is_text}
+    return {c["name"]: c["genotype"] for c in found} if reader.fits(found, [wanted]) else {}
+
+
 def read(run_path):
     """The `ranking` of a comparison. Raises ValueError where there is none."""
     if not os.path.isdir(run_path):
@@ -313,7 +320,10 @@ def noise_words(rows):
     """Who is within the noise of the winner, in a sentence."""
     best, close = winner(rows), within_noise(rows)
     if close is None:
-        return "How much is noise is not known with one training of each cell: --seeds 2 tells."
+        return (
+            "How much is noise is not known with one training of each cell: compare.py --seeds 2 "
+            "tells."
+        )
     most = margin(rows, best.last.rung)
     where = f"differences below {points(most)} are noise there"
     if close:

@@ -109,7 +109,7 @@ def made_once(tmp_path_factory, name, make):
     path = root / f"{name}.pt"
     with filelock.FileLock(root / f"{name}.lock"):
         if not path.exists():
-            (root / name).mkdir()
+            (root / name).mkdir(exist_ok=True)
             torch.save(make(root / name), path)
     return torch.load(path, weights_only=False)
 

@@ -139,17 +139,16 @@ def test_the_better_half_is_that_of_counting_who_is_better(scores):
 
 @settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 300))
-def test_each_rung_has_half_the_epochs_of_the_next_until_two_are_left(n, epochs):
+def test_each_rung_has_half_the_epochs_of_the_next_until_two_are_left_or_there_are_three(n, epochs):
     plan = halving.plan(n, epochs)
     assert plan[-1] == epochs
-    assert len(plan) <= 3
+    assert len(plan) == min(3 if n > 4 else 2 if n > 2 else 1, epochs.bit_length())
     assert all(few == more // 2 for few, more in zip(plan, plan[1:], strict=False))
     assert plan[0] >= 1
     left = n
     for _ in plan[1:]:
         assert left > 2
         left = math.ceil(left / 2)
-    assert left <= 2 or plan[0] == 1 or len(plan) == 3
 
 
 def by_hand(names, epochs, n_seeds):
@@ -759,7 +758,8 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch, capsys):
     assert search.main([*words, "--resume"])[:3] == [f"searchs/d-seed{i}" for i in (1, 2, 3)]
     os.makedirs("compares/d")
     Path("compares/d/metrics.jsonl").touch()
-    Path("compares/d/summary.json").write_text('{"candidates": [{"name": "searchs/d-seed2"}]}')
+    cell = {"name": "searchs/d-seed2", "genotype": gt.to_str(gt.load("searchs/d-seed2"))}
+    Path("compares/d/summary.json").write_text(json.dumps({"candidates": [cell]}))
     assert search.main([*words, "--resume"]) == ["--name", "d", "--resume"]
     text = "compares/d was begun without searchs/d-seed1, searchs/d-seed3; remove it"
     assert text in capsys.readouterr().out
@@ -769,7 +769,8 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch, capsys):
     monkeypatch.setattr(Process, "broken", ())
     again = ["--seeds", "3", "--name", "f", "--resume"]
     found = search.main(again)
-    assert found[:7] == [*(f"searchs/f-seed{i}" for i in (1, 2, 3)), "--random", "4", "--name", "f"]
+    wanted = [*(f"searchs/f-seed{i}" for i in (1, 2, 3)), "--random", "12", "--name", "f"]
+    assert found[:7] == wanted  # twelve, as --quick has it
     assert sorted(found[7:]) == ["--quick", "--seed=1", "--subset=0.1"]
     first, *others = (
         json.loads(Path(f"searchs/f-seed{i}/config.json").read_text())["flags"] for i in (1, 2, 3)
@@ -794,16 +795,21 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
         out = capsys.readouterr().out
         assert "Before that it is compared with 2 random cells" in out
         assert "augment.py" not in out  # which cell to train is not known yet
-        os.makedirs("compares/s")
-        text = ends_in_one_line(search.main, words)
-        assert "compares/s exists, where --compare records what it finds; choose another" in text
         # the comparison of another search is not touched, one's own is begun anew or gone on with
+        os.makedirs("compares/s")
         again = ["--name", "s", "--resume", "--quiet"]
         assert search.main(again)[-1] == "--subset=0.1"
-        Path("compares/s/summary.json").write_text('{"candidates": [{"name": "searchs/s"}]}')
+        text = ends_in_one_line(search.main, [*words, "--overwrite"])
+        assert "compares/s exists, where --compare records what it finds; choose another" in text
+        cell = {"name": "searchs/s", "genotype": gt.to_str(gt.load("searchs/s"))}
+        Path("compares/s/summary.json").write_text(json.dumps({"candidates": [cell]}))
         assert search.main(again)[-3:] == ["--name", "s", "--overwrite"]
         Path("compares/s/metrics.jsonl").touch()
-        assert search.main(again) == ["--name", "s", "--resume"]
+        assert search.main(again) == ["--name", "s", "--resume", "--quiet"]
+        other = {**cell, "genotype": gt.to_str(gt.PUBLISHED["PDARTS"])}  # found before
+        Path("compares/s/summary.json").write_text(json.dumps({"candidates": [other]}))
+        assert search.main(again)[-3:] == ["--name", "s", "--overwrite"]
+        Path("compares/s/config.json").write_text("{}")
         assert search.main([*again, "--compare", "0"]) == "searchs/s"
         monkeypatch.setenv("RANK", "0")  # as torchrun does, also for one process
         monkeypatch.setenv("WORLD_SIZE", "1")

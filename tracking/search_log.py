@@ -281,8 +281,10 @@ def finish(run, data, pictures):
         f"the cell must be trained from scratch. "
     )
     if is_compared(run.cfg):
+        again = errors.command(run.cfg.PROG, "--name", run.files.name, "--resume")
         run.log.result(
-            f"{text}Before that it is compared with {plural(run.cfg.compare, 'random cell')}"
+            f"{text}Before that it is compared with {plural(run.cfg.compare, 'random cell')}; if "
+            f"that breaks off, go on with\n{again}"
         )
     else:
         common_log.say_more(run, next_steps(run))
