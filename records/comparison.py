@@ -248,14 +248,16 @@ def within_noise(rows):
 def bootstrap(found, drawn, seed=0, level=0.95):
     """(low, high), the interval of mean(found) - mean(drawn), of lists of cells, each the list of
     its trainings' scores: cells are drawn anew from both sides, with replacement, and of each the
-    trainings."""
+    trainings. How much found cells differ is not known from one: those drawn stand in for it."""
     rng = random.Random(seed)
+    means = [statistics.fmean(cell) for cell in drawn]
+    around = [mean - statistics.fmean(means) for mean in means] if len(found) == 1 else [0.0]
 
     def again(cells):
         chosen = rng.choices(cells, k=len(cells))
         return statistics.fmean(statistics.fmean(rng.choices(c, k=len(c))) for c in chosen)
 
-    draws = sorted(again(found) - again(drawn) for _ in range(DRAWS))
+    draws = sorted(again(found) + rng.choice(around) - again(drawn) for _ in range(DRAWS))
     n_out = round(DRAWS * (1 - level) / 2)
     return draws[n_out], draws[-n_out - 1]
 

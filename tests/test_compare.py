@@ -292,6 +292,15 @@ def test_found_minus_random_and_its_interval():
     assert (got.n_found, got.n_random, got.epochs) == (6, 6, 4)
 
 
+def test_one_found_cell_may_differ_from_another_as_random_ones_do():
+    drawn = [[0.70], [0.80], [0.90]]
+    low, high = comparison.bootstrap([[0.95]], drawn)  # 0.95 - 0.1 to 0.95 + 0.1, minus their mean
+    assert low < 0.95 - 0.1 - 0.80 + 1e-9
+    assert high > 0.95 + 0.1 - 0.80 - 1e-9
+    low, _ = comparison.bootstrap([[0.95], [0.95]], drawn)
+    assert low > 0.95 - 0.90 - 1e-9
+
+
 @pytest.mark.parametrize(
     ("found", "text"),
     [(0.95, "The search beat chance: what it found is 14.50 points better"),
