@@ -283,7 +283,7 @@ def cells_compared(run_path):
     """[(row, paths of its drawings)] of the cells of a comparison, best first. A name of a drawing
     has the candidate's number on the command line, which stays."""
     rows = comparison.read(run_path)
-    numbers = {name: i for i, name in enumerate(comparison.names(run_path), start=1)}
+    numbers = {name: i for i, name in enumerate(comparison.genotypes(run_path), start=1)}
     return [(r, drawings_of(run_path, r, numbers[r.name])) for r in rows if r.genotype and r.last]
 
 

@@ -304,11 +304,6 @@ def _may_overwrite(cfg, path):
     return (cfg.overwrite or cfg.resume) and os.path.exists(path)
 
 
-def _is_of(path, search):
-    """Whether a comparison is one of the search in the folder `search`."""
-    return comparison.is_comparison(path) and search in comparison.names(path)
-
-
 def _goes_on(path, found):
     """Whether a comparison of the searches in the folders `found` has begun, with the cells that
     these have found now: a search may have been replaced since, or selected anew."""
@@ -326,9 +321,7 @@ def _resume_words(cfg, base):
 
 def _warn_of_missing(path, found):
     """Name the searches that a comparison was begun without, since they had failed by then."""
-    if not comparison.is_comparison(path):
-        return
-    missing = [name for name in found if name not in comparison.names(path)]
+    missing = [name for name in found if name not in comparison.genotypes(path)]
     if missing:
         print(
             f"WARNING: {path} was begun without {', '.join(missing)}; remove it and say the same "
@@ -359,9 +352,10 @@ def require_comparable(cfg):
     search, path = (os.path.join(root, cfg.name) for root in (files.SEARCHES, files.COMPARISONS))
     if not os.path.exists(path) or (os.path.exists(search) and not (cfg.overwrite or cfg.resume)):
         return  # free; or the search itself will be refused
-    if _is_of(path, search):
+    is_its = search in comparison.genotypes(path)
+    if is_its:
         run_folder.require_ended(files.COMPARISONS, cfg.name)
-    if not (cfg.resume or (cfg.overwrite and _is_of(path, search))):
+    if not (cfg.resume or (cfg.overwrite and is_its)):
         raise ValueError(
             f"{path} exists, where --compare records what it finds; choose another --name, remove "
             f"it, or take --compare 0"
@@ -379,4 +373,5 @@ def words_behind(cfg, search):
     words += cfg.words([flag for flag in ALSO if getattr(cfg, flag) != cfg.default(flag)])
     if not os.path.exists(path):
         return [*words, "--name", base]
-    return [*words, "--name", base, "--overwrite"] if _is_of(path, search) else words
+    is_its = search in comparison.genotypes(path)
+    return [*words, "--name", base, "--overwrite"] if is_its else words

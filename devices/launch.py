@@ -7,7 +7,7 @@ import sys
 
 from console.errors import ROOT
 from console.terminal import complain
-from devices import pick
+from devices import pick, processes
 from records import reader
 
 
@@ -17,7 +17,7 @@ def wanted(cfg):
     gpus = cfg.gpus
     if gpus is None and cfg.resume:
         gpus = reader.read_config(os.path.join(cfg.ROOT, cfg.name))["flags"].get("gpus")
-    if not isinstance(gpus, str) or "RANK" in os.environ:
+    if not isinstance(gpus, str) or processes.under_torchrun():
         return 1
     try:
         return max(len(pick.named_cards(gpus, pick.cards())), 1)

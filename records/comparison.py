@@ -125,13 +125,9 @@ def n_lines(run_path):
         return sum(1 for line in stream if line.strip())
 
 
-def names(run_path):
-    """The candidates, in the order of the command line."""
-    return [c["name"] for c in reader.read_object(os.path.join(run_path, SUMMARY))["candidates"]]
-
-
 def genotypes(run_path):
-    """{candidate: its genotype as text}; of a damaged summary nothing."""
+    """{candidate: its genotype as text}, in the order of the command line; of a damaged summary
+    nothing."""
     found = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
     wanted = {"name": reader.is_text, "genotype": reader.is_text}
     return {c["name"]: c["genotype"] for c in found} if reader.fits(found, [wanted]) else {}
