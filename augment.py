@@ -141,7 +141,7 @@ def train(loader, net, optim, criterion, epoch, run):
         guard.update(optim, loss, w=norm)
         return main_loss, logits
 
-    if cfg.cuda_graphs:
+    if device.graphs:
         train_step = Graphed(train_step, functools.partial(run.log.warn, kind="CUDA graph"))
 
     for step, batch in run.steps(loader):

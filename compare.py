@@ -43,7 +43,9 @@ def main(argv=None):
         # data: the training set in two parts; the test split stays closed
         run.load_data()
         run.measure_sizes(taking_part)
-        setting = Setting(run.options, Recipe.from_config(cfg), run.device, cfg.amp, cfg.ops)
+        setting = Setting(
+            run.options, Recipe.from_config(cfg), run.device, cfg.amp, cfg.cuda_graphs, cfg.ops
+        )
         if cfg.budget and not known:
             cfg.epochs = epochs_for_budget(run, setting)
 

@@ -162,6 +162,12 @@ def add_step_flag(g):
               "the run in one line, skip leaves the step out and counts it")
 
 
+def add_graphs_flag(g):
+    switch(g, "--cuda_graphs", keep="free",
+           help="record a step as a CUDA graph, several times as fast for small maps; not for "
+                "blocks that decide anew in Python with every step")
+
+
 def add_device_group(parser):
     g = parser.add_argument_group("device", "on what it runs")
     # one thread under --quick: networks this small are no faster on two, and threads that wait for
@@ -177,8 +183,7 @@ def add_device_group(parser):
          keep="free",
          help="memory layout of maps; auto: channels_last on a CPU, on a CUDA card whichever is "
               "faster in a short trial")
-    switch(g, "--cuda_graphs", keep="free",
-           help="record a step as one CUDA graph per epoch; for small maps on fast cards")
+    add_graphs_flag(g)
     switch(g, "--deterministic",
            help="two runs are equal bit for bit on a machine, on CUDA too, where that costs time: "
                 "no trial of kernels or layouts; loader processes start anew with every epoch, so "
@@ -465,6 +470,7 @@ def add_compare_run_group(parser, root):
               "else up to four)")
     flag(g, "--amp", choices=("off", "bf16"), default="off", help="bf16: bfloat16 where it is "
                                                                   "tolerated")
+    add_graphs_flag(g)
 
 
 def add_compare_train_group(parser):

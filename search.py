@@ -229,7 +229,7 @@ def train(data, net, architect, optims, epoch, run):
         guard.update(optims.w, loss, w=norm)
         return loss, logits
 
-    if cfg.cuda_graphs:
+    if device.graphs:
         search_step = Graphed(search_step, functools.partial(run.log.warn, kind="CUDA graph"))
 
     # D_val restarts when used up, so --val_portion never shortens the pass over D_train

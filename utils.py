@@ -92,6 +92,11 @@ class Meter:
         self.what, self.guard, self.group = what, guard, device.group
         self.start = time.perf_counter()
 
+    def restart(self):
+        """Begin anew, in the same memory: a recorded step adds to it."""
+        self.sums.zero_()
+        self.start = time.perf_counter()
+
     def add(self, loss, logits, y):
         """Add a batch: its mean loss, logits (N, n_classes) and y (N,)."""
         loss = loss.detach()

@@ -13,6 +13,7 @@ from torch import nn
 
 import utils
 from devices import layout
+from devices.cuda_graph import Graphed
 from devices.pick import Device
 from devices.step_guard import StepGuard
 from models import augment_cnn
@@ -66,19 +67,26 @@ class Training:
         self.criterion = utils.criterion(recipe, data.class_counts, device)
         self.optim = torch.optim.SGD(
             self.net.parameters(),
-            recipe.lr,
+            # on a card itself, so that a recorded step reads the rate of each epoch
+            torch.tensor(recipe.lr, device=device.torch_device) if device.is_cuda else recipe.lr,
             recipe.momentum,
             weight_decay=recipe.weight_decay,
             fused=device.is_cuda,
         )
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optim, recipe.epochs)
+        self.guard = StepGuard(device, self.net, "stop")
+        self.meter = utils.Meter(device, "training loss", self.guard)
+        self._step, self._logits = self._recorded(self._train_step), self._recorded(self._forward)
         data.train.restart([seed, 0])
+
+    def _recorded(self, step):
+        """`step`, with --cuda_graphs as a CUDA graph if it can be recorded."""
+        return Graphed(step, lambda text: None) if self.device.graphs else step
 
     def epoch(self, number):
         """Train epoch `number`, counted from 1, and score it; see `train` for what is returned."""
         start = time.perf_counter()
-        if hasattr(self.net, "drop_path_prob"):  # linearly, from 0 in the first epoch
-            self.net.drop_path_prob(self.recipe.drop_path_prob * (number - 1) / self.recipe.epochs)
+        self.begin(number)
         trained = self.steps(self.data.train)
         val = self.score(self.data.val)
         self.scheduler.step()
@@ -91,31 +99,45 @@ class Training:
             "seconds": time.perf_counter() - start,
         }
 
+    def begin(self, number):
+        """Epoch `number` begins: drop path grows linearly, from 0 in the first."""
+        self.net.train()
+        self.meter.restart()
+        if self.recipe.drop_path_prob and hasattr(self.net, "drop_path_prob"):
+            self.net.drop_path_prob(self.recipe.drop_path_prob * (number - 1) / self.recipe.epochs)
+            self._step = self._recorded(self._train_step)  # the probability is recorded, too
+
     def steps(self, batches):
         """A training step for each batch; see `Meter.result`. Raises NotFinite."""
-        recipe, device = self.recipe, self.device
-        guard = StepGuard(device, self.net, "stop")
-        meter = utils.Meter(device, "training loss", guard)
         self.net.train()
+        self.meter.restart()
         for batch in batches:
-            X, y = device.put(batch)  # (N, C_in, H, W), (N,)
-            guard.begin()
-            self.optim.zero_grad()
-            with device.autocast():
-                outputs = self._forward(X)
-                main_loss, loss = augment_cnn.training_loss(
-                    outputs, y, self.criterion, recipe.aux_weight
-                )
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.net.parameters(), recipe.grad_clip)
-            guard.update(self.optim, loss, w=norm)
-            meter.add(main_loss, outputs[0], y)
-        return meter.result()
+            self.step(*self.device.put(batch))
+        return self.meter.result()
+
+    def step(self, X, y):
+        """A training step on X (N, C_in, H, W), y (N,), both on the device, which is not waited
+        for: `meter` adds up what came out."""
+        self._step(X, y)
+
+    def _train_step(self, X, y):
+        self.guard.begin()
+        self.optim.zero_grad()
+        with self.device.autocast():
+            outputs = self._forward(X)
+            main_loss, loss = augment_cnn.training_loss(
+                outputs, y, self.criterion, self.recipe.aux_weight
+            )
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.grad_clip)
+        self.guard.update(self.optim, loss, w=norm)
+        self.meter.add(main_loss, outputs[0], y)
+        return ()
 
     def score(self, batches):
         """Plain cross-entropy and accuracy in evaluation mode; see `Meter.result`."""
         self.net.eval()
-        return utils.evaluate(lambda X: self._forward(X)[0], batches, self.device)
+        return utils.evaluate(lambda X: self._logits(X)[0], batches, self.device)
 
     def _forward(self, X):
         out = self.net(X)

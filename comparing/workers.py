@@ -27,7 +27,7 @@ from devices import pick
 from models import own_ops
 
 WAIT = 0.5  # seconds between two looks at what the run was asked for
-TRIAL_STEPS = 4  # that are timed, behind one that is not
+TRIAL_STEPS = 4  # that are timed, behind two that are not
 
 
 class Job(NamedTuple):
@@ -46,7 +46,8 @@ class Setting(NamedTuple):
     options: DataOptions
     recipe: Recipe
     device: str  # cpu, cuda or mps
-    amp: str
+    amp: str = "off"
+    graphs: bool = False
     ops: str | None = None  # the file of the user's own blocks, as `own_ops` remembers it
 
 
@@ -73,7 +74,7 @@ def to_device(setting, slot):
     if cards:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-    return pick.Device(device, setting.amp)
+    return pick.Device(device, setting.amp, graphs=setting.graphs)
 
 
 def build(cell, spec, seed):
@@ -111,11 +112,13 @@ def trial(training, start):
     """Seconds that a training takes (to begin, for an epoch), by its first steps."""
     data = training.data
     batches = utils.endless(data.train)
-    training.steps(itertools.islice(batches, 1))  # looks for kernels, takes memory
+    n_scored = min(2, len(data.val))
+    # the first step looks for kernels and takes memory, on a card the second is recorded
+    training.steps(itertools.islice(batches, 2))
+    training.score(itertools.islice(data.val, n_scored))
     begun = time.perf_counter()
     training.steps(itertools.islice(batches, TRIAL_STEPS))
     trained = time.perf_counter()
-    n_scored = min(2, len(data.val))
     training.score(itertools.islice(data.val, n_scored))
     step, batch = (trained - begun) / TRIAL_STEPS, (time.perf_counter() - trained) / n_scored
     return begun - start, step * len(data.train) + batch * len(data.val)

@@ -68,6 +68,8 @@ def search_data(options):
     alpha. Raises ValueError, in one line, for what cannot be searched on."""
     part = open_part("train", options, CacheBudget(options.cache_gb))
     w_half, alpha_half = splits.stratified_split(part.targets, options.val_portion, options.seed)
+    if options.swapped:
+        w_half, alpha_half = alpha_half, w_half
     what = "the part of the training set that w learns from"
     batch_size = _fit_batch(options, len(w_half), what)
     _check_halves(part, w_half, alpha_half, options.val_portion)

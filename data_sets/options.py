@@ -15,6 +15,7 @@ class DataOptions(NamedTuple):
     share             (r, size): which process this is, and of how many that share each batch
     local_size        how many of them are on this machine
     accumulate        parts in which a process passes its share
+    swapped           the two parts of a search change places
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class DataOptions(NamedTuple):
     pin_memory: bool = False
     share: tuple = (0, 1)
     local_size: int = 1
+    swapped: bool = False
 
     @classmethod
     def from_config(cls, cfg, **others):

@@ -10,11 +10,12 @@ from devices import processes
 
 
 class Device(NamedTuple):
-    """Where a network runs, in which precision and with whom: what always travels together."""
+    """Where a network runs, in which precision, with whom and how: what always travels together."""
 
     torch_device: torch.device
     amp: str = "off"  # "bf16": autocast to bfloat16
     group: processes.Alone = processes.ALONE  # the processes that share each batch
+    graphs: bool = False  # --cuda_graphs: record steps (devices/cuda_graph.py)
 
     @property
     def is_cuda(self):
@@ -66,7 +67,7 @@ def prepare_device(cfg):
         torch.backends.cudnn.allow_tf32 = getattr(cfg, "tf32", True)
         torch.backends.cuda.matmul.allow_tf32 = getattr(cfg, "tf32", True)
     group.use(device)
-    return Device(device, getattr(cfg, "amp", "off"), group)
+    return Device(device, getattr(cfg, "amp", "off"), group, getattr(cfg, "cuda_graphs", False))
 
 
 def set_deterministic(on):

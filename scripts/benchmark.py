@@ -3,6 +3,7 @@
     python scripts/benchmark.py                    the paper's network on digits and CIFAR-10 sizes
     python scripts/benchmark.py --sizes digits --repeats 9
     python scripts/benchmark.py --nproc 1,2        one step shared by so many processes
+    python scripts/benchmark.py --switches         what --amp, --cuda_graphs and the like make of it
 
 Both forms do the same work on the same random images, in one process, in turn, so that a machine
 whose speed drifts slows both. Reported are medians over the repeats and the ratio of each pair,
@@ -10,6 +11,7 @@ with its smallest and largest value. Prints tables and writes JSON.
 """
 
 import argparse
+import functools
 import math
 import os
 import socket
@@ -28,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 import genotypes as gt
 from architect import Architect
 from data_sets import named, splits, transforms
-from devices import layout, pick, processes
+from devices import cuda_graph, layout, pick, processes
 from devices.parts import Parts
 from models import augment_cnn, reference, search_cells, search_cnn
 from records import files
@@ -56,14 +58,30 @@ GRADIENTS = {
     "exact": {"hessian": "exact", "reuse_gradient": False},
     "exact, gradient reused": {"hessian": "exact", "reuse_gradient": True},
 }
+DEFAULT = GRADIENTS["one-sided, gradient reused"]
+
+# flags of search.py that change how a step runs and not what it is: choices of `Switched`
+SWITCHES = {
+    "as it is": {},
+    "no-tf32": {"tf32": False},
+    "contiguous": {"kind": "contiguous"},
+    "channels_last": {"kind": "channels_last"},
+    "checkpoint_cells": {"checkpoint": True},
+    "amp": {"amp": "bf16"},
+    "cuda_graphs": {"graphs": True},
+    "cuda_graphs+amp": {"graphs": True, "amp": "bf16"},
+    "compile": {"compile": True},
+}
 
 
 class Form:
     """One form of the supernet with all that a search step needs. Its gradient of alpha is the
     paper's, until `choose` says otherwise."""
 
-    def __init__(self, cell, device, shape, batch, fast, group=processes.ALONE, **net):
-        self.device = device
+    def __init__(
+        self, cell, device, shape, batch, fast, group=processes.ALONE, amp="off", kind=None, **net
+    ):
+        self.device, self.where = device, pick.Device(device, amp)
         self.parts = Parts(group=group)
         C_in, side = shape
         usual = search_cnn.SearchCNN.Cell
@@ -76,11 +94,10 @@ class Form:
         finally:
             search_cnn.SearchCNN.Cell = usual
         self.net.to(device)
-        kind = "contiguous"
-        if fast:
+        if kind is None and fast:
             shape = (batch, C_in, side, side)
-            kind = layout.pick_layout("auto", self.net, shape, pick.Device(device))
-        memory_format = layout.LAYOUTS[kind]
+            kind = layout.pick_layout("auto", self.net, shape, self.where)
+        memory_format = layout.LAYOUTS[kind or "contiguous"]
         self.net.to(memory_format=memory_format)
         X = torch.randn(2, batch, C_in, side, side)
         y = torch.randint(10, (2, batch))
@@ -91,8 +108,13 @@ class Form:
             x[share].contiguous(memory_format=memory_format) for x in (self.trn_X, self.val_X)
         )
         self.trn_y, self.val_y = self.trn_y[share], self.val_y[share]
-        self.w_optim = torch.optim.SGD(self.net.weights(), XI, momentum=0.9, weight_decay=3e-4)
-        self.alpha_optim = torch.optim.Adam(self.net.alphas(), 3e-4, betas=(0.5, 0.999))
+        fused = device.type == "cuda"
+        self.w_optim = torch.optim.SGD(
+            self.net.weights(), XI, momentum=0.9, weight_decay=3e-4, fused=fused
+        )
+        self.alpha_optim = torch.optim.Adam(
+            self.net.alphas(), 3e-4, betas=(0.5, 0.999), fused=fused, capturable=fused
+        )
         self.choose(PAPER)
 
     def choose(self, choices):
@@ -101,7 +123,8 @@ class Form:
 
     def alpha_step(self, xi):
         data = self.trn_X, self.trn_y, self.val_X, self.val_y
-        passed = self.architect.unrolled_backward(*data, xi, self.w_optim)
+        with self.where.autocast():
+            passed = self.architect.unrolled_backward(*data, xi, self.w_optim)
         self.alpha_optim.step()
         return passed
 
@@ -114,8 +137,9 @@ class Form:
         self.w_optim.step()
 
     def _compute(self, X, y):
-        logits = self.net(X)
-        return self.net.criterion(logits, y), logits
+        with self.where.autocast():
+            logits = self.net(X)
+            return self.net.criterion(logits, y), logits
 
     def step(self, order):
         self.w_step(self.alpha_step(XI if order == 2 else 0.0))
@@ -234,6 +258,60 @@ def gradients(plain, fast, device, repeats):
             "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
         }  # fmt: skip
     return figures
+
+
+class Switched:
+    """A fast form of `size`, one of SIZES, whose steps run as one of SWITCHES says."""
+
+    def __init__(self, device, size, choices, **net):
+        own = {name: choices[name] for name in ("amp", "kind") if name in choices}
+        self.form = Form(search_cells.SearchCell, device, *size, fast=True, **own, **net)
+        self.form.choose(DEFAULT)
+        self.form.net.net.checkpoint_cells = choices.get("checkpoint", False)
+        if choices.get("compile"):
+            layout.compile_cells(self.form.net.cells)
+        self.tf32 = choices.get("tf32", True)
+        self.steps = {order: functools.partial(self._step, order) for order in (1, 2)}
+        if choices.get("graphs"):
+            self.steps = {k: cuda_graph.Graphed(step, print) for k, step in self.steps.items()}
+
+    def _step(self, order, X):
+        self.form.step(order)
+        return (X,)
+
+    def step(self, order):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        self.steps[order](self.form.trn_X)
+
+
+def switches(name, device, repeats, wanted):
+    """Steps of both orders with every one of the `wanted` SWITCHES, all in turn: medians, and the
+    ratio to the step without any in the same turn."""
+    plain = next(iter(SWITCHES))
+    forms = {label: Switched(device, SIZES[name], SWITCHES[label]) for label in [plain, *wanted]}
+    table = {}
+    for order in (2, 1):
+        turns = []
+        for turn in range(repeats + 3):
+            times = {
+                label: seconds(lambda: form.step(order), device)  # noqa: B023
+                for label, form in forms.items()
+            }
+            if turn > 2:  # the first look for kernels, compile and record
+                turns.append(times)
+        for label in forms:
+            ratios = [times[label] / times[plain] for times in turns]
+            row = {
+                "seconds": statistics.median(times[label] for times in turns),
+                "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
+            }  # fmt: skip
+            table[f"order {order}, {label}"] = row
+            print(
+                f"{name}, order {order}, {label:26} {1000 * row['seconds']:9.2f} ms   ratio "
+                f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+                flush=True,
+            )
+    return table
 
 
 def gradient_costs(device, size, repeats=5, **net):
@@ -472,6 +550,12 @@ def main(argv=None):
         metavar="1,2",
         help="only this: a step shared by so many processes, at each size",
     )
+    parser.add_argument(
+        "--switches",
+        nargs="*",
+        choices=SWITCHES,
+        help="only this: steps with these flags of search.py; without a word, with all",
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--out", default="benchmark.json", help="file of the results")
     args = parser.parse_args(argv)
@@ -487,6 +571,12 @@ def main(argv=None):
             "shared": {name: shared_steps(name, args.nproc, device, args.repeats)
                        for name in args.sizes}
         }  # fmt: skip
+    elif args.switches is not None:
+        possible = [label for label in SWITCHES if where.is_cuda or "graphs" not in SWITCHES[label]]
+        wanted = args.switches or possible[1:]
+        record = {
+            "switches": {name: switches(name, device, args.repeats, wanted) for name in args.sizes}
+        }
     else:
         record = {
             "sizes": {name: measure(name, device, args.repeats, args.gradients)

@@ -36,7 +36,7 @@ from tqdm import tqdm
 import compare
 import genotypes as gt
 import search
-from comparing import training
+from comparing import halving, training
 from config import AugmentConfig, SearchConfig
 from data_sets import loaders, named
 from data_sets.options import DataOptions
@@ -62,6 +62,7 @@ VARIANTS = {
 RECIPE = "--layers 5 --init_channels 8 --batch_size 64 --lr 0.05 --drop_path_prob 0"
 EPOCHS = {"digits": 30, "fashion-14": 15}
 OTHER_EPOCHS = 8
+TOGETHER = 12  # trainings that a process has on a card at the same time
 
 
 # --- data sets ----------------------------------------------------------------------------------
@@ -135,11 +136,11 @@ def data_flags(text, out):
 # --- one part: a search or a training -----------------------------------------------------------
 
 
-def search_cell(data, flags, variant, seed, quick):
+def search_cell(data, flags, variant, seed, more):
     """One search, recorded in searchs/ below the current folder. "seconds" are those of the
     processor: what else runs does not count."""
     name = f"{data}-{variant}-{seed}"
-    words = [*flags, *VARIANTS[variant].split(), *quick, "--seed", str(seed), "--threads", "1"]
+    words = [*flags, *VARIANTS[variant].split(), *more, "--seed", str(seed), "--threads", "1"]
     words += ["--compare", "0"]  # see `compare_cells`
     start = time.process_time()
     run = search.main([*words, "--name", name, "--overwrite", "--quiet"])
@@ -151,7 +152,7 @@ def search_cell(data, flags, variant, seed, quick):
         )
     ]
     genotype = gt.to_str(gt.load(run))
-    return {"genotype": genotype, "seconds": seconds, "flags": words, "epochs": epochs}
+    return [{"genotype": genotype, "seconds": seconds, "flags": words, "epochs": epochs}]
 
 
 def compare_cells(data, variants, seed, more):
@@ -159,35 +160,75 @@ def compare_cells(data, variants, seed, more):
     cells, four unless `more` says otherwise, on halves of the training images."""
     found = [os.path.join("searchs", f"{data}-{variant}-{seed}") for variant in variants]
     others = ["--random", "4", "--seed", str(100 * (seed + 1))]  # none of those of the study
-    words = [*found, *others, *RECIPE.split(), "--cutout_length", "0", *more.split()]
+    words = [*found, *others, *RECIPE.split(), "--cutout_length", "0", *more]
     start = time.perf_counter()
     run = compare.main([*words, "--name", f"{data}-{seed}", "--overwrite", "--quiet"])
-    return {"genotype": gt.to_str(gt.load(run)), "seconds": time.perf_counter() - start}
+    return [{"genotype": gt.to_str(gt.load(run)), "seconds": time.perf_counter() - start}]
 
 
 @functools.cache  # one process trains many cells
-def recipe_and_data(flags, epochs):
-    words = [*flags, *RECIPE.split(), "--epochs", str(epochs), "--cutout_length", "0"]
+def recipe_and_data(flags, epochs, device, fold):
+    """(recipe, data, the Device, the batches that are scored, which lie on it)"""
+    words = [*RECIPE.split(), "--cutout_length", "0", *flags, "--epochs", str(epochs)]
     cfg = AugmentConfig([*words, "--genotype", "DARTS_V2"])  # which is not looked at
-    data = loaders.augment_data(DataOptions.from_config(cfg, may_shrink_batch=True))
-    return training.Recipe.from_config(cfg), data
+    options = DataOptions.from_config(cfg, may_shrink_batch=True)
+    if fold is None:
+        data = loaders.augment_data(options)
+    else:
+        data = loaders.search_data(options._replace(val_portion=0.5, swapped=fold == 1))
+    asked = argparse.Namespace(device=device, gpus=None, threads=1, cuda_graphs=device == "cuda")
+    where = pick.prepare_device(asked)
+    return training.Recipe.from_config(cfg), data, where, [where.put(batch) for batch in data.val]
 
 
-def train_cell(flags, epochs, genotype, seed):
-    """One training, scored after four fifths of its epochs, too, to see whether it was over."""
-    recipe, data = recipe_and_data(tuple(flags), epochs)
-    run = training.Training(gt.from_str(genotype), data, recipe, seed)
-    start, scores, losses = time.process_time(), {}, []
+def train_cells(flags, epochs, genotypes, seed, device="cpu", fold=None):
+    """A training of each cell, scored after four fifths of its epochs, too, to see whether it was
+    over. All get the same batches one after the other; on a card they compute at the same time,
+    since one network of this size leaves most of it idle. Seconds are shared out evenly.
+
+    fold  None: all training images, scored on the test images; 0, 1: one half of the training
+          images, scored on the other, as compare.py does
+    """
+    recipe, data, where, scored = recipe_and_data(tuple(flags), epochs, device, fold)
+    start = time.process_time()
+    runs = [training.Training(gt.from_str(g), data, recipe, seed, where) for g in genotypes]
+    side_by_side = SideBySide(len(runs), where)
+    results = [{"train_losses": []} for _ in runs]
     for epoch in range(1, epochs + 1):
-        run.net.drop_path_prob(recipe.drop_path_prob * (epoch - 1) / epochs)
-        losses.append(run.steps(data.train)["loss"])
-        run.scheduler.step()
-        if epoch in (epochs * 4 // 5, epochs):
-            scores = {"before": scores.get("top1"), **run.score(data.val)}
-    return {
-        "loss": scores["loss"], "top1": scores["top1"], "before": scores["before"],
-        "train_losses": losses, "seconds": time.process_time() - start,
-    }  # fmt: skip
+        for run in runs:
+            run.begin(epoch)
+        for batch in data.train:
+            X, y = where.put(batch)
+            side_by_side.do([functools.partial(run.step, X, y) for run in runs])
+        for run, result in zip(runs, results, strict=True):
+            result["train_losses"].append(run.meter.result()["loss"])
+            run.scheduler.step()
+            if epoch in (epochs * 4 // 5, epochs):
+                score = run.score(scored)
+                before = result.get("top1")
+                result |= {"loss": score["loss"], "top1": score["top1"], "before": before}
+    seconds = (time.process_time() - start) / len(runs)
+    return [{**result, "seconds": seconds} for result in results]
+
+
+class SideBySide:
+    """Does things on a card at the same time, elsewhere one after the other."""
+
+    def __init__(self, n, device):
+        self.streams = [torch.cuda.Stream() for _ in range(n)] if device.is_cuda else []
+
+    def do(self, works):
+        if not self.streams:
+            for work in works:
+                work()
+            return
+        here = torch.cuda.current_stream()
+        for stream, work in zip(self.streams, works, strict=True):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                work()
+        for stream in self.streams:  # the batch's memory may be taken again from here on
+            here.wait_stream(stream)
 
 
 def end_with_parent():
@@ -197,33 +238,42 @@ def end_with_parent():
 
 
 def one_part(job):
-    """Do (path, function, arguments) and write the result to path."""
-    path, function, arguments = job
+    """Do (paths, function, arguments) and write each of the results to its path."""
+    paths, function, arguments = job
     torch.set_num_threads(1)
-    files.write_json(path, function(*arguments))
+    for path, result in zip(paths, function(*arguments), strict=True):
+        files.write_json(path, result)
+
+
+def not_done(jobs):
+    return [job for job in jobs if not all(map(reader.read_object, job[0]))]
+
+
+def results(jobs):
+    return {path: reader.read_object(path) for paths, *_ in jobs for path in paths}
 
 
 def in_processes(jobs, n_processes, title):
     """Do all jobs that are not done; {path: result}. What fails is named, and the others are done
     all the same."""
     spawn = multiprocessing.get_context("spawn")
-    failed, left = [], [job for job in jobs if not reader.read_object(job[0])]
+    failed, left = [], not_done(jobs)
     with concurrent.futures.ProcessPoolExecutor(n_processes, spawn, end_with_parent) as pool:
-        futures = {pool.submit(one_part, job): job[0] for job in left}
+        futures = {pool.submit(one_part, job): ", ".join(job[0]) for job in left}
         done = concurrent.futures.as_completed(futures)
         for future in tqdm(done, title, len(left), disable=None):
             if future.exception() is not None:
                 failed.append(f"{futures[future]}: {future.exception()}")
     if failed:
         raise SystemExit("\n".join([f"{len(failed)} of {len(jobs)} parts failed", *failed]))
-    return {path: reader.read_object(path) for path, *_ in jobs}
+    return results(jobs)
 
 
 def in_turn(jobs, title):
     """As `in_processes`, but here and one by one: jobs that start processes of their own."""
-    for job in tqdm([job for job in jobs if not reader.read_object(job[0])], title, disable=None):
+    for job in tqdm(not_done(jobs), title, disable=None):
         one_part(job)
-    return {path: reader.read_object(path) for path, *_ in jobs}
+    return results(jobs)
 
 
 # --- statistics ---------------------------------------------------------------------------------
@@ -268,6 +318,44 @@ def summary(cells, searches):
         seconds = [s["seconds"] for (v, _), s in searches.items() if v == variant]
         found[variant]["search_seconds"] = statistics.mean(seconds)
     return found
+
+
+def replayed(cells, halves, n_random=12, draws=200):
+    """What a comparison of a found cell with `n_random` of the random ones would have chosen, for
+    each found cell and many draws. A row for `table`, with more in it.
+
+    cells   {(kind, seed): [training, ...]}, of those that take part among others
+    halves  {(kind, seed): {epochs: [training on a half, that on the other]}}, of those alone
+
+    The rule is that of `compare`: the better half goes on, by the mean of the two trainings.
+    """
+    score = {key: statistics.mean(t["top1"] for t in cells[key]) for key in halves}
+    pool = [key for key in halves if key[0] == "random"]
+    mean = statistics.mean(score[key] for key in pool)
+    generator, winners = np.random.default_rng(0), []
+    for found in (key for key in halves if key[0] != "random"):
+        for _ in range(draws):
+            going_on = [found, *(pool[i] for i in generator.permutation(len(pool))[:n_random])]
+            for epochs in sorted(halves[found]):
+                scores = {key: comparable(halves[key][epochs]) for key in going_on}
+                going_on = halving.better_half(scores)
+            winners.append(going_on[0])
+    values = [score[key] for key in winners]
+    return {
+        "cells": len(values),
+        "top1": statistics.mean(values),
+        "top1_deviation": statistics.stdev(values),
+        "top1_of_cells": values,
+        "loss": statistics.mean(t["loss"] for key in winners for t in cells[key]),
+        "above": statistics.mean(value > mean for value in values),
+        "top1_rank": statistics.mean(rank(v, [score[key] for key in pool]) for v in values),
+        "top1_deviation_of_trainings": None,
+    }
+
+
+def comparable(trainings):
+    """(accuracy, loss) of a candidate, as `halving` compares them."""
+    return tuple(statistics.mean(t[name] for t in trainings) for name in ("top1", "loss"))
 
 
 def table(name, rows):
@@ -318,54 +406,104 @@ def draw(results, out):
 # --- the study ----------------------------------------------------------------------------------
 
 
-def study(data, flags, args):
-    """Searches, then trainings, of one data set; returns its `summary`."""
-    folder = os.path.join("parts", data)
-    os.makedirs(folder, exist_ok=True)
+class Study:
+    """One data set: its parts, each in a file of its own, and what they say together."""
 
-    def path(*words):
-        return os.path.join(folder, "-".join(map(str, words)) + ".json")
+    def __init__(self, data, flags, args):
+        self.data, self.flags, self.args = data, flags, args
+        self.folder = os.path.join("parts", data)
+        os.makedirs(self.folder, exist_ok=True)
+        self.on = ["--device", args.device, *["--cuda_graphs"] * (args.device == "cuda")]
 
-    keys = list(itertools.product(args.variants, range(args.searches)))
-    jobs = [
-        (path("search", *key), search_cell, (data, flags, *key, args.search_flags.split()))
-        for key in keys
-    ]
-    results = in_processes(jobs, args.jobs, f"{data}: searches")
-    searches = {key: results[path("search", *key)] for key in keys}
+    def path(self, *words):
+        return os.path.join(self.folder, "-".join(map(str, words)) + ".json")
 
-    space = SearchConfig(args.search_flags.split())  # that of the searches
-    space = {name: getattr(space, name) for name in ("primitives", "n_nodes", "k")}
-    genotypes = {("random", seed): gt.draw("random", seed, space) for seed in range(args.random)}
-    if args.random_ops:
-        space["primitives"] = args.random_ops.split(",")
-        genotypes |= {
-            ("random, fewer ops", seed): gt.draw("random", seed, space)
-            for seed in range(args.random)
-        }
-    if args.published:
-        genotypes |= {("published", name): cell for name, cell in gt.PUBLISHED.items()}
-    genotypes |= {key: gt.from_str(found["genotype"]) for key, found in searches.items()}
-    if args.compare:
-        seeds = range(args.searches)
-        more = f"--jobs {args.jobs} {args.compare_flags}"
-        jobs = [(path("compare", s), compare_cells, (data, args.compare, s, more)) for s in seeds]
-        winners = in_turn(jobs, f"{data}: comparisons")
-        genotypes |= {
-            ("compare's winner", s): gt.from_str(winners[path("compare", s)]["genotype"])
+    def run(self):
+        """Searches, comparisons, trainings; returns their `summary`."""
+        args, searches = self.args, self.search()
+        genotypes = self.cells(searches)
+        if args.compare and not args.replay:
+            genotypes |= self.compare()
+        jobs, epochs = [], args.epochs or EPOCHS.get(self.data, OTHER_EPOCHS)
+        for n in range(args.trainings):
+            jobs += self.trainings(genotypes, "train", self.flags, epochs, n)
+        taking_part = {k: c for k, c in genotypes.items() if k[0] in ("random", *args.compare)}
+        flags = [*self.flags, *args.replay_flags.split()]
+        for n, n_epochs in itertools.product((0, 1), args.replay):
+            jobs += self.trainings(taking_part, f"half-{n_epochs}", flags, n_epochs, n, fold=n)
+        in_processes(jobs, args.jobs, f"{self.data}: trainings")
+        cells = {key: self.trained("train", key, args.trainings) for key in genotypes}
+        found = summary(cells, searches)
+        if args.replay:
+            halves = {
+                key: {epochs: self.trained(f"half-{epochs}", key, 2) for epochs in args.replay}
+                for key in taking_part
+            }
+            found["compare's winner"] = replayed(cells, halves)
+        return found
+
+    def search(self):
+        """{(variant, seed): what its search has found}"""
+        keys = list(itertools.product(self.args.variants, range(self.args.searches)))
+        more = [*self.on, *self.args.search_flags.split()]
+        jobs = [
+            ([self.path("search", *key)], search_cell, (self.data, self.flags, *key, more))
+            for key in keys
+        ]
+        found = in_processes(jobs, self.args.jobs, f"{self.data}: searches")
+        return {key: found[self.path("search", *key)] for key in keys}
+
+    def cells(self, searches):
+        """{(kind, seed): genotype} of all that are trained."""
+        args = self.args
+        space = SearchConfig(args.search_flags.split())  # that of the searches
+        space = {name: getattr(space, name) for name in ("primitives", "n_nodes", "k")}
+        cells = {("random", seed): gt.draw("random", seed, space) for seed in range(args.random)}
+        if args.random_ops:
+            space["primitives"] = args.random_ops.split(",")
+            cells |= {
+                ("random, fewer ops", seed): gt.draw("random", seed, space)
+                for seed in range(args.random)
+            }
+        if args.published:
+            cells |= {("published", name): cell for name, cell in gt.PUBLISHED.items()}
+        return cells | {key: gt.from_str(found["genotype"]) for key, found in searches.items()}
+
+    def compare(self):
+        """The winners of comparisons, one for each seed of the searches."""
+        seeds = range(self.args.searches)
+        more = ["--jobs", str(self.args.jobs), *self.on, *self.args.compare_flags.split()]
+        jobs = [
+            ([self.path("compare", s)], compare_cells, (self.data, self.args.compare, s, more))
             for s in seeds
-        }
-    epochs = args.epochs or EPOCHS.get(data, OTHER_EPOCHS)
-    jobs = [
-        (path("train", *key, n), train_cell, (flags, epochs, gt.to_str(cell), n))
-        for n in range(args.trainings)
-        for key, cell in genotypes.items()
-    ]
-    results = in_processes(jobs, args.jobs, f"{data}: trainings")
-    cells = {
-        key: [results[path("train", *key, n)] for n in range(args.trainings)] for key in genotypes
-    }
-    return summary(cells, searches)
+        ]
+        found = in_turn(jobs, f"{self.data}: comparisons")
+        genotypes = (gt.from_str(found[self.path("compare", s)]["genotype"]) for s in seeds)
+        return {("compare's winner", s): genotype for s, genotype in enumerate(genotypes)}
+
+    def trainings(self, cells, kind, flags, epochs, n, fold=None):
+        """The jobs of the trainings number `n` of `cells` that are not done."""
+        missing = [key for key in cells if not reader.read_object(self.path(kind, *key, n))]
+        size = TOGETHER if self.args.device == "cuda" else 1
+        groups = [missing[at : at + size] for at in range(0, len(missing), size)]
+        return [
+            (
+                [self.path(kind, *key, n) for key in group],
+                train_cells,
+                (
+                    flags,
+                    epochs,
+                    [gt.to_str(cells[key]) for key in group],
+                    n,
+                    self.args.device,
+                    fold,
+                ),
+            )
+            for group in groups
+        ]
+
+    def trained(self, kind, key, n_trainings):
+        return [reader.read_object(self.path(kind, *key, n)) for n in range(n_trainings)]
 
 
 def main(argv=None):
@@ -395,12 +533,23 @@ def main(argv=None):
         default="--epochs 16 --seeds 2 --batch_size 32",
         help="flags of compare.py, such as --random 8 in place of four",
     )
+    add(
+        "--replay",
+        nargs="+",
+        type=int,
+        metavar="EPOCHS",
+        default=[],
+        help="in place of comparisons: train all that could take part in one as each of its rungs "
+        "would, and tell the winners of many",
+    )
+    add("--replay_flags", default="--batch_size 32", help="flags of augment.py for these")
     add("--random", type=int, default=10, help="random cells")
     add("--random_ops", metavar="LIST", help="as many random cells of these ops, too")
     add("--published", action=argparse.BooleanOptionalAction, default=True, help="and published")
     add("--trainings", type=int, default=2, help="trainings of each cell")
     add("--epochs", type=int, help="of a training")
     add("--search_flags", default="", help="flags for all searches, behind those of a variant")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="of searches and trainings")
     add("--jobs", type=int, default=pick.cores(), help="processes at once")
     add("--out", default="study", help="folder of the results")
     args = parser.parse_args(argv)
@@ -413,7 +562,7 @@ def main(argv=None):
     before = os.getcwd()
     os.chdir(args.out)  # searchs/ and parts/ go there
     try:
-        results = {name: study(name, flags, args) for name, flags in sets.items()}
+        results = {name: Study(name, flags, args).run() for name, flags in sets.items()}
     finally:
         os.chdir(before)
     print(*(table(name, rows) for name, rows in results.items()), sep="\n\n")
@@ -421,7 +570,7 @@ def main(argv=None):
         "results": results, "variants": {name: VARIANTS[name] for name in args.variants},
         "recipe": RECIPE, "arguments": {**vars(args), "out": None},
         "versions": run_folder.versions(), "date": time.strftime("%Y-%m-%d"),
-        "device": pick.Device(torch.device("cpu")).name,
+        "device": pick.Device(pick.pick_device(args.device)).name,
     }  # fmt: skip
     files.write_json(os.path.join(args.out, "study.json"), record)
     print(f"written: {draw(results, os.path.join(args.out, 'study.png'))} and study.json")

@@ -53,6 +53,7 @@ SMALL_SEARCH = [
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "pictures: runs of this test draw what they draw")
+    config.addinivalue_line("markers", "card: this test needs a CUDA card; the others see none")
 
 
 @contextlib.contextmanager
@@ -70,6 +71,17 @@ def _pictures(request):
         if not request.node.get_closest_marker("pictures"):
             stack.enter_context(without_pictures())
         yield
+
+
+@pytest.fixture(autouse=True)
+def _cards(request, monkeypatch):
+    """Where there is a card, results differ in their last digits, and a run takes it by itself."""
+    if not torch.cuda.is_available():
+        if request.node.get_closest_marker("card"):
+            pytest.skip("no CUDA card")
+    elif not request.node.get_closest_marker("card"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the processes that it starts
 
 
 @pytest.fixture(autouse=True)

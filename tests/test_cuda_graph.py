@@ -3,13 +3,20 @@
 What a CUDA graph itself does is torch's business and needs a card: the last test runs where one is.
 """
 
+import itertools
+
 import pytest
 import torch
 from conftest import FAST_AUGMENT, FAST_SEARCH, checkpoint_of, equal
 
 import augment
+import genotypes as gt
 import search
-from devices import cuda_graph
+from comparing import training
+from config import CompareConfig
+from data_sets import loaders
+from data_sets.options import DataOptions
+from devices import cuda_graph, pick
 
 
 def stand_in(log):
@@ -76,10 +83,53 @@ def test_a_run_is_the_same_with_graphs(script, here, monkeypatch):
     assert equal(checkpoint_of(off)["model"], checkpoint_of(on)["model"])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_a_training_in_memory_is_the_same_with_graphs(drop_path, monkeypatch):
+    """A candidate of a comparison: recorded once; with drop path, which grows, once an epoch."""
+    log = []
+    monkeypatch.setattr(cuda_graph, "record", stand_in(log))
+    options = DataOptions.from_config(CompareConfig(["DARTS_V2", "--subset", "0.2", "--seed", "1"]))
+    recipe = training.Recipe(epochs=2, layers=3, init_channels=2, drop_path_prob=drop_path)
+    scores = {}
+    for graphs in (False, True):
+        device = pick.Device(torch.device("cpu"), graphs=graphs)
+        data = loaders.search_data(options)
+        scores[graphs] = training.train(gt.PUBLISHED["DARTS_V2"], data, recipe, 3, device)
+        assert bool(log) is graphs
+    for score in itertools.chain(*scores.values()):
+        del score["seconds"]
+    assert scores[True] == scores[False]
+    assert log.count("record") == (3 if drop_path else 2)  # of training and of scoring
+
+
+@pytest.mark.card
 def test_a_search_step_on_a_card_is_the_same_with_graphs(here, capsys):
     words = [*FAST_SEARCH, "--no-tf32"]
     off, on = (checkpoint_of(search.main([*words, *more])) for more in ([], ["--cuda_graphs"]))
     assert "cannot be recorded" not in capsys.readouterr().out
     for key, value in off["model"].items():
         torch.testing.assert_close(value, on["model"][key], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.card
+def test_a_training_on_a_card_is_the_same_with_graphs():
+    options = DataOptions.from_config(CompareConfig(["DARTS_V2", "--subset", "0.2"]))
+    recipe = training.Recipe(epochs=3, layers=3, init_channels=2, drop_path_prob=0.0)
+    torch.backends.cudnn.allow_tf32 = False
+    losses = []
+    for graphs in (False, True):
+        device = pick.Device(torch.device("cuda"), graphs=graphs)
+        cell, data = gt.PUBLISHED["DARTS_V2"], loaders.search_data(options)
+        losses.append([s["loss"] for s in training.train(cell, data, recipe, 3, device)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert len(set(losses[1])) == 3  # each epoch has its learning rate, and is scored
+
+
+@pytest.mark.card
+def test_what_a_card_cannot_record_runs_and_says_why_once():
+    warnings, results = [], []
+    graphed = cuda_graph.Graphed(lambda X: (X * X.sum().item(),), warnings.append)
+    for i in range(4):
+        results.append(graphed(torch.full((2,), float(i), device="cuda"))[0].tolist())
+    assert results == [[2.0 * i * i] * 2 for i in range(4)]
+    assert len(warnings) == 1

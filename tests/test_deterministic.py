@@ -61,7 +61,7 @@ def test_two_runs_with_loader_processes_are_equal_bit_for_bit(here, script):
     assert same(a, script.main(["--name", "c", "--resume"]))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+@pytest.mark.card
 @pytest.mark.parametrize("script", [search, augment])
 def test_two_runs_on_a_card_are_equal_bit_for_bit(here, script):
     words = {search: FAST_SEARCH, augment: [*FAST_AUGMENT, "--genotype", "DARTS_V2"]}[script]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import genotypes as gt
@@ -111,17 +112,82 @@ def test_a_small_study_and_again_without_anything_to_compute(study, here, capsys
     assert parts()[Path("out/parts/images", last)] == before[Path("out/parts/images", last)]
 
 
+def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here):
+    write_images(study, "images")
+    study.main([
+        "--data", "images", "--variants", "first", "--searches", "1", "--random", "3",
+        "--no-published", "--trainings", "1", "--epochs", "1", "--out", "out", "--search_flags",
+        "--epochs 1 --warmup_epochs 0 --layers 3 --init_channels 2 --n_nodes 1 --k 1 "
+        "--primitives skip_connect,max_pool_3x3", "--compare", "first", "--replay", "1", "2",
+        "--replay_flags", "--batch_size 4",
+    ])  # fmt: skip
+    halves = {path.name: json.loads(path.read_text()) for path in parts() if "half" in path.name}
+    assert sorted(halves) == [
+        f"half-{epochs}-{cell}-{fold}.json"
+        for epochs in (1, 2) for cell in ("first-0", "random-0", "random-1", "random-2")
+        for fold in (0, 1)
+    ]  # fmt: skip
+    assert all(len(t["train_losses"]) == int(name[5]) for name, t in halves.items())
+    found = json.loads(Path("out/study.json").read_text())["results"]["images"]
+    assert found["compare's winner"]["cells"] == 200
+
+
+def test_the_halves_change_places(study, here):
+    write_images(study, "images")
+    _, flags = study.data_flags("images", ".")
+    halves = []
+    for fold in (0, 1):
+        _, data, _, scored = study.recipe_and_data((*flags, "--batch_size", "2"), 1, "cpu", fold)
+        images = torch.cat([X for X, _ in scored])  # as they are, in order
+        assert len(images) == 10
+        halves.append({tuple(image.flatten().tolist()) for image in images})
+        assert len(data.train.dataset) == 10
+    assert not halves[0] & halves[1]
+
+
+def test_a_replay_halves_by_the_mean_of_both_trainings(study):
+    def both(a, b):
+        return [{"top1": a, "loss": 1.0}, {"top1": b, "loss": 1.0}]
+
+    # one long training alone would take random 0, both of them random 1; it leads after one epoch
+    halves = {
+        ("first", 0): {1: both(0.1, 0.1), 2: both(0.9, 0.9)},
+        ("random", 0): {1: both(0.5, 0.5), 2: both(0.8, 0.1)},
+        ("random", 1): {1: both(0.6, 0.6), 2: both(0.5, 0.6)},
+        ("random", 2): {1: both(0.0, 0.0), 2: both(1.0, 1.0)},
+    }
+    cells = {key: both(0.2 * n, 0.2 * n) for n, key in enumerate(halves)}
+    row = study.replayed(cells, halves)
+    assert set(row["top1_of_cells"]) == {0.4}
+    assert row["above"] == 0.0  # the random ones have 0.4 in the mean
+    assert study.replayed({**cells, ("random", 0): both(0, 0)}, halves)["above"] == 1.0
+
+
 def test_what_fails_is_named_and_the_others_are_done(study, here):
     def divide(n):
-        return {"result": 6 / n}
+        return [{"result": 6 / n}]
 
-    jobs = [(f"{n}.json", divide, (n,)) for n in (2, 0, 3)]
+    jobs = [([f"{n}.json"], divide, (n,)) for n in (2, 0, 3)]
     with pytest.raises(SystemExit, match="1 of 3 parts failed\n0.json: division by zero"):
         study.in_processes(jobs, 1, "title")
     assert [Path(f"{n}.json").exists() for n in (2, 0, 3)] == [True, False, True]
     assert study.in_processes(jobs[::2], 1, "title") == {
         "2.json": {"result": 3}, "3.json": {"result": 2}
     }  # fmt: skip
+
+
+def test_cells_that_are_trained_together_are_as_if_alone(study, here):
+    write_images(study, "images")
+    _, flags = study.data_flags("images", ".")
+    space = {"primitives": ["skip_connect", "sep_conv_3x3"], "n_nodes": 1, "k": 1}
+    cells = [gt.to_str(gt.draw("random", seed, space)) for seed in (0, 3)]
+    assert cells[0] != cells[1]
+    together = study.train_cells(flags, 2, cells, 7)
+    alone = [study.train_cells(flags, 2, [cell], 7)[0] for cell in cells]
+    assert [{**found, "seconds": 0} for found in together] == [
+        {**found, "seconds": 0} for found in alone
+    ]
+    assert together[0]["train_losses"] != together[1]["train_losses"]
 
 
 def test_a_data_set_that_there_is_not_is_one_line(study, here):
