@@ -137,7 +137,11 @@ def train_all(run, workers, rung, epochs, taking_part):
     """The trainings of a rung that are not finished yet."""
     seeds = range(run.cfg.seed, run.cfg.seed + run.cfg.seeds)
     text, failed = cells(run), run.failed(rung)
-    jobs = [Job(name, text[name], rung, epochs, seed) for seed in seeds for name in taking_part]
+    jobs = [
+        Job(name, text[name], rung, epochs, seed, swapped=(seed - run.cfg.seed) % 2 == 1)
+        for seed in seeds
+        for name in taking_part
+    ]
     waiting = [job for job in jobs if (job.rung, job.name, job.seed) not in run.records]
     run.bar.update(epochs * (len(jobs) - len(waiting)))
     for answer in workers.run(waiting, lambda job: job.name not in failed):
@@ -180,9 +184,10 @@ def log_setup(run, inherited):
         log.warn(finding)
     for finding in filter(None, (*run.findings, inherited)):
         log.info(finding)
+    places = ", which change places with every second training" if cfg.seeds > 1 else ""
     log.info(
         f"{run.spec.name}: {run.n_trained} images to train on and {run.n_scored} others to score, "
-        f"both of the training set; {run.spec.describe()}, batch {run.options.batch_size}"
+        f"both of the training set{places}; {run.spec.describe()}, batch {run.options.batch_size}"
     )
     if cfg.budget:
         log.info(

@@ -122,6 +122,10 @@ class Comparison:
         if cfg.workers is None and self.device == "cpu":  # the cores are taken
             options = options._replace(workers=0)
         data, self.findings = load_and_listen(loaders.search_data, options)
+        batch_size = data.batch_size
+        if cfg.seeds > 1 and len(data.val.dataset) < batch_size:  # it is trained on, too
+            other = load_and_listen(loaders.search_data, options._replace(swapped=True))[0]
+            batch_size = min(batch_size, other.batch_size)
         self.images = {**data.images, "val_portion": cfg.val_portion}
         before = reader.read_object(self.files.file(files.SUMMARY)).get("images")
         if self.known is not None and before != self.images:
@@ -131,7 +135,9 @@ class Comparison:
             )
         self.spec, self.n_scored = data.spec, len(data.val.dataset)
         self.options = options._replace(
-            known_spec=data.spec, batch_size=data.batch_size, cache_gb=options.cache_gb / self.jobs
+            known_spec=data.spec,
+            batch_size=batch_size,
+            cache_gb=options.cache_gb / self.jobs / (2 if cfg.seeds > 1 else 1),
         )
         self.n_trained = len(data.train.dataset)
 

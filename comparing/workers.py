@@ -38,6 +38,7 @@ class Job(NamedTuple):
     rung: int
     epochs: int
     seed: int
+    swapped: bool = False  # it learns from the images that the others are scored on
 
 
 class Setting(NamedTuple):
@@ -86,10 +87,10 @@ def build(cell, spec, seed):
 
 
 def perform(job, opened, setting):
-    """Do a job and yield its answers. `opened()` gives the Data and the Device."""
+    """Do a job and yield its answers. `opened(swapped)` gives the Data and the Device."""
     recipe, is_open = setting.recipe._replace(epochs=max(job.epochs, 1)), False
     try:
-        data, device = opened()
+        data, device = opened(job.swapped)
         is_open = True
         start = time.perf_counter()
         training = Training(build(job.cell, data.spec, job.seed), data, recipe, job.seed, device)
@@ -206,10 +207,11 @@ def work(pipe, slot, setting):
     leave_signals_to_parent(slot)
 
     @functools.cache
-    def opened():
+    def opened(swapped):
         if setting.ops:
             own_ops.load(setting.ops, said=False)
-        return loaders.search_data(setting.options), to_device(setting, slot)
+        options = setting.options._replace(swapped=swapped)
+        return loaders.search_data(options), to_device(setting, slot)
 
     try:
         while True:

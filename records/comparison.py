@@ -5,6 +5,7 @@ many epochs each rung has, and metrics.jsonl, with a line for each training. The
 the chart and the page are made from what stands here.
 """
 
+import itertools
 import json
 import math
 import os
@@ -209,14 +210,27 @@ def best_baseline(rows):
 def margin(rows, rung):
     """Up to which difference two candidates of a rung are within the noise, in accuracy: t * s *
     sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
-    the rung, and t Student's 95 % quantile. None where everybody was trained once."""
+    the rung, and t Student's 95 % quantile. None where everybody was trained once.
+
+    A training is told by its seed from the others of its cell, and by the images that it is scored
+    on: what it has in common with those of all other cells is no noise.
+    """
     groups = [r.top1 for row in rows if not row.fault for r in row.rungs if r.rung == rung]
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
+    freedom = sum(len(group) - 1 for group in groups) - (max(map(len, groups), default=1) - 1)
+    if freedom < 1:
         return None
+    groups = centred(groups)
     squares = sum(sum((x - statistics.mean(g)) ** 2 for x in g) for g in groups)
     t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
     return t * math.sqrt(squares / freedom * 2 / max(map(len, groups)))
+
+
+def centred(groups):
+    """The scores of cells, a list of trainings each, less the mean of all cells in the training of
+    that number."""
+    columns = list(itertools.zip_longest(*groups))
+    means = [statistics.fmean(x for x in column if x is not None) for column in columns]
+    return [[x - mean for x, mean in zip(group, means, strict=False)] for group in groups]
 
 
 def within_noise(rows):
@@ -273,7 +287,8 @@ def chance(rows, seed=0):
     found, drawn = groups[FOUND], groups[RANDOM]
     if not found or len(drawn) < 2:
         return None
-    low, high = bootstrap(found, drawn, seed)
+    both = centred([*found, *drawn])
+    low, high = bootstrap(both[: len(found)], both[len(found) :], seed)
     means = [statistics.fmean(map(statistics.fmean, cells)) for cells in (found, drawn)]
     epochs = next(row.rungs[0].epochs for row in rows if row.kind == RANDOM and row.rungs)
     return Chance(means[0] - means[1], low, high, len(found), len(drawn), epochs)

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import types
 from pathlib import Path
 
@@ -31,7 +30,7 @@ import report
 import search
 from comparing import baselines, halving, several, workers
 from comparing.run import Comparison
-from comparing.training import CPU, Recipe
+from comparing.training import CPU, Recipe, Training
 from comparing.workers import Answer, Job, Setting, Workers, perform
 from data_sets import loaders, named
 from data_sets.options import DataOptions
@@ -52,7 +51,10 @@ class InProcess:
 
     def __init__(self, n, setting):
         self.setting = setting
-        self.opened = functools.cache(lambda: (loaders.search_data(setting.options), CPU))
+        self.opened = functools.cache(self._open)
+
+    def _open(self, swapped):
+        return loaders.search_data(self.setting.options._replace(swapped=swapped)), CPU
 
     def __enter__(self):
         return self
@@ -174,6 +176,7 @@ def test_a_comparison_is_successive_halving(scripted):
     rungs, winner = by_hand([f"random:{i}" for i in range(2, 9)], [2, 4, 9], 3)
     assert list(trained().values()) == rungs
     assert len(scripted.done) == 3 * (7 + 4 + 2)
+    assert {(job.seed, job.swapped) for job in scripted.done} == {(2, False), (3, True), (4, False)}
     found = json.loads(Path(COMMAND, "genotype.json").read_text())
     assert (found["name"], found["kind"]) == (winner, "random")
     assert gt.load(COMMAND) == gt.random_genotype(
@@ -261,8 +264,9 @@ def test_the_quantiles_of_student_are_those_of_its_density():
 def test_the_noise_is_that_between_trainings():
     rows = rows_of({("a", "found"): (0.90, 0.92), ("b", "random"): (0.88, 0.91),
                     ("c", "random"): (0.50, 0.52), ("net", "baseline"): (0.7, 0.7)})  # fmt: skip
-    pooled = statistics.mean([0.0002, 0.00045, 0.0002, 0.0])  # variances, n - 1
-    assert comparison.margin(rows, 1) == pytest.approx(2.78 * math.sqrt(pooled))
+    # all had more the second time, 0.0175 in the mean: those images are easier
+    squares = [(d - 0.0175) ** 2 / 2 for d in (0.02, 0.03, 0.02, 0.0)]
+    assert comparison.margin(rows, 1) == pytest.approx(3.18 * math.sqrt(sum(squares) / 3))
     assert [row.name for row in comparison.within_noise(rows)] == ["b"]
     assert "Within the noise of a: b (differences below" in comparison.noise_words(rows)
     once = rows_of({("a", "found"): (0.9,), ("b", "random"): (0.8,)})
@@ -533,7 +537,7 @@ def test_a_trial_tells_the_seconds_of_an_epoch(monkeypatch):
     class Data:
         train, val = [1] * 10, [1] * 6
 
-    class Slow:  # 3 s a step, 7 s a batch that is scored, 100 s the first step
+    class Slow:  # 3 s a step, 7 s a batch that is scored, more the first times
         data, first = Data, True
 
         def steps(self, batches):
@@ -545,7 +549,8 @@ def test_a_trial_tells_the_seconds_of_an_epoch(monkeypatch):
             now[0] += sum(7 for _ in batches)
 
     monkeypatch.setattr(workers.time, "perf_counter", lambda: now[0])
-    assert workers.trial(Slow(), 0.0) == (100, 10 * 3 + 6 * 7)
+    # to begin: two steps, of which a card records the second, and two batches
+    assert workers.trial(Slow(), 0.0) == (100 + 3 + 2 * 7, 10 * 3 + 6 * 7)
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -621,13 +626,41 @@ def test_cells_of_searches_on_other_data_are_refused_unless_it_is_named(scripted
     assert json.loads(Path(COMMAND, "config.json").read_text())["flags"]["dataset"] == "digits"
 
 
+def test_every_second_training_learns_from_what_the_others_are_scored_on(in_process, monkeypatch):
+    """All images are scored, and no training is scored on what it learned from."""
+    seen = []
+
+    class Watched(Training):
+        def __init__(self, cell, data, *args):
+            seen.append([set(loader.dataset.dataset.indices) for loader in (data.train, data.val)])
+            super().__init__(cell, data, *args)
+
+    monkeypatch.setattr(workers, "Training", Watched)
+    compare.main(["--random", "1", *TINY, "--epochs", "1", "--seeds", "2", *NAMED])
+    (learned, scored), (other_learned, other_scored) = seen
+    assert learned == other_scored
+    assert scored == other_learned
+    assert not learned & scored
+    assert "which change places with every second training" in log_of(COMMAND)
+
+
+def test_a_small_part_that_is_trained_on_too_fits_a_batch(in_process):
+    """A tenth of 143 images is scored: fourteen, fewer than a batch."""
+    words = ["--random", "1", "--epochs", "1", "--subset", "0.1", "--val_portion", "0.1", *NAMED,
+             "--layers", "2", "--init_channels", "2", "--jobs", "1", *SPACE]  # fmt: skip
+    compare.main([*words, "--seeds", "2"])
+    assert "batch 8" in log_of(COMMAND)
+    text = ends_in_one_line(compare.main, [*words, "--batch_size", "64", "--overwrite"])
+    assert "--batch_size 64 is larger than the part" in text
+
+
 def test_images_that_cannot_be_read_are_no_fault_of_a_cell(scripted, monkeypatch):
     def perform(self, job):
         if len(self.done) < 2:
             yield from Scripted.perform(self, job)
             return
 
-        def opened():
+        def opened(swapped):
             raise error
 
         yield from workers.perform(job, opened, self.setting)
@@ -655,7 +688,7 @@ def test_who_is_to_blame(monkeypatch, error, opening, training):
     monkeypatch.setattr(workers, "build", fail)
     setting = Setting(None, Recipe(1, 2, 2), "cpu", "off")
     data = types.SimpleNamespace(spec=named.spec("digits"))
-    for opened, kind in ((fail, opening), (lambda: (data, CPU), training)):
+    for opened, kind in ((fail, opening), (lambda swapped: (data, CPU), training)):
         (answer,) = perform(Job("a", "Genotype", 1, 1, 1), opened, setting)
         assert answer.kind == kind
 
