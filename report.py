@@ -115,6 +115,7 @@ def collect(run_path):
         "picture_share": picture_seconds / seconds if seconds else 0.0,
         "network": network,
         "next": summary.get("next"),
+        "compared": compared(run_path, genotype) if is_search else None,
         "more": summary.get("more", []),
         "training": summary.get("training"),
         "state": state(run_path, summary),
@@ -271,6 +272,25 @@ def draw_cell(run_path):
 
 
 # --- comparisons --------------------------------------------------------------------------------
+
+
+def compared(run_path, genotype):
+    """What the comparison behind a search (--compare) says, {"words", "page", "next"}; None where
+    there is none of the cell that the search has now."""
+    path, name = os.path.split(os.path.abspath(run_path))
+    folder = os.path.join(os.path.dirname(path), files.COMPARISONS, name)
+    cells = comparison.genotypes(folder)
+    if genotype is None or cells.get(os.path.join(files.SEARCHES, name)) != gt.to_str(genotype):
+        return None
+    try:
+        rows = comparison.read(folder)
+    except (ValueError, OSError):  # not begun, or damaged
+        return None
+    following = reader.read_summary(folder).get("next")
+    if comparison.winner(rows) is None or not following:
+        return None
+    page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT])
+    return {"words": comparison.winner_words(rows), "page": page, "next": following}
 
 
 def drawings_of(run_path, row, number):

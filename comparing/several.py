@@ -28,25 +28,9 @@ from tracking import run_folder, search_log
 LEAST_RANDOM = 4  # random cells to compare with
 # said anew for each search
 OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet", "compare")
-ALSO = (
-    "quick",
-    "quiet",
-    "device",
-    "workers",
-    "amp",
-    "cuda_graphs",
-    "seed",
-    "subset",
-)  # said to compare.py, too
-FREE = (
-    "quiet",
-    "device",
-    "workers",
-    "cuda_graphs",
-    "data_path",
-    "ops",
-    "cache_gb",
-)  # and when it goes on
+# said to compare.py, too; and when it goes on
+ALSO = ("quick", "quiet", "device", "workers", "amp", "cuda_graphs", "seed", "subset")
+FREE = ("quiet", "device", "workers", "cuda_graphs", "data_path", "ops", "cache_gb")
 OF_A_PROCESS = ("gpus", "threads")  # each search may have been given its own
 POLL = 0.3  # seconds
 

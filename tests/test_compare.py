@@ -865,6 +865,17 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
     assert trained("compares/s")[1] == {"searchs/s", "random:1", "random:2"}
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith("augment.py --genotype compares/s --quick")
+    # the page of the search names the winner first, unless its own cell is another by now
+    for changes in (False, True):
+        if changes:
+            Path("searchs/s/genotype.json").write_text(gt.to_json(gt.PUBLISHED["PDARTS"]))
+            report.write("searchs/s")
+        page = Path("searchs/s/report.html").read_text()
+        own = page.index("</span> searchs/s")  # of --genotype
+        assert ("Next: train the winner of the comparison" in page[:own]) is not changes
+        assert ("Next: train the found cell" in page) is changes
+        assert ("</span> compares/s" in page[:own]) is not changes
+        assert ('href="../../compares/s/report.html"' in page) is not changes
 
 
 def test_several_searches_go_on_with_other_images(in_process, monkeypatch):
