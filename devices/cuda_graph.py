@@ -20,13 +20,20 @@ def record(step, inputs):
     """Record step(*inputs) on the current CUDA device -> a function that runs it again and returns
     its outputs, always the same tensors. Recording itself computes nothing."""
     graph = torch.cuda.CUDAGraph()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
     # the outer context: torch leaves its recording stream current if recording fails.
     # thread_local: the thread that pins the next batches in memory may go on meanwhile
-    with (
-        torch.cuda.stream(torch.cuda.current_stream()),
-        torch.cuda.graph(graph, capture_error_mode="thread_local"),
-    ):
-        outputs = step(*inputs)
+    try:
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, capture_error_mode="thread_local"),
+        ):
+            outputs = step(*inputs)
+    except RuntimeError:
+        # a generator whose recording has failed refuses to draw from then on
+        generator.graphsafe_set_state(before)
+        raise
 
     def replay():
         graph.replay()

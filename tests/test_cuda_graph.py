@@ -3,7 +3,9 @@
 What a CUDA graph itself does is torch's business and needs a card: the last test runs where one is.
 """
 
+import contextlib
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +73,41 @@ def test_what_cannot_be_recorded_runs_and_says_why_once(monkeypatch):
     assert warnings[0].endswith("(operation not permitted when stream is capturing more)")
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_generator_draws_on_behind_a_recording_that_failed(fails, monkeypatch):
+    """With stand-ins: torch's generator counts as recording until a recording ends well."""
+    events = []
+
+    class Generator:
+        def clone_state(self):
+            return "as it was"
+
+        def graphsafe_set_state(self, state):
+            events.append(state)
+
+    def step(X):
+        if fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return X
+
+    nothing = contextlib.nullcontext
+    for name, value in (
+        ("CUDAGraph", lambda: SimpleNamespace(replay=lambda: events.append("replay"))),
+        ("default_generators", [Generator()]),
+        ("current_device", lambda: 0),
+        ("current_stream", lambda: None),
+        ("stream", lambda stream: nothing()),
+        ("graph", lambda graph, capture_error_mode: nothing()),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value)
+    if fails:
+        with pytest.raises(RuntimeError, match="not permitted"):
+            cuda_graph.record(step, [1])
+    else:
+        assert cuda_graph.record(step, [1])() == 1
+    assert events == (["as it was"] if fails else ["replay"])
+
+
 @pytest.mark.parametrize("script", [search, augment])
 def test_a_run_is_the_same_with_graphs(script, here, monkeypatch):
     log = []
@@ -133,3 +170,7 @@ def test_what_a_card_cannot_record_runs_and_says_why_once():
         results.append(graphed(torch.full((2,), float(i), device="cuda"))[0].tolist())
     assert results == [[2.0 * i * i] * 2 for i in range(4)]
     assert len(warnings) == 1
+    torch.manual_seed(3)
+    drawn = torch.rand(2, device="cuda").tolist()  # a failed recording would refuse
+    torch.manual_seed(3)
+    assert torch.rand(2, device="cuda").tolist() == drawn
