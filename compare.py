@@ -138,7 +138,7 @@ def train_all(run, workers, rung, epochs, taking_part):
     seeds = range(run.cfg.seed, run.cfg.seed + run.cfg.seeds)
     text, failed = cells(run), run.failed(rung)
     jobs = [
-        Job(name, text[name], rung, epochs, seed, swapped=(seed - run.cfg.seed) % 2 == 1)
+        Job(name, text[name], rung, epochs, seed, run.swaps and (seed - run.cfg.seed) % 2 == 1)
         for seed in seeds
         for name in taking_part
     ]
@@ -184,7 +184,7 @@ def log_setup(run, inherited):
         log.warn(finding)
     for finding in filter(None, (*run.findings, inherited)):
         log.info(finding)
-    places = ", which change places with every second training" if cfg.seeds > 1 else ""
+    places = ", which change places with every second training" if run.swaps else ""
     log.info(
         f"{run.spec.name}: {run.n_trained} images to train on and {run.n_scored} others to score, "
         f"both of the training set{places}; {run.spec.describe()}, batch {run.options.batch_size}"
@@ -218,6 +218,7 @@ def finish(run):
     run.log.info(comparison.table(rows))
     if comparison.winner(rows) is None:
         return False
+    run.finish()
     guessing = 1 / len(run.spec.classes)
     first = max(row.rungs[0].mean for row in rows if row.rungs)
     if first < 2 * guessing:

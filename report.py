@@ -287,7 +287,8 @@ def compared(run_path, genotype):
     except (ValueError, OSError):  # not begun, or damaged
         return None
     following = reader.read_summary(folder).get("next")
-    if comparison.winner(rows) is None or not following:
+    finished = reader.read_object(os.path.join(folder, files.SUMMARY)).get("finished")
+    if comparison.winner(rows) is None or not following or finished is not True:
         return None
     page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT])
     return {"words": comparison.winner_words(rows), "page": page, "next": following}

@@ -123,8 +123,9 @@ class Comparison:
             options = options._replace(workers=0)
         data, self.findings = load_and_listen(loaders.search_data, options)
         batch_size = data.batch_size
-        if cfg.seeds > 1 and len(data.val.dataset) < batch_size:  # it is trained on, too
-            other = load_and_listen(loaders.search_data, options._replace(swapped=True))[0]
+        if self.swaps and len(data.val.dataset) < batch_size:  # it is trained on, too
+            swapped = options._replace(swapped=True)
+            other, self.findings = load_and_listen(loaders.search_data, swapped)
             batch_size = min(batch_size, other.batch_size)
         self.images = {**data.images, "val_portion": cfg.val_portion}
         before = reader.read_object(self.files.file(files.SUMMARY)).get("images")
@@ -137,9 +138,15 @@ class Comparison:
         self.options = options._replace(
             known_spec=data.spec,
             batch_size=batch_size,
-            cache_gb=options.cache_gb / self.jobs / (2 if cfg.seeds > 1 else 1),
+            cache_gb=options.cache_gb / self.jobs,
         )
         self.n_trained = len(data.train.dataset)
+
+    @property
+    def swaps(self):
+        """Whether every second training learns from what the others are scored on: not where one
+        part is larger than the other."""
+        return self.cfg.seeds > 1 and self.cfg.val_portion == 0.5
 
     @property
     def jobs(self):
@@ -177,7 +184,7 @@ class Comparison:
                 files.remove_temporary(folder.path, files.OWN)
                 self._rewrite_records()
             folder.write_config(cfg.flags(), self.device)
-            self.write_summary()
+            self.write_summary(finished=False)
             self.log.open(folder.file(f"{folder.name}.log"))
         except BaseException:
             self._close(folder.give_back)
@@ -268,6 +275,13 @@ class Comparison:
         self.files.append(files.METRICS, line)
         self.records[job.rung, job.name, job.seed] = line
         self.files.drop_earlier()
+
+    def finish(self):
+        """Record that all is over, and name the winner on the page of a search of this name."""
+        self.files.update_summary(finished=True)
+        search = os.path.join(files.SEARCHES, self.files.name)
+        if any(c["name"] == search for c in self.candidates):
+            attempt(self.log, "report", lambda: report.write(search))
 
     def rows(self):
         return comparison.ranking(self.candidates, self.records.values())

@@ -5,7 +5,9 @@ loader, drop path that grows, auxiliary head (App. A.2 of arXiv 1806.09055). Not
 nothing is said, and everything follows from the seed.
 """
 
+import functools
 import time
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -76,11 +78,13 @@ class Training:
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optim, recipe.epochs)
         self.guard = StepGuard(device, self.net, "stop")
         self.meter = utils.Meter(device, "training loss", self.guard)
-        self._step, self._logits = self._recorded(self._train_step), self._recorded(self._forward)
+        self._step, self._logits = self._recorded("_train_step"), self._recorded("_forward")
         data.train.restart([seed, 0])
 
-    def _recorded(self, step):
-        """`step`, with --cuda_graphs as a CUDA graph if it can be recorded."""
+    def _recorded(self, name):
+        """The method `name`, with --cuda_graphs as a CUDA graph if it can be recorded."""
+        # weak: in a cycle of references the card's memory would outlive this training
+        step = functools.partial(getattr(Training, name), weakref.proxy(self))
         return Graphed(step, lambda text: None) if self.device.graphs else step
 
     def epoch(self, number):
@@ -105,7 +109,7 @@ class Training:
         self.meter.restart()
         if self.recipe.drop_path_prob and hasattr(self.net, "drop_path_prob"):
             self.net.drop_path_prob(self.recipe.drop_path_prob * (number - 1) / self.recipe.epochs)
-            self._step = self._recorded(self._train_step)  # the probability is recorded, too
+            self._step = self._recorded("_train_step")  # the probability is recorded, too
 
     def steps(self, batches):
         """A training step for each batch; see `Meter.result`. Raises NotFinite."""

@@ -4,7 +4,6 @@ Each process opens the data once and then trains what it is handed. Signals are 
 processes are deaf to them, and end when it ends.
 """
 
-import functools
 import itertools
 import multiprocessing
 import signal
@@ -202,17 +201,30 @@ class Workers:
         return f"its process ended {how}"
 
 
+class Opened:
+    """opened(swapped) -> the Data and the Device of the process number `slot`. One Data at a time
+    is held: images that were decoded take memory."""
+
+    def __init__(self, setting, slot):
+        self.setting, self.slot = setting, slot
+        self.held, self.ops = {}, setting.ops
+
+    def __call__(self, swapped):
+        if self.ops:
+            own_ops.load(self.ops, said=False)
+            self.ops = None
+        if swapped not in self.held:
+            self.held.clear()
+            options = self.setting.options._replace(swapped=swapped)
+            self.held[swapped] = loaders.search_data(options), to_device(self.setting, self.slot)
+        return self.held[swapped]
+
+
 def work(pipe, slot, setting):
     """The main function of a process: jobs come in, answers go out, until the parent is gone."""
     leave_signals_to_parent(slot)
 
-    @functools.cache
-    def opened(swapped):
-        if setting.ops:
-            own_ops.load(setting.ops, said=False)
-        options = setting.options._replace(swapped=swapped)
-        return loaders.search_data(options), to_device(setting, slot)
-
+    opened = Opened(setting, slot)
     try:
         while True:
             for answer in perform(pipe.recv(), opened, setting):

@@ -5,8 +5,8 @@ A graph starts them all at once. What it needs:
 
 * inputs at fixed addresses: each batch is copied into the same buffers;
 * no wait for the device and no decision that depends on data within the step;
-* numbers that stay: the learning rate of an epoch is recorded with the rest, so every epoch records
-  anew.
+* numbers that stay: search.py and augment.py record the learning rate with the rest, and so every
+  epoch anew. A training of a comparison has its rate on the card, and records once.
 
 Where a step cannot be recorded it runs as always, and a warning says why.
 """
@@ -18,7 +18,10 @@ from console.errors import one_line
 
 def record(step, inputs):
     """Record step(*inputs) on the current CUDA device -> a function that runs it again and returns
-    its outputs, always the same tensors. Recording itself computes nothing."""
+    its outputs, always the same tensors. Recording itself computes nothing. Raises RuntimeError
+    for what cannot be recorded."""
+    if not inputs[0].is_cuda:  # the graph would be empty, and no step would be taken again
+        raise RuntimeError("the batch is not on a CUDA card")
     graph = torch.cuda.CUDAGraph()
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     before = generator.clone_state()
@@ -30,7 +33,7 @@ def record(step, inputs):
             torch.cuda.graph(graph, capture_error_mode="thread_local"),
         ):
             outputs = step(*inputs)
-    except RuntimeError:
+    except BaseException:
         # a generator whose recording has failed refuses to draw from then on
         generator.graphsafe_set_state(before)
         raise

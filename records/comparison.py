@@ -5,7 +5,6 @@ many epochs each rung has, and metrics.jsonl, with a line for each training. The
 the chart and the page are made from what stands here.
 """
 
-import itertools
 import json
 import math
 import os
@@ -42,6 +41,7 @@ class Rung(NamedTuple):
     epochs: int
     top1: tuple  # of each training, by its seed
     loss: tuple
+    seeds: tuple
 
     @property
     def mean(self):
@@ -179,6 +179,7 @@ def ranking(candidates, records):
                 next(iter(found.values()))["epochs"],
                 tuple(found[seed]["top1"] for seed in sorted(found)),
                 tuple(found[seed]["loss"] for seed in sorted(found)),
+                tuple(sorted(found)),
             )
             for (name, rung), found in sorted(by_rung.items())
             if name == c["name"]
@@ -209,28 +210,35 @@ def best_baseline(rows):
 
 def margin(rows, rung):
     """Up to which difference two candidates of a rung are within the noise, in accuracy: t * s *
-    sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
-    the rung, and t Student's 95 % quantile. None where everybody was trained once.
+    sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates and
+    rungs, and t Student's 95 % quantile. None where no two cells were trained twice.
 
-    A training is told by its seed from the others of its cell, and by the images that it is scored
-    on: what it has in common with those of all other cells is no noise.
+    What a training has in common with those of all other cells, the images that it is scored on
+    above all, is no noise.
     """
-    groups = [r.top1 for row in rows if not row.fault for r in row.rungs if r.rung == rung]
-    freedom = sum(len(group) - 1 for group in groups) - (max(map(len, groups), default=1) - 1)
-    if freedom < 1:
+    freedom, squares = 0, 0.0
+    for number in {r.rung for row in rows for r in row.rungs}:
+        groups = shared([r for row in rows if not row.fault for r in row.rungs if r.rung == number])
+        if groups and groups[0]:
+            freedom += (len(groups) - 1) * (len(groups[0]) - 1)
+            squares += sum((x - statistics.fmean(g)) ** 2 for g in centred(groups) for x in g)
+    if not freedom:
         return None
-    groups = centred(groups)
-    squares = sum(sum((x - statistics.mean(g)) ** 2 for x in g) for g in groups)
+    n = max(len(r.top1) for row in rows if not row.fault for r in row.rungs if r.rung == rung)
     t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
-    return t * math.sqrt(squares / freedom * 2 / max(map(len, groups)))
+    return t * math.sqrt(squares / freedom * 2 / n)
+
+
+def shared(rungs):
+    """The accuracies of the trainings that all cells of a rung have finished, a list for each."""
+    seeds = set.intersection(*(set(r.seeds) for r in rungs)) if rungs else set()
+    return [[x for seed, x in zip(r.seeds, r.top1, strict=True) if seed in seeds] for r in rungs]
 
 
 def centred(groups):
-    """The scores of cells, a list of trainings each, less the mean of all cells in the training of
-    that number."""
-    columns = list(itertools.zip_longest(*groups))
-    means = [statistics.fmean(x for x in column if x is not None) for column in columns]
-    return [[x - mean for x, mean in zip(group, means, strict=False)] for group in groups]
+    """The scores of cells, as many trainings of each, less the mean of all cells in that one."""
+    means = [statistics.fmean(column) for column in zip(*groups, strict=True)]
+    return [[x - mean for x, mean in zip(group, means, strict=True)] for group in groups]
 
 
 def within_noise(rows):
@@ -279,19 +287,21 @@ def chance(rows, seed=0):
     The first rung alone has all cells trained alike; behind it only good ones are left on both
     sides.
     """
-    groups = {
-        kind: [row.rungs[0].top1 for row in rows if row.kind == kind and row.rungs and not row.fault
+    first = {
+        kind: [row.rungs[0] for row in rows if row.kind == kind and row.rungs and not row.fault
                and row.rungs[0].rung == 1]
         for kind in (FOUND, RANDOM)
     }  # fmt: skip
-    found, drawn = groups[FOUND], groups[RANDOM]
-    if not found or len(drawn) < 2:
+    n_found, n_random = (len(first[kind]) for kind in (FOUND, RANDOM))
+    groups = shared([*first[FOUND], *first[RANDOM]])
+    if not n_found or n_random < 2 or not groups[0]:
         return None
-    both = centred([*found, *drawn])
-    low, high = bootstrap(both[: len(found)], both[len(found) :], seed)
+    groups = centred(groups)
+    found, drawn = groups[:n_found], groups[n_found:]
+    low, high = bootstrap(found, drawn, seed)
     means = [statistics.fmean(map(statistics.fmean, cells)) for cells in (found, drawn)]
     epochs = next(row.rungs[0].epochs for row in rows if row.kind == RANDOM and row.rungs)
-    return Chance(means[0] - means[1], low, high, len(found), len(drawn), epochs)
+    return Chance(means[0] - means[1], low, high, n_found, n_random, epochs)
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -334,8 +344,8 @@ def noise_words(rows):
     best, close = winner(rows), within_noise(rows)
     if close is None:
         return (
-            "How much is noise is not known with one training of each cell: compare.py --seeds 2 "
-            "tells."
+            "How much is noise is not known: that takes two trainings of two cells at least, with "
+            "compare.py --seeds 2."
         )
     most = margin(rows, best.last.rung)
     where = f"differences below {points(most)} are noise there"

@@ -62,6 +62,7 @@ VARIANTS = {
 RECIPE = "--layers 5 --init_channels 8 --batch_size 64 --lr 0.05 --drop_path_prob 0"
 EPOCHS = {"digits": 30, "fashion-14": 15}
 OTHER_EPOCHS = 8
+N_RANDOM = 12  # of a comparison that is replayed
 TOGETHER = 12  # trainings that a process has on a card at the same time
 
 
@@ -193,7 +194,7 @@ def train_cells(flags, epochs, genotypes, seed, device="cpu", fold=None):
     start = time.process_time()
     runs = [training.Training(gt.from_str(g), data, recipe, seed, where) for g in genotypes]
     side_by_side = SideBySide(len(runs), where)
-    results = [{"train_losses": []} for _ in runs]
+    results = [{"device": where.name, "train_losses": []} for _ in runs]
     for epoch in range(1, epochs + 1):
         for run in runs:
             run.begin(epoch)
@@ -320,7 +321,7 @@ def summary(cells, searches):
     return found
 
 
-def replayed(cells, halves, n_random=12, draws=200):
+def replayed(cells, halves, n_random=N_RANDOM, draws=200):
     """What a comparison of a found cell with `n_random` of the random ones would have chosen, for
     each found cell and many draws. A row for `table`, with more in it.
 
@@ -342,7 +343,7 @@ def replayed(cells, halves, n_random=12, draws=200):
             winners.append(going_on[0])
     values = [score[key] for key in winners]
     return {
-        "cells": len(values),
+        "cells": len(halves) - len(pool),  # found
         "top1": statistics.mean(values),
         "top1_deviation": statistics.stdev(values),
         "top1_of_cells": values,
@@ -371,6 +372,8 @@ def table(name, rows):
         if "top1_interval" in row:
             low, high = (100 * bound for bound in row["top1_interval"])
             line += f"{f'{low:+.2f} to {high:+.2f}':>24}{row['top1_rank']:6.2f}"
+        if "above" in row:
+            line += f"  {row['above']:.0%} of the winners are above the mean of random cells"
         if "search_seconds" in row:
             line += f"{row['search_seconds']:11.0f}"
         lines.append(line)
@@ -556,6 +559,8 @@ def main(argv=None):
 
     if not set(args.compare) <= set(args.variants):
         parser.error(f"--compare takes of what is searched: {', '.join(args.variants)}")
+    if args.replay and not (args.compare and args.random >= N_RANDOM):
+        parser.error(f"--replay takes --compare and {N_RANDOM} --random cells at least")
     args.out = os.path.abspath(args.out)
     sets = dict(data_flags(text, args.out) for text in args.data)
     os.makedirs(args.out, exist_ok=True)

@@ -30,6 +30,32 @@ def test_every_gradient_is_timed_in_turn(benchmark):
     assert all(row["low"] == row["ratio"] == row["high"] > 0 for row in figures.values())
 
 
+def test_steps_are_timed_with_flags_of_search(benchmark, tmp_path, monkeypatch, capsys):
+    class Small(benchmark.Switched):
+        def __init__(self, *args):
+            super().__init__(*args, C=2, n_layers=3, n_nodes=2)
+            made.append(self.form)
+
+    made = []
+    monkeypatch.setattr(benchmark, "Switched", Small)
+    monkeypatch.setitem(benchmark.SIZES, "digits", SIZE)
+    out = tmp_path / "b.json"
+    words = ["--device", "cpu", "--sizes", "digits", "--repeats", "1", "--out", str(out)]
+    benchmark.main([*words, "--switches", "amp", "checkpoint_cells", "contiguous"])
+    plain, amp, checkpointed, contiguous = made
+    assert [form.where.amp for form in made] == ["off", "bf16", "off", "off"]
+    assert [form.net.net.checkpoint_cells for form in made] == [False, False, True, False]
+    for form, channels_last in ((plain, True), (contiguous, False)):
+        assert form.trn_X.is_contiguous(memory_format=torch.channels_last) is (
+            channels_last or SIZE[0][0] == 1  # one channel lies both ways
+        )
+    table = json.loads(out.read_text())["switches"]["digits"]
+    assert len(table) == 2 * 4
+    assert table["order 2, as it is"]["ratio"] == 1.0
+    assert all(row["seconds"] > 0 for row in table.values())
+    assert "ratio 1.00 (1.00 to 1.00)" in capsys.readouterr().out
+
+
 def test_a_reused_gradient_saves_a_pass_and_still_moves_the_weights(benchmark):
     passes = {}
     for name, choices in benchmark.GRADIENTS.items():

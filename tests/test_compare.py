@@ -1,6 +1,5 @@
 """compare.py: halving, what it says and refuses; resuming; bad candidates; several searches."""
 
-import functools
 import io
 import json
 import math
@@ -8,8 +7,8 @@ import os
 import random
 import shutil
 import signal
-import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,10 +50,7 @@ class InProcess:
 
     def __init__(self, n, setting):
         self.setting = setting
-        self.opened = functools.cache(self._open)
-
-    def _open(self, swapped):
-        return loaders.search_data(self.setting.options._replace(swapped=swapped)), CPU
+        self.opened = workers.Opened(setting, 0)
 
     def __enter__(self):
         return self
@@ -271,7 +267,35 @@ def test_the_noise_is_that_between_trainings():
     assert "Within the noise of a: b (differences below" in comparison.noise_words(rows)
     once = rows_of({("a", "found"): (0.9,), ("b", "random"): (0.8,)})
     assert comparison.within_noise(once) is None
-    assert "--seeds 2 tells" in comparison.noise_words(once)
+    assert "two trainings of two cells at least" in comparison.noise_words(once)
+
+
+def test_the_noise_of_all_rungs_counts_and_what_is_missing_does_not():
+    scores = {
+        ("a", 1): (0.5, 0.7),
+        ("b", 1): (0.6, 0.9),
+        ("a", 2): (0.8, 0.9),
+        ("b", 2): (0.7, 0.9),
+    }
+    records = [
+        record(name, top1, seed, rung)
+        for (name, rung), found in scores.items() for seed, top1 in enumerate(found)
+    ]  # fmt: skip
+    cells = candidates(("a", "found"), ("b", "random"))
+    # a has 0.1 less of what the second training brings in the first rung, and in the second
+    squares = 4 * 0.025**2 + 4 * 0.025**2
+    wanted = 4.30 * math.sqrt(squares / 2)
+    assert comparison.margin(comparison.ranking(cells, records), 2) == pytest.approx(wanted)
+    # while the second training of b is under way nothing is told by a's
+    assert comparison.margin(comparison.ranking(cells, [*records[:3], *records[4:]]), 2) == (
+        pytest.approx(12.71 * math.sqrt(4 * 0.025**2))
+    )
+    assert comparison.margin(comparison.ranking(cells, records[:3]), 1) is None
+
+
+def test_chance_is_told_by_the_trainings_that_all_have_finished():
+    rows = rows_of({("f", "found"): (0.9, 0.1), ("a", "random"): (0.8,), ("b", "random"): (0.7,)})
+    assert comparison.chance(rows).difference == pytest.approx(0.15)
 
 
 def test_found_minus_random_and_its_interval():
@@ -644,14 +668,23 @@ def test_every_second_training_learns_from_what_the_others_are_scored_on(in_proc
     assert "which change places with every second training" in log_of(COMMAND)
 
 
-def test_a_small_part_that_is_trained_on_too_fits_a_batch(in_process):
-    """A tenth of 143 images is scored: fourteen, fewer than a batch."""
-    words = ["--random", "1", "--epochs", "1", "--subset", "0.1", "--val_portion", "0.1", *NAMED,
-             "--layers", "2", "--init_channels", "2", "--jobs", "1", *SPACE]  # fmt: skip
-    compare.main([*words, "--seeds", "2"])
-    assert "batch 8" in log_of(COMMAND)
-    text = ends_in_one_line(compare.main, [*words, "--batch_size", "64", "--overwrite"])
-    assert "--batch_size 64 is larger than the part" in text
+def test_parts_of_different_size_do_not_change_places(scripted):
+    compare.main(["--random", "1", *TINY, "--val_portion", "0.3", "--seeds", "2", *NAMED])
+    assert {(job.seed, job.swapped) for job in scripted.done} == {(2, False), (3, False)}
+    assert "change places" not in log_of(COMMAND)
+
+
+def test_the_smaller_half_that_is_trained_on_too_fits_a_batch(scripted, monkeypatch):
+    load = loaders.search_data
+
+    def few(options):  # the first half has a batch, the second does not
+        data = load(options._replace(batch_size=16))
+        return data._replace(batch_size=16 if options.swapped else 64,
+                             val=SimpleNamespace(dataset=range(63)))  # fmt: skip
+
+    monkeypatch.setattr(loaders, "search_data", few)
+    compare.main(["--random", "1", *TINY, "--seeds", "2", *NAMED])
+    assert "batch 16" in log_of(COMMAND)
 
 
 def test_images_that_cannot_be_read_are_no_fault_of_a_cell(scripted, monkeypatch):
@@ -687,7 +720,7 @@ def test_who_is_to_blame(monkeypatch, error, opening, training):
 
     monkeypatch.setattr(workers, "build", fail)
     setting = Setting(None, Recipe(1, 2, 2), "cpu", "off")
-    data = types.SimpleNamespace(spec=named.spec("digits"))
+    data = SimpleNamespace(spec=named.spec("digits"))
     for opened, kind in ((fail, opening), (lambda swapped: (data, CPU), training)):
         (answer,) = perform(Job("a", "Genotype", 1, 1, 1), opened, setting)
         assert answer.kind == kind

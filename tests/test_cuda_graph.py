@@ -1,6 +1,6 @@
 """Recording a step: buffers, fallback and, with a stand-in for the recorder, equal results.
 
-What a CUDA graph itself does is torch's business and needs a card: the last test runs where one is.
+What a CUDA graph itself does is torch's business: the tests marked `card` run where there is one.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def test_what_cannot_be_recorded_runs_and_says_why_once(monkeypatch):
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_generator_draws_on_behind_a_recording_that_failed(fails, monkeypatch):
     """With stand-ins: torch's generator counts as recording until a recording ends well."""
-    events = []
+    events, on_card = [], SimpleNamespace(is_cuda=True)
 
     class Generator:
         def clone_state(self):
@@ -102,10 +102,20 @@ def test_a_generator_draws_on_behind_a_recording_that_failed(fails, monkeypatch)
         monkeypatch.setattr(torch.cuda, name, value)
     if fails:
         with pytest.raises(RuntimeError, match="not permitted"):
-            cuda_graph.record(step, [1])
+            cuda_graph.record(step, [on_card])
     else:
-        assert cuda_graph.record(step, [1])() == 1
+        assert cuda_graph.record(step, [on_card])() == on_card
     assert events == (["as it was"] if fails else ["replay"])
+
+
+def test_a_step_on_a_cpu_is_not_recorded():
+    """On a machine with a card nothing else would say so: the graph would be empty."""
+    warnings, seen = [], []
+    graphed = cuda_graph.Graphed(lambda X: seen.append(X.tolist()) or (X,), warnings.append)
+    for i in range(3):
+        graphed(torch.full((1,), float(i)))
+    assert seen == [[0.0], [1.0], [2.0]]
+    assert ["the batch is not on a CUDA card" in text for text in warnings] == [True]
 
 
 @pytest.mark.parametrize("script", [search, augment])

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import CPU, FAST_SEARCH, log_of
 
 import genotypes as gt
@@ -39,6 +41,29 @@ def test_the_first_steps_are_left_out_of_the_time_of_a_step(clock):
     assert len(waits) == 2  # it waits for the device twice, not with every step
     text = estimate.describe(0.5, 240, AugmentConfig(["--genotype", "DARTS_V2"]))
     assert text.startswith("about 2 min 0 s for 240 steps of 0.5 s that are left")
+
+
+@pytest.mark.parametrize(("is_cuda", "seconds"), [(True, 1.0), (False, 9.0)])
+def test_the_step_of_a_card_that_looks_for_kernels_is_not_the_measure(
+    is_cuda, seconds, clock, monkeypatch
+):
+    """On a CPU one step of seconds is enough."""
+
+    class Net(torch.nn.Linear):
+        steps = 0
+
+        def forward(self, X):
+            self.steps += 1
+            clock.now += 9.0 if self.steps == 1 else 1.0
+            return super().forward(X.flatten(1)), None
+
+    device = SimpleNamespace(
+        is_cuda=is_cuda, torch_device="cpu", put=CPU.put, autocast=CPU.autocast
+    )
+    cfg = AugmentConfig(["--genotype", "DARTS_V2", "--batch_size", "2"])
+    spec = named.spec("digits")
+    found = estimate.seconds_per_step(Net(64, 10), spec, cfg, utils.criterion(cfg, (), CPU), device)
+    assert found == seconds
 
 
 def test_the_time_of_a_training_is_its_steps_times_that_of_one(monkeypatch):

@@ -112,7 +112,11 @@ def test_a_small_study_and_again_without_anything_to_compute(study, here, capsys
     assert parts()[Path("out/parts/images", last)] == before[Path("out/parts/images", last)]
 
 
-def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here):
+def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        study.main(["--data", "images", "--replay", "1"])
+    assert "--replay takes --compare and 12 --random cells at least" in capsys.readouterr().err
+    monkeypatch.setattr(study, "N_RANDOM", 2)
     write_images(study, "images")
     study.main([
         "--data", "images", "--variants", "first", "--searches", "1", "--random", "3",
@@ -129,7 +133,8 @@ def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here):
     ]  # fmt: skip
     assert all(len(t["train_losses"]) == int(name[5]) for name, t in halves.items())
     found = json.loads(Path("out/study.json").read_text())["results"]["images"]
-    assert found["compare's winner"]["cells"] == 200
+    assert found["compare's winner"]["cells"] == 1
+    assert len(found["compare's winner"]["top1_of_cells"]) == 200
 
 
 def test_the_halves_change_places(study, here):
