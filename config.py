@@ -475,7 +475,7 @@ def add_compare_run_group(parser, root):
 
 def add_compare_train_group(parser):
     g = parser.add_argument_group("training", "all alike, from scratch, on one part of the "
-                                              "training set; scored on the other")
+                                              "training set, scored on the other")
     flag(g, "--epochs", type=count, default=40, quick=16,
          help="epochs of the last rung; each rung before it has half of those behind it")
     flag(g, "--budget", type=duration, metavar="TIME",
@@ -483,7 +483,8 @@ def add_compare_train_group(parser):
     flag(g, "--seeds", type=count, default=2, quick=1,
          help="trainings of each candidate in each rung")
     flag(g, "--val_portion", type=fraction, default=0.5,
-         help="portion of the training images that is scored")
+         help="portion of the training images that is scored; two halves change places in every "
+              "second training")
     flag(g, "--layers", type=cells, default=8, quick=5,
          help="cells; the ones at 1/3 and 2/3 of the depth are reduction cells")
     flag(g, "--init_channels", type=count, default=16, quick=8, help="channels of the first cells")

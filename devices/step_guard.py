@@ -16,7 +16,7 @@ _ROWS = {LOSS: 0, W: 1, ALPHA: 2}
 class NotFinite(FloatingPointError):
     """Something is NaN or infinite.
 
-    what  LOSS, W, ALPHA, or other words;  step  of the epoch, counted from 1, where it is known
+    what  LOSS, W, ALPHA, or other words;  step  counted from 1 (see StepGuard), where it is known
     """
 
     def __init__(self, what, step=None):
@@ -25,7 +25,7 @@ class NotFinite(FloatingPointError):
 
 
 class StepGuard:
-    """Decides about the updates of one epoch.
+    """Decides about the updates of one epoch, or of a whole training of a comparison.
 
     begin() at the start of each step, then update(optimizer, ...) in place of optimizer.step().
     """

@@ -2,11 +2,12 @@
 
     python scripts/search_study.py --data digits --variants quick first
     python scripts/search_study.py --data digits IMAGES@16      a folder of images, scaled to 16x16
+    python scripts/search_study.py --device cuda                cells side by side on a card
 
 For every data set: `--searches` searches of each variant, `--random` random cells of the same space
 and the published cells. Every cell is trained from scratch `--trainings` times by one recipe and
-scored on the test images, which no search sees. Every part is a process of its own with one thread,
-`--jobs` at once. Finished parts are kept in --out, so the command goes on where it was broken off.
+scored on the test images, which no search sees. `--jobs` processes of one thread do a part each, on
+a card each trains some cells at the same time. `--replay` tells what comparisons would choose. Finished parts are kept in --out, so the command goes on where it was broken off.
 The end is a table, OUT/study.json and OUT/study.png; docs/results.md says what came out.
 """
 
