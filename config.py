@@ -286,7 +286,7 @@ def add_search_net_group(parser):
     add_stem_flags(g)
     flag(g, "--k", type=count, default=2, paper=2,
          help="edges that a node of the found cell keeps (all, where it has fewer)")
-    flag(g, "--max_skips", type=count_or_zero, metavar="M",
+    flag(g, "--max_skips", type=count_or_zero, quick=2, metavar="M",
          help="P-DARTS: skip connections that the normal cell may keep (default: any number)")
     flag(g, "--max_madds", type=positive, metavar="M", keep="free",
          help="warn when the found network needs more than M million multiply-adds")
@@ -299,7 +299,7 @@ def add_search_net_group(parser):
     switch(g, "--auxiliary_skip",
            help="DARTS-: every edge has one more skip connection, outside the softmax, which fades "
                 "out over the search (docs/search-methods.md)")
-    flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES),
+    flag(g, "--primitives", type=primitives, default=list(gt.PRIMITIVES), quick=["auto"],
          paper=list(gt.PRESETS["darts"]), metavar="LIST",
          help="candidate ops, separated by commas; or a preset: "
               f"{', '.join(gt.PRESETS)}; or auto, PRIMITIVES without those that are too wide for "
@@ -798,11 +798,14 @@ class SearchConfig(RunConfig):
 
     def _check_selection(self):
         others = set(self.primitives) - {"skip_connect", "none"}
-        if self.max_skips is not None and not ("skip_connect" in self.primitives and others):
+        chooses = "skip_connect" in self.primitives and others
+        if "max_skips" not in self.said and (self.stop_skips is not None or not chooses):
+            self.max_skips = None  # the limit of --quick gives way
+        if self.max_skips is not None and not chooses:
             self.error(
                 "--max_skips chooses between skip_connect and other ops; --primitives lacks these"
             )
-        if self.max_skips is not None and self.select == "perturbation":
+        if "max_skips" in self.said and self.select == "perturbation":
             self.error(
                 "--max_skips limits what is read from alpha, and --select perturbation reads the "
                 "cell from elsewhere; choose one"

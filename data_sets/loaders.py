@@ -65,7 +65,8 @@ class Data(NamedTuple):
 
 def search_data(options):
     """The Data of a search: the training set in two stratified parts, options.val_portion of it for
-    alpha; with options.swapped w has the part of alpha, and alpha that of w. Raises ValueError, in one line, for what cannot be searched on."""
+    alpha; with options.swapped w has the part of alpha, and alpha that of w. Raises ValueError, in
+    one line, for what cannot be searched on."""
     part = open_part("train", options, CacheBudget(options.cache_gb))
     w_half, alpha_half = splits.stratified_split(part.targets, options.val_portion, options.seed)
     if options.swapped:

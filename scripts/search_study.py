@@ -7,8 +7,9 @@
 For every data set: `--searches` searches of each variant, `--random` random cells of the same space
 and the published cells. Every cell is trained from scratch `--trainings` times by one recipe and
 scored on the test images, which no search sees. `--jobs` processes of one thread do a part each, on
-a card each trains some cells at the same time. `--replay` tells what comparisons would choose. Finished parts are kept in --out, so the command goes on where it was broken off.
-The end is a table, OUT/study.json and OUT/study.png; docs/results.md says what came out.
+a card each trains some cells at the same time. `--replay` tells what comparisons would choose.
+Finished parts are kept in --out, so the command goes on where it was broken off. The end is a
+table, OUT/study.json and OUT/study.png; docs/results.md says what came out.
 """
 
 import argparse
@@ -46,10 +47,12 @@ from records import comparison, figure, files, palette, reader
 from tracking import run_folder
 
 # Flags of search.py. All are small, so that they differ in how they search and not in size.
-FIRST = "--quick --order 1 --alpha_lr auto --epochs 18 --warmup_epochs 5"
+SMALL = "--layers 4 --init_channels 8 --batch_size 32"
+FIRST = f"{SMALL} --order 1 --alpha_lr auto --epochs 18 --warmup_epochs 5"
+SECOND = f"{SMALL} --order 2 --epochs 12"
 VARIANTS = {
-    "paper": "--quick --alpha_lr 3e-4 --hessian difference --eps 0.01 --no-reuse_gradient",
-    "second": "--quick --alpha_lr auto --warmup_epochs 3",
+    "paper": f"{SECOND} --alpha_lr 3e-4 --hessian difference --eps 0.01 --no-reuse_gradient",
+    "second": f"{SECOND} --alpha_lr auto --warmup_epochs 3",
     "first": FIRST,
     "limited": f"{FIRST} --primitives auto --max_skips 2",
     "partial": f"{FIRST} --partial_channels 2",

@@ -26,7 +26,7 @@ from strategies.steering import Strategies
 # what --quick sets, by the README
 QUICK_SEARCH = {
     "layers": 4, "init_channels": 8, "batch_size": 32, "epochs": 18, "threads": 1, "order": 1,
-    "warmup_epochs": "auto", "compare": 12,
+    "warmup_epochs": "auto", "compare": 12, "max_skips": 2,
 }  # fmt: skip
 QUICK_AUGMENT = {"layers": 5, "init_channels": 16, "batch_size": 64, "epochs": 20, "threads": 1}
 # the least that a command line must hold
@@ -108,10 +108,20 @@ def test_quick_sets_a_few_flags_unless_said(config, needed, quick):
     plain, cfg = config(needed), config(["--quick", *needed])
     changed = {k: v for k, v in cfg.flags().items() if v != plain.flags()[k]}
     assert changed == {**quick, "quick": True}
+    assert getattr(cfg, "auto_primitives", None) is (True if config is SearchConfig else None)
     # a default that is said is said
     said = config([*needed, "--epochs", "50", "--quick", "--layers", "8"])
     assert (said.epochs, said.layers) == (50, 8)
     assert said.init_channels == quick["init_channels"]
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [("", 2), ("--max_skips 1", 1), ("--stop_skips 3", None), ("--select perturbation", 2),
+     ("--primitives none,sep_conv_3x3", None), ("--primitives darts", 2)],
+)  # fmt: skip
+def test_the_limit_of_skips_of_quick_gives_way_to_what_is_said(said, limit):
+    assert SearchConfig(["--quick", *said.split()]).max_skips == limit
 
 
 # the paper's, by its sec. 2.3 and 3.1.1 and App. A.1

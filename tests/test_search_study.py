@@ -68,8 +68,8 @@ def test_a_small_study_and_again_without_anything_to_compute(study, here, capsys
     words = [
         "--data", "images", "--variants", "first", "--searches", "1", "--random", "2",
         "--no-published", "--trainings", "1", "--epochs", "1", "--out", "out", "--search_flags",
-        "--epochs 2 --warmup_epochs 1 --layers 3 --init_channels 2 --n_nodes 1 --k 1 "
-        "--primitives skip_connect,max_pool_3x3",
+        "--epochs 2 --warmup_epochs 1 --layers 3 --init_channels 2 --batch_size 8 --n_nodes 1 "
+        "--k 1 --primitives skip_connect,max_pool_3x3",
     ]  # fmt: skip
     study.main(words)
     assert sorted(path.name for path in parts()) == [
@@ -121,8 +121,8 @@ def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here, mon
     study.main([
         "--data", "images", "--variants", "first", "--searches", "1", "--random", "3",
         "--no-published", "--trainings", "1", "--epochs", "1", "--out", "out", "--search_flags",
-        "--epochs 1 --warmup_epochs 0 --layers 3 --init_channels 2 --n_nodes 1 --k 1 "
-        "--primitives skip_connect,max_pool_3x3", "--compare", "first", "--replay", "1", "2",
+        "--epochs 1 --warmup_epochs 0 --layers 3 --init_channels 2 --batch_size 8 --n_nodes 1 "
+        "--k 1 --primitives skip_connect,max_pool_3x3", "--compare", "first", "--replay", "1", "2",
         "--replay_flags", "--batch_size 4",
     ])  # fmt: skip
     halves = {path.name: json.loads(path.read_text()) for path in parts() if "half" in path.name}

@@ -51,7 +51,8 @@ def test_the_rate_reaches_adam_log_and_page(here, monkeypatch):
     search.main([*FAST_SEARCH, "--name", "s", "--alpha_lr", "auto"])
     assert rates == [0.03]
     assert json.loads(Path("searchs/s/config.json").read_text())["flags"]["alpha_lr"] == "auto"
-    (line,) = reader.read_summary("searchs/s")["strategies"]
+    line, limit = reader.read_summary("searchs/s")["strategies"]  # --quick limits skips
+    assert "at most 2 skip connections" in limit
     assert line.startswith("--alpha_lr auto is 0.03 here")
     assert line in log_of("searchs/s")
     page = html.unescape(Path(report.write("searchs/s")).read_text())
