@@ -339,6 +339,7 @@ def write_comparison(run_path):
         chance=comparison.chance(rows),
         words=[say(rows) for say in words] if best else [],
         next=summary.get("next", ""),
+        finished=reader.read_object(os.path.join(run_path, files.SUMMARY)).get("finished") is True,
         kinds=comparison.KINDS,
         colors=palette.CANDIDATES,
         chart=data_uri(os.path.join(run_path, files.COMPARISON)),

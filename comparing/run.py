@@ -279,6 +279,7 @@ class Comparison:
     def finish(self):
         """Record that all is over, and name the winner on the page of a search of this name."""
         self.files.update_summary(finished=True)
+        self.draw()  # the page says that it goes on
         search = os.path.join(files.SEARCHES, self.files.name)
         if any(c["name"] == search for c in self.candidates):
             attempt(self.log, "report", lambda: report.write(search))

@@ -210,21 +210,18 @@ def best_baseline(rows):
 
 def margin(rows, rung):
     """Up to which difference two candidates of a rung are within the noise, in accuracy: t * s *
-    sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates and
-    rungs, and t Student's 95 % quantile. None where no two cells were trained twice.
+    sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
+    the rung, and t Student's 95 % quantile. None where no two cells were trained twice.
 
     What a training has in common with those of all other cells, the images that it is scored on
     above all, is no noise.
     """
-    freedom, squares = 0, 0.0
-    for number in {r.rung for row in rows for r in row.rungs}:
-        groups = shared([r for row in rows if not row.fault for r in row.rungs if r.rung == number])
-        if groups and groups[0]:
-            freedom += (len(groups) - 1) * (len(groups[0]) - 1)
-            squares += sum((x - statistics.fmean(g)) ** 2 for g in centred(groups) for x in g)
-    if not freedom:
+    groups = shared([r for row in rows if not row.fault for r in row.rungs if r.rung == rung])
+    n = len(groups[0]) if groups else 0
+    freedom = (len(groups) - 1) * (n - 1)
+    if freedom < 1 or not n:
         return None
-    n = max(len(r.top1) for row in rows if not row.fault for r in row.rungs if r.rung == rung)
+    squares = sum((x - statistics.fmean(g)) ** 2 for g in centred(groups) for x in g)
     t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
     return t * math.sqrt(squares / freedom * 2 / n)
 
@@ -287,8 +284,9 @@ def chance(rows, seed=0):
     The first rung alone has all cells trained alike; behind it only good ones are left on both
     sides.
     """
+    named = sorted(rows, key=lambda row: row.name)  # the bootstrap depends on the order
     first = {
-        kind: [row.rungs[0] for row in rows if row.kind == kind and row.rungs and not row.fault
+        kind: [row.rungs[0] for row in named if row.kind == kind and row.rungs and not row.fault
                and row.rungs[0].rung == 1]
         for kind in (FOUND, RANDOM)
     }  # fmt: skip

@@ -270,7 +270,7 @@ def test_the_noise_is_that_between_trainings():
     assert "two trainings of two cells at least" in comparison.noise_words(once)
 
 
-def test_the_noise_of_all_rungs_counts_and_what_is_missing_does_not():
+def test_the_noise_is_that_of_the_rung_and_of_trainings_that_all_have():
     scores = {
         ("a", 1): (0.5, 0.7),
         ("b", 1): (0.6, 0.9),
@@ -282,15 +282,18 @@ def test_the_noise_of_all_rungs_counts_and_what_is_missing_does_not():
         for (name, rung), found in scores.items() for seed, top1 in enumerate(found)
     ]  # fmt: skip
     cells = candidates(("a", "found"), ("b", "random"))
-    # a has 0.1 less of what the second training brings in the first rung, and in the second
-    squares = 4 * 0.025**2 + 4 * 0.025**2
-    wanted = 4.30 * math.sqrt(squares / 2)
+    # the second training brings b 0.1 more than a, in both rungs
+    wanted = 12.71 * math.sqrt(4 * 0.025**2)
+    assert comparison.margin(comparison.ranking(cells, records), 2) == pytest.approx(wanted)
+    records[0]["top1"] = 0.0  # a training of two epochs that did not come off says nothing of these
     assert comparison.margin(comparison.ranking(cells, records), 2) == pytest.approx(wanted)
     # while the second training of b is under way nothing is told by a's
-    assert comparison.margin(comparison.ranking(cells, [*records[:3], *records[4:]]), 2) == (
-        pytest.approx(12.71 * math.sqrt(4 * 0.025**2))
-    )
     assert comparison.margin(comparison.ranking(cells, records[:3]), 1) is None
+
+
+def test_the_interval_does_not_depend_on_the_ranking():
+    rows = rows_of({("f", "found"): (0.9,), **{(f"r{i}", "random"): (i / 20,) for i in range(9)}})
+    assert comparison.chance(rows) == comparison.chance(rows[::-1])
 
 
 def test_chance_is_told_by_the_trainings_that_all_have_finished():
@@ -382,6 +385,15 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     assert "inherited from searchs/s: n_nodes 2" in out
     assert "resnet18 of torchvision, from scratch" in out
     assert "augment.py --genotype compares/c" in out
+    summary = json.loads(Path("compares/c/summary.json").read_text())
+    assert summary["finished"] is True
+    Path("compares/c/summary.json").write_text(json.dumps({**summary, "finished": False}))
+    report.main(["compares/c"])
+    assert "It has not finished: the last word may be another" in (
+        Path("compares/c/report.html").read_text()
+    )
+    Path("compares/c/summary.json").write_text(json.dumps(summary))
+    report.main(["compares/c"])
     assert len(gt.load("compares/c").normal) == 2  # the search's n_nodes, and no baseline's
     (row,) = [row for row in comparison.read("compares/c") if row.kind == "baseline"]
     assert row.params == 11_172_810  # ResNet-18 for CIFAR, 11,173,962, with one input channel
@@ -392,6 +404,7 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     page = Path("compares/c/report.html").read_text()
     assert page.count("data:image/png") == 5  # the chart, two cells of two candidates
     assert "Train " in page
+    assert "It has not finished" not in page
     before = Path("compares/c/comparison.png").read_bytes()
     report.main(["compares/c"])
     assert Path("compares/c/comparison.png").read_bytes() == before
