@@ -61,6 +61,8 @@ def main(argv=None):
             train_all(run, workers, rung, epochs, [*going_on, *baselines])
             going_on, baselines = survivors(run, rung, going_on, baselines)
             run.write_genotype()
+            if rung == len(plan):
+                run.finish()
             run.draw()
         finished = finish(run)
     if not finished:
@@ -218,7 +220,6 @@ def finish(run):
     run.log.info(comparison.table(rows))
     if comparison.winner(rows) is None:
         return False
-    run.finish()
     guessing = 1 / len(run.spec.classes)
     first = max(row.rungs[0].mean for row in rows if row.rungs)
     if first < 2 * guessing:

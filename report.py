@@ -286,12 +286,11 @@ def compared(run_path, genotype):
         rows = comparison.read(folder)
     except (ValueError, OSError):  # not begun, or damaged
         return None
-    following = reader.read_summary(folder).get("next")
-    finished = reader.read_object(os.path.join(folder, files.SUMMARY)).get("finished")
-    if comparison.winner(rows) is None or not following or finished is not True:
+    summary = reader.read_summary(folder)
+    if comparison.winner(rows) is None or not (summary.get("finished") and summary.get("next")):
         return None
     page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT])
-    return {"words": comparison.winner_words(rows), "page": page, "next": following}
+    return {"words": comparison.winner_words(rows), "page": page, "next": summary["next"]}
 
 
 def drawings_of(run_path, row, number):
@@ -339,7 +338,7 @@ def write_comparison(run_path):
         chance=comparison.chance(rows),
         words=[say(rows) for say in words] if best else [],
         next=summary.get("next", ""),
-        finished=reader.read_object(os.path.join(run_path, files.SUMMARY)).get("finished") is True,
+        finished=summary.get("finished", False),
         kinds=comparison.KINDS,
         colors=palette.CANDIDATES,
         chart=data_uri(os.path.join(run_path, files.COMPARISON)),

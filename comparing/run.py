@@ -136,9 +136,7 @@ class Comparison:
             )
         self.spec, self.n_scored = data.spec, len(data.val.dataset)
         self.options = options._replace(
-            known_spec=data.spec,
-            batch_size=batch_size,
-            cache_gb=options.cache_gb / self.jobs,
+            known_spec=data.spec, batch_size=batch_size, cache_gb=options.cache_gb / self.jobs
         )
         self.n_trained = len(data.train.dataset)
 
@@ -277,9 +275,8 @@ class Comparison:
         self.files.drop_earlier()
 
     def finish(self):
-        """Record that all is over, and name the winner on the page of a search of this name."""
+        """Record that all is trained, and name the winner on the page of a search of this name."""
         self.files.update_summary(finished=True)
-        self.draw()  # the page says that it goes on
         search = os.path.join(files.SEARCHES, self.files.name)
         if any(c["name"] == search for c in self.candidates):
             attempt(self.log, "report", lambda: report.write(search))

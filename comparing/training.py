@@ -63,7 +63,7 @@ class Training:
         utils.seed_everything(seed)
         is_net = isinstance(cell, nn.Module)
         self.net = cell if is_net else augment_cnn.build(data.spec, recipe, cell)
-        self.net.to(device.torch_device)
+        self.net.to(device.torch_device).train()
         self.net.to(memory_format=layout.LAYOUTS[layout.default_layout(device)])
         self.data, self.recipe, self.device = data, recipe, device
         self.criterion = utils.criterion(recipe, data.class_counts, device)
@@ -105,19 +105,21 @@ class Training:
 
     def begin(self, number):
         """Epoch `number` begins: drop path grows linearly, from 0 in the first."""
-        self.net.train()
-        self.meter.restart()
         if self.recipe.drop_path_prob and hasattr(self.net, "drop_path_prob"):
             self.net.drop_path_prob(self.recipe.drop_path_prob * (number - 1) / self.recipe.epochs)
             self._step = self._recorded("_train_step")  # the probability is recorded, too
 
     def steps(self, batches):
         """A training step for each batch; see `Meter.result`. Raises NotFinite."""
-        self.net.train()
-        self.meter.restart()
         for batch in batches:
             self.step(*self.device.put(batch))
-        return self.meter.result()
+        return self.result()
+
+    def result(self):
+        """The `Meter.result` of the steps since the last."""
+        found = self.meter.result()
+        self.meter.restart()
+        return found
 
     def step(self, X, y):
         """A training step on X (N, C_in, H, W), y (N,), both on the device, which is not waited
@@ -141,7 +143,9 @@ class Training:
     def score(self, batches):
         """Plain cross-entropy and accuracy in evaluation mode; see `Meter.result`."""
         self.net.eval()
-        return utils.evaluate(lambda X: self._logits(X)[0], batches, self.device)
+        found = utils.evaluate(lambda X: self._logits(X)[0], batches, self.device)
+        self.net.train()
+        return found
 
     def _forward(self, X):
         out = self.net(X)

@@ -123,7 +123,8 @@ def read_config(run_path):
 
 def read_summary(run_path):
     """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
-    "strategies", "how_sure", "stopped", "selection", "verdict", "more", "warnings", "state"."""
+    "strategies", "how_sure", "stopped", "selection", "verdict", "more", "warnings", "state",
+    "finished" (of a comparison)."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
@@ -139,6 +140,7 @@ def read_summary(run_path):
             "verdict": {"accuracy": is_weight, "chance": is_weight, "text": is_text},
             "more": [{"what": is_text, "command": is_text}],
             "warnings": [is_text],
+            "finished": lambda value: isinstance(value, bool),
             "training": {"seconds": is_number, "text": is_text},
             "state": {"is": is_text, "text": is_text, "command": is_text},
             **texts,

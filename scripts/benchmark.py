@@ -170,10 +170,12 @@ def compare(plain, fast, device, repeats):
     return {
         "plain": statistics.median(a for a, _ in pairs),
         "fast": statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(ratios),
-        "low": min(ratios),
-        "high": max(ratios),
+        **spread(ratios),
     }
+
+
+def spread(ratios):
+    return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def peak_memory(work, device):
@@ -255,8 +257,8 @@ def gradients(plain, fast, device, repeats):
         figures[name] = {
             "plain": statistics.median(baseline for baseline, _ in turns),
             "fast": statistics.median(times[name] for _, times in turns),
-            "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
-        }  # fmt: skip
+            **spread(ratios),
+        }
     return figures
 
 
@@ -302,8 +304,7 @@ def switches(name, device, repeats, wanted):
         for label in forms:
             ratios = [times[label] / times[plain] for times in turns]
             row = {
-                "seconds": statistics.median(times[label] for times in turns),
-                "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
+                "seconds": statistics.median(times[label] for times in turns), **spread(ratios)
             }  # fmt: skip
             table[f"order {order}, {label}"] = row
             print(

@@ -1,6 +1,6 @@
 """Does a search find better cells than chance? Variants of the search against random cells.
 
-    python scripts/search_study.py --data digits --variants quick first
+    python scripts/search_study.py --data digits --variants first limited
     python scripts/search_study.py --data digits IMAGES@16      a folder of images, scaled to 16x16
     python scripts/search_study.py --device cuda                cells side by side on a card
 
@@ -206,7 +206,7 @@ def train_cells(flags, epochs, genotypes, seed, device="cpu", fold=None):
             X, y = where.put(batch)
             side_by_side.do([functools.partial(run.step, X, y) for run in runs])
         for run, result in zip(runs, results, strict=True):
-            result["train_losses"].append(run.meter.result()["loss"])
+            result["train_losses"].append(run.result()["loss"])
             run.scheduler.step()
             if epoch in (epochs * 4 // 5, epochs):
                 score = run.score(scored)
@@ -492,22 +492,13 @@ class Study:
         """The jobs of the trainings number `n` of `cells` that are not done."""
         missing = [key for key in cells if not reader.read_object(self.path(kind, *key, n))]
         size = TOGETHER if self.args.device == "cuda" else 1
-        groups = [missing[at : at + size] for at in range(0, len(missing), size)]
-        return [
-            (
-                [self.path(kind, *key, n) for key in group],
-                train_cells,
-                (
-                    flags,
-                    epochs,
-                    [gt.to_str(cells[key]) for key in group],
-                    n,
-                    self.args.device,
-                    fold,
-                ),
-            )
-            for group in groups
-        ]
+        jobs = []
+        for at in range(0, len(missing), size):
+            group = missing[at : at + size]
+            texts = [gt.to_str(cells[key]) for key in group]
+            arguments = (flags, epochs, texts, n, self.args.device, fold)
+            jobs.append(([self.path(kind, *key, n) for key in group], train_cells, arguments))
+        return jobs
 
     def trained(self, kind, key, n_trainings):
         return [reader.read_object(self.path(kind, *key, n)) for n in range(n_trainings)]
