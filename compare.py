@@ -64,6 +64,7 @@ def main(argv=None):
             if rung == len(plan):
                 run.finish()
             run.draw()
+        run.tell_search()
         finished = finish(run)
     if not finished:
         errors.end(cfg.PROG, f"no cell could be trained; {run.files.path} says why", 1, None)
@@ -164,7 +165,7 @@ def survivors(run, rung, going_on, baselines):
     """The better half of those that go on, and the baselines that have not failed."""
     failed = run.failed(rung)
     scores = {
-        row.name: (found.mean, found.mean_loss)
+        row.name: (found.score, found.mean_loss)
         for row in run.rows()
         for found in row.rungs  # where the comparison goes on, later ones may be finished, too
         if found.rung == rung and row.name not in failed

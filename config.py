@@ -38,6 +38,7 @@ from console.parser import (
 from console.terminal import guarded
 from data_sets import named
 from data_sets.options import MAX_MEGAPIXELS
+from records.comparison import LOSSES, RANK_BY
 
 
 def flag(group, name, *, default=None, quick=None, paper=None, inherit=None, keep="fixed", **words):
@@ -476,12 +477,13 @@ def add_compare_run_group(parser, root):
 def add_compare_train_group(parser):
     g = parser.add_argument_group("training", "all alike, from scratch, on one part of the "
                                               "training set, scored on the other")
-    flag(g, "--epochs", type=count, default=40, quick=16,
-         help="epochs of the last rung; each rung before it has half of those behind it")
+    flag(g, "--epochs", type=count, default=40, quick=8,
+         help="epochs of the last rung; the first has half of them")
     flag(g, "--budget", type=duration, metavar="TIME",
          help="choose --epochs so that all is over after about this time: 90s, 30m, 2h")
-    flag(g, "--seeds", type=count, default=2, quick=1,
-         help="trainings of each candidate in each rung")
+    flag(g, "--seeds", type=count, default=2, help="trainings of each candidate in each rung")
+    flag(g, "--rank_by", choices=RANK_BY, default=LOSSES,
+         help="; ".join(f"{name}: {what}" for name, what in RANK_BY.items()))
     flag(g, "--val_portion", type=fraction, default=0.5,
          help="portion of the training images that is scored; two halves change places in every "
               "second training")

@@ -29,8 +29,8 @@ LONGEST = 26  # characters of a name beside its row
 
 def figure(rows, title=None):
     """matplotlib Figure from the rows of `comparison.read`: left a line for each candidate, the
-    best on top, with its accuracy in every rung it took part in; right the first rung, where all
-    are trained alike, against multiply-adds."""
+    best on top, with what the ranking goes by in every rung it took part in; right the accuracy in
+    the first rung, where all are trained alike, against multiply-adds."""
     shown = [row for row in rows if row.rungs and not row.fault]
     fig = Figure(figsize=(11, 2.3 + 0.4 * max(len(shown), 5)), layout="constrained")
     if title:
@@ -52,21 +52,24 @@ def size_of(rung, n_rungs):
 
 
 def draw_ranking(axes, rows):
-    """A line for each candidate: its trainings as ticks, the mean of each rung as a dot."""
+    """A line for each candidate: its trainings as ticks, the mean of each rung as a dot, the better
+    the further to the right."""
+    is_loss = rows[0].last.rank_by == comparison.LOSSES
+    scale = -1 if is_loss else 100
     n_rungs = max(row.last.rung for row in rows)
     best, most = comparison.winner(rows), None
     if best is not None:
         most = comparison.margin(rows, best.last.rung)
     if most is not None:
-        low, high = 100 * (best.last.mean - most), 100 * (best.last.mean + most)
+        low, high = (scale * (best.last.score + side) for side in (-most, most))
         axes.axvspan(low, high, color=palette.INPUT, alpha=0.5, linewidth=0)
     for y, row in enumerate(rows):
         color = palette.CANDIDATES[row.kind]
-        means = [100 * rung.mean for rung in row.rungs]
+        means = [scale * rung.score for rung in row.rungs]
         axes.plot(means, [y] * len(means), color=color, linewidth=1.2, alpha=0.6, zorder=2)
         for rung, mean in zip(row.rungs, means, strict=True):
             last = rung is row.last
-            trained = [100 * top1 for top1 in rung.top1]
+            trained = [scale * score for score in rung.scores]
             axes.plot(trained, [y] * len(trained), "|", color=color, markersize=11, alpha=0.8)
             axes.plot(
                 [mean], [y], "o", markersize=size_of(rung.rung, n_rungs), color=color,
@@ -79,8 +82,12 @@ def draw_ranking(axes, rows):
         text.set_fontweight("bold" if row is best else "normal")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     left, right = axes.get_xlim()
-    axes.set_xlim(max(left, -1), min(right, 101))  # the band may reach beyond what there is
-    axes.set_xlabel("accuracy on the scored images [%]")
+    if is_loss:
+        axes.set_xlim(right, max(left, 0))
+        axes.set_xlabel("mean of training loss and loss on the scored images, less is better")
+    else:
+        axes.set_xlim(max(left, -1), min(right, 101))  # the band may reach beyond what there is
+        axes.set_xlabel("accuracy on the scored images [%]")
     epochs = sorted({(r.rung, r.epochs) for row in rows for r in row.rungs})
     words = ", ".join(str(n) for _, n in epochs)
     band = "" if most is None else "; green: noise around the best cell"

@@ -275,21 +275,26 @@ def draw_cell(run_path):
 
 
 def compared(run_path, genotype):
-    """What the comparison behind a search (--compare) says, {"words", "page", "next"}; None where
-    there is none of the cell that the search has now."""
+    """What the comparison behind a search (--compare) says, {"words", "page", "next"}; of one that
+    has not finished that it has not, without "next". None where there is none of the cell that the
+    search has now."""
     path, name = os.path.split(os.path.abspath(run_path))
     folder = os.path.join(os.path.dirname(path), files.COMPARISONS, name)
     cells = comparison.genotypes(folder)
     if genotype is None or cells.get(os.path.join(files.SEARCHES, name)) != gt.to_str(genotype):
         return None
+    there = os.path.isfile(os.path.join(folder, files.REPORT))
+    page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT]) if there else ""
+    summary = reader.read_summary(folder)
+    if not (summary.get("finished") and summary.get("next")):
+        text = "The comparison has not finished. It will say which cell to train."
+        return {"words": text, "page": page, "next": ""}
     try:
         rows = comparison.read(folder)
-    except (ValueError, OSError):  # not begun, or damaged
+    except (ValueError, OSError):  # damaged
         return None
-    summary = reader.read_summary(folder)
-    if comparison.winner(rows) is None or not (summary.get("finished") and summary.get("next")):
+    if comparison.winner(rows) is None:
         return None
-    page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT])
     return {"words": comparison.winner_words(rows), "page": page, "next": summary["next"]}
 
 
@@ -335,6 +340,7 @@ def write_comparison(run_path):
         versions=config["versions"],
         rows=rows,
         best=best,
+        order=comparison.order_words(rows) if best else "",
         chance=comparison.chance(rows),
         words=[say(rows) for say in words] if best else [],
         next=summary.get("next", ""),

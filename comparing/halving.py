@@ -7,12 +7,12 @@ score in the middle of a longer schedule says little about its end.
 
 import heapq
 
-MOST_RUNGS = 3  # a training shorter than a quarter of the last says little
+MOST_RUNGS = 2  # a training of less than half the epochs of the last says too little
 
 
 def plan(n, epochs):
-    """The epochs of each rung for n candidates, the last with `epochs`: halved until two are left,
-    twice at most, while there is an epoch to halve. plan(7, 20) -> [5, 10, 20]."""
+    """The epochs of each rung for n candidates, the last with `epochs`: of three or more the weaker
+    half is dropped once, where there is an epoch to halve. plan(7, 20) -> [10, 20]."""
     rungs = 1
     while n > 2 and rungs < MOST_RUNGS and epochs >> rungs:
         n, rungs = -(-n // 2), rungs + 1
@@ -22,7 +22,7 @@ def plan(n, epochs):
 def better_half(scores):
     """The names of the better half, rounded up, the best first; of one, that one.
 
-    scores  {name: (accuracy, loss)}: higher accuracy, then lower loss, then the earlier name
+    scores  {name: (score, loss)}: higher score, then lower loss, then the earlier name
     """
     ranked = sorted(scores, key=lambda name: (-scores[name][0], scores[name][1]))
     return ranked[: -(-len(ranked) // 2)]

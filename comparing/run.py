@@ -184,6 +184,7 @@ class Comparison:
             folder.write_config(cfg.flags(), self.device)
             self.write_summary(finished=False)
             self.log.open(folder.file(f"{folder.name}.log"))
+            self.tell_search()
         except BaseException:
             self._close(folder.give_back)
             raise
@@ -259,11 +260,11 @@ class Comparison:
         if fault is None:
             last = scores[-1]
             seconds = sum(score["seconds"] for score in scores)
-            line |= {"top1": last["top1"], "loss": last["loss"], "seconds": seconds}
-            line |= {"scores": scores}
+            line |= {name: last[name] for name in ("top1", "loss", "train_loss")}
+            line |= {"seconds": seconds, "scores": scores}
             self.log.info(
-                f"rung {job.rung}  {job.name}  seed {job.seed}  {last['top1']:.2%}  loss "
-                f"{last['loss']:.4f}  {seconds:.0f} s"
+                f"rung {job.rung}  {job.name}  seed {job.seed}  {last['top1']:.2%}  losses "
+                f"{last['train_loss']:.4f} {last['loss']:.4f}  {seconds:.0f} s"
             )
         else:
             line |= {"fault": fault, "again": again}
@@ -275,14 +276,17 @@ class Comparison:
         self.files.drop_earlier()
 
     def finish(self):
-        """Record that all is trained, and name the winner on the page of a search of this name."""
+        """Record that all is trained."""
         self.files.update_summary(finished=True)
+
+    def tell_search(self):
+        """Say on the page of a search of this name how its comparison stands."""
         search = os.path.join(files.SEARCHES, self.files.name)
         if any(c["name"] == search for c in self.candidates):
             attempt(self.log, "report", lambda: report.write(search))
 
     def rows(self):
-        return comparison.ranking(self.candidates, self.records.values())
+        return comparison.ranking(self.candidates, self.records.values(), self.cfg.rank_by)
 
     def failed(self, rung):
         """The names of those that were left out in a rung, or before."""

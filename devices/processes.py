@@ -258,7 +258,11 @@ def join(cfg):
         raise ValueError(_no_group(one_line(error), where, size, minutes)) from error
     _here = group
     said = {name: repr(value) for name, value in cfg.said.items()}
-    _require_same_flags(group.gather(said))
+    try:
+        _require_same_flags(group.gather(said))
+    except ValueError:
+        group.close()  # threads of a group that nobody has left may abort the exit of Python
+        raise
     return group
 
 

@@ -26,6 +26,12 @@ KINDS = {
     RANDOM: "random",
     BASELINE: "torchvision",
 }
+# what a ranking goes by, in words
+LOSSES, ACCURACY = "losses", "accuracy"
+RANK_BY = {
+    LOSSES: "the mean of the training loss and the loss on the scored images",
+    ACCURACY: "accuracy on the scored images",
+}
 # two-sided 95 % quantiles of Student's t, by degrees of freedom; 1.96 in the limit
 STUDENT = (
     12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
@@ -39,9 +45,22 @@ class Rung(NamedTuple):
 
     rung: int  # counted from 1
     epochs: int
-    top1: tuple  # of each training, by its seed
+    top1: tuple  # of each training, by its seed; on the scored images
     loss: tuple
+    train_loss: tuple  # of its last epoch, as it went
     seeds: tuple
+    rank_by: str = LOSSES
+
+    @property
+    def scores(self):
+        """What the ranking goes by, of each training; more is better."""
+        if self.rank_by == ACCURACY:
+            return self.top1
+        return tuple(-(a + b) / 2 for a, b in zip(self.train_loss, self.loss, strict=True))
+
+    @property
+    def score(self):
+        return statistics.mean(self.scores)
 
     @property
     def mean(self):
@@ -55,6 +74,10 @@ class Rung(NamedTuple):
     @property
     def mean_loss(self):
         return statistics.mean(self.loss)
+
+    @property
+    def mean_train_loss(self):
+        return statistics.mean(self.train_loss)
 
 
 class Row(NamedTuple):
@@ -110,7 +133,8 @@ def is_comparison(run_path):
 def trainings(run_path):
     """The whole lines of metrics.jsonl, by (rung, candidate, seed), in order."""
     wanted = {"rung": reader.is_count, "candidate": reader.is_text, "seed": reader.is_number}
-    scored = {"epochs": reader.is_count, "top1": reader.is_weight, "loss": reader.is_number}
+    scored = {"epochs": reader.is_count, "top1": reader.is_weight}
+    scored |= {"loss": reader.is_number, "train_loss": reader.is_number}
     return {
         (record["rung"], record["candidate"], record["seed"]): record
         for record in reader.read_lines(os.path.join(run_path, METRICS))
@@ -145,7 +169,10 @@ def read(run_path):
     candidates = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
     if not reader.fits(candidates, [wanted]):
         raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
-    rows = ranking(candidates, trainings(run_path).values())
+    rank_by = reader.read_config(run_path)["flags"].get("rank_by")
+    rows = ranking(
+        candidates, trainings(run_path).values(), rank_by if rank_by in list(RANK_BY) else LOSSES
+    )
     if not any(row.rungs for row in rows):
         raise ValueError(f"{run_path} records no finished training yet")
     return rows
@@ -154,15 +181,16 @@ def read(run_path):
 # --- ranking ------------------------------------------------------------------------------------
 
 
-def ranking(candidates, records):
+def ranking(candidates, records, rank_by=LOSSES):
     """The candidates as `Row`s, the best first.
 
     candidates  {"name", "kind", "genotype", "params", "madds", "fault"} of each
-    records     {"rung", "candidate", "seed", "epochs", "top1", "loss"} of each finished training,
-                "fault" instead of the scores for one that failed
+    records     {"rung", "candidate", "seed", "epochs", "top1", "loss", "train_loss"} of each
+                finished training, "fault" instead of the scores for one that failed
+    rank_by     a key of RANK_BY
 
-    Who came further in the halving stands before the others; within a rung accuracy decides, then
-    the loss. Who was left out, for a single training that failed, stands last.
+    Who came further in the halving stands before the others; within a rung `Rung.score` decides,
+    then the loss. Who was left out, for a single training that failed, stands last.
     """
     by_rung, faults = defaultdict(dict), {}
     for record in records:
@@ -177,9 +205,11 @@ def ranking(candidates, records):
             Rung(
                 rung,
                 next(iter(found.values()))["epochs"],
-                tuple(found[seed]["top1"] for seed in sorted(found)),
-                tuple(found[seed]["loss"] for seed in sorted(found)),
-                tuple(sorted(found)),
+                *(
+                    tuple(found[seed][name] for seed in sorted(found))
+                    for name in ("top1", "loss", "train_loss", "seed")
+                ),
+                rank_by,
             )
             for (name, rung), found in sorted(by_rung.items())
             if name == c["name"]
@@ -193,7 +223,7 @@ def order(row):
     """What rows are sorted by."""
     if row.fault or not row.rungs:
         return (1, 0, 0, 0)
-    return (0, -row.last.rung, -row.last.mean, row.last.mean_loss)
+    return (0, -row.last.rung, -row.last.score, row.last.mean_loss)
 
 
 def winner(rows):
@@ -209,14 +239,15 @@ def best_baseline(rows):
 
 
 def margin(rows, rung):
-    """Up to which difference two candidates of a rung are within the noise, in accuracy: t * s *
+    """Up to which difference of `Rung.score` two candidates of a rung are within the noise: t * s *
     sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
     the rung, and t Student's 95 % quantile. None where no two cells were trained twice.
 
     What a training has in common with those of all other cells, the images that it is scored on
     above all, is no noise.
     """
-    groups = shared([r for row in rows if not row.fault for r in row.rungs if r.rung == rung])
+    rungs = [r for row in rows if not row.fault for r in row.rungs if r.rung == rung]
+    groups = shared(rungs, "scores")
     n = len(groups[0]) if groups else 0
     freedom = (len(groups) - 1) * (n - 1)
     if freedom < 1 or not n:
@@ -226,10 +257,14 @@ def margin(rows, rung):
     return t * math.sqrt(squares / freedom * 2 / n)
 
 
-def shared(rungs):
-    """The accuracies of the trainings that all cells of a rung have finished, a list for each."""
+def shared(rungs, what):
+    """`what`, "top1" or "scores", of the trainings that all cells of a rung have finished, a list
+    for each."""
     seeds = set.intersection(*(set(r.seeds) for r in rungs)) if rungs else set()
-    return [[x for seed, x in zip(r.seeds, r.top1, strict=True) if seed in seeds] for r in rungs]
+    return [
+        [x for seed, x in zip(r.seeds, getattr(r, what), strict=True) if seed in seeds]
+        for r in rungs
+    ]
 
 
 def centred(groups):
@@ -253,7 +288,7 @@ def within_noise(rows):
         and not row.fault
         and row.last
         and row.last.rung == best.last.rung
-        and best.last.mean - row.last.mean <= most
+        and best.last.score - row.last.score <= most
     ]
 
 
@@ -291,7 +326,7 @@ def chance(rows, seed=0):
         for kind in (FOUND, RANDOM)
     }  # fmt: skip
     n_found, n_random = (len(first[kind]) for kind in (FOUND, RANDOM))
-    groups = shared([*first[FOUND], *first[RANDOM]])
+    groups = shared([*first[FOUND], *first[RANDOM]], "top1")
     if not n_found or n_random < 2 or not groups[0]:
         return None
     groups = centred(groups)
@@ -346,7 +381,8 @@ def noise_words(rows):
             "compare.py --seeds 2."
         )
     most = margin(rows, best.last.rung)
-    where = f"differences below {points(most)} are noise there"
+    amount = points(most) if best.last.rank_by == ACCURACY else f"{most:.4f} in {LOSSES}"
+    where = f"differences below {amount} are noise there"
     if close:
         names = ", ".join(row.name for row in close)
         return f"Within the noise of {best.name}: {names} ({where})."
@@ -373,15 +409,24 @@ def winner_words(rows):
     return f"{text} {more}."
 
 
+def order_words(rows):
+    """What the ranking goes by, in a sentence."""
+    more = len({r.epochs for row in rows for r in row.rungs}) > 1
+    first = "; those that went on to more epochs stand first" if more else ""
+    return f"Ranked by {RANK_BY[winner(rows).last.rank_by]}{first}."
+
+
 def table(rows):
     """The ranking as lines of text."""
-    cells = [("", "candidate", "kind", "top1", "+-", "loss", "epochs", "params", "multiply-adds")]
+    head = "", "candidate", "kind", "top1", "+-", "train loss", "loss"
+    cells = [(*head, "epochs", "params", "multiply-adds")]
     for i, row in enumerate(rows, start=1):
         if row.fault or not row.rungs:
             continue
         last = row.last
         spread = "" if last.deviation is None else f"{100 * last.deviation:.2f}"
-        scores = f"{last.mean:.2%}", spread, f"{last.mean_loss:.4f}", str(last.epochs)
+        losses = f"{last.mean_train_loss:.4f}", f"{last.mean_loss:.4f}"
+        scores = f"{last.mean:.2%}", spread, *losses, str(last.epochs)
         size = f"{row.params / 1e6:.3f} M", f"{row.madds / 1e6:.2f} M"
         cells.append((str(i), row.name, KINDS[row.kind], *scores, *size))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -393,4 +438,6 @@ def table(rows):
         for line in cells
     ]
     lines += [f"left out: {row.name} ({row.fault})" for row in rows if row.fault]
+    if winner(rows) is not None:
+        lines.append(order_words(rows))
     return "\n".join(lines)

@@ -66,7 +66,7 @@ VARIANTS = {
 RECIPE = "--layers 5 --init_channels 8 --batch_size 64 --lr 0.05 --drop_path_prob 0"
 EPOCHS = {"digits": 30, "fashion-14": 15}
 OTHER_EPOCHS = 8
-N_RANDOM = 12  # of a comparison that is replayed
+N_RANDOM = 12  # of a comparison
 TOGETHER = 12  # trainings that a process has on a card at the same time
 
 
@@ -161,11 +161,11 @@ def search_cell(data, flags, variant, seed, more):
 
 
 def compare_cells(data, variants, seed, more):
-    """The winner of a comparison of the cells that the variants found with one seed with random
-    cells, four unless `more` says otherwise, on halves of the training images."""
+    """The winner of a comparison as --quick has it: the cells that the variants found with one seed
+    and random ones, on halves of the training images."""
     found = [os.path.join("searchs", f"{data}-{variant}-{seed}") for variant in variants]
-    others = ["--random", "4", "--seed", str(100 * (seed + 1))]  # none of those of the study
-    words = [*found, *others, *RECIPE.split(), "--cutout_length", "0", *more]
+    others = ["--random", str(N_RANDOM), "--seed", str(1000 + 100 * seed)]  # none of the study's
+    words = [*found, "--quick", *others, *more]
     start = time.perf_counter()
     run = compare.main([*words, "--name", f"{data}-{seed}", "--overwrite", "--quiet"])
     return [{"genotype": gt.to_str(gt.load(run)), "seconds": time.perf_counter() - start}]
@@ -359,8 +359,9 @@ def replayed(cells, halves, n_random=N_RANDOM, draws=200):
 
 
 def comparable(trainings):
-    """(accuracy, loss) of a candidate, as `halving` compares them."""
-    return tuple(statistics.mean(t[name] for t in trainings) for name in ("top1", "loss"))
+    """(score, loss) of a candidate, as `halving` compares them: see `comparison.RANK_BY`."""
+    loss = statistics.mean(t["loss"] for t in trainings)
+    return -(loss + statistics.mean(t["train_losses"][-1] for t in trainings)) / 2, loss
 
 
 def table(name, rows):
@@ -524,12 +525,12 @@ def main(argv=None):
         nargs="+",
         metavar="VARIANT",
         default=[],
-        help="also the winner of a comparison of these variants' cells with four random ones",
+        help=f"also the winner of a comparison of their cells with {N_RANDOM} random ones",
     )
     add(
         "--compare_flags",
-        default="--epochs 16 --seeds 2 --batch_size 32",
-        help="flags of compare.py, such as --random 8 in place of four",
+        default="",
+        help="flags of compare.py, such as --random 8",
     )
     add(
         "--replay",

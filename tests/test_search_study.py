@@ -152,7 +152,14 @@ def test_the_halves_change_places(study, here):
 
 def test_a_replay_halves_by_the_mean_of_both_trainings(study):
     def both(a, b):
-        return [{"top1": a, "loss": 1.0}, {"top1": b, "loss": 1.0}]
+        # scores of a and b, by the mean of the two losses, the one of training in its last epoch
+        return [
+            {"loss": 2 - 2 * a, "train_losses": [9.0, 0.0]},
+            {"loss": 0.0, "train_losses": [0.0, 2 - 2 * b]},
+        ]
+
+    def trained(top1):
+        return [{"top1": top1, "loss": 1.0}]
 
     # one long training alone would take random 0, both of them random 1; it leads after one epoch
     halves = {
@@ -161,11 +168,11 @@ def test_a_replay_halves_by_the_mean_of_both_trainings(study):
         ("random", 1): {1: both(0.6, 0.6), 2: both(0.5, 0.6)},
         ("random", 2): {1: both(0.0, 0.0), 2: both(1.0, 1.0)},
     }
-    cells = {key: both(0.2 * n, 0.2 * n) for n, key in enumerate(halves)}
+    cells = {key: trained(0.2 * n) for n, key in enumerate(halves)}
     row = study.replayed(cells, halves)
     assert set(row["top1_of_cells"]) == {0.4}
     assert row["above"] == 0.0  # the random ones have 0.4 in the mean
-    assert study.replayed({**cells, ("random", 0): both(0, 0)}, halves)["above"] == 1.0
+    assert study.replayed({**cells, ("random", 0): trained(0)}, halves)["above"] == 1.0
 
 
 def test_what_fails_is_named_and_the_others_are_done(study, here):
