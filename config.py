@@ -33,6 +33,7 @@ from console.parser import (
     probability,
     processes,
     seed,
+    shown,
     threads,
 )
 from console.terminal import guarded
@@ -754,6 +755,11 @@ class SearchConfig(RunConfig):
         super().check_together()
         if self.quick and self.paper:
             self.error("--quick and --paper are two settings; choose one")
+        if "data_path" in self.said and "dataset" not in self.said and not self.resume:
+            self.error(
+                f"--data_path says where the images of --dataset are, and none was named; say "
+                f"--dataset {shown(self.data_path)} for images of your own"
+            )
         if self.w_lr_min > self.w_lr:
             self.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
         if self.warmup >= self.epochs:

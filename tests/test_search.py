@@ -257,7 +257,7 @@ def test_the_last_line_of_a_search_is_a_command_that_runs(finished_search):
 
 
 def test_the_printed_command_carries_what_augment_needs(open_run):
-    words = ["--data_path", "my data", "--device", "cpu", "--workers", "2", "--quick"]
+    words = ["--device", "cpu", "--workers", "2", "--quick"]
     command = search_log.augment_command(open_run(words))
     cfg = AugmentConfig(shlex.split(command)[2:])
     assert cfg.genotype == "searchs/digits"  # which knows the data
