@@ -1,4 +1,4 @@
-"""Compare cells: train all alike and briefly, drop the weaker half again and again.
+"""Compare cells: train all alike and briefly, drop the weaker half, train the others longer.
 
     python compare.py searchs/a searchs/b DARTS_V2 --random 4
 
@@ -64,7 +64,7 @@ def main(argv=None):
             if rung == len(plan):
                 run.finish()
             run.draw()
-        run.tell_search()
+            run.tell_search()
         finished = finish(run)
     if not finished:
         errors.end(cfg.PROG, f"no cell could be trained; {run.files.path} says why", 1, None)

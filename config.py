@@ -33,13 +33,12 @@ from console.parser import (
     probability,
     processes,
     seed,
-    shown,
     threads,
 )
 from console.terminal import guarded
 from data_sets import named
 from data_sets.options import MAX_MEGAPIXELS
-from records.comparison import LOSSES, RANK_BY
+from records.comparison import ACCURACY, LOSSES, RANK_BY
 
 
 def flag(group, name, *, default=None, quick=None, paper=None, inherit=None, keep="fixed", **words):
@@ -483,8 +482,9 @@ def add_compare_train_group(parser):
     flag(g, "--budget", type=duration, metavar="TIME",
          help="choose --epochs so that all is over after about this time: 90s, 30m, 2h")
     flag(g, "--seeds", type=count, default=2, help="trainings of each candidate in each rung")
-    flag(g, "--rank_by", choices=RANK_BY, default=LOSSES,
-         help="; ".join(f"{name}: {what}" for name, what in RANK_BY.items()))
+    flag(g, "--rank_by", choices=RANK_BY, default=ACCURACY, quick=LOSSES,
+         help="which half goes on and which cell is best is told by " + "; ".join(
+             f"{name}: {what}" for name, what in RANK_BY.items()))
     flag(g, "--val_portion", type=fraction, default=0.5,
          help="portion of the training images that is scored; two halves change places in every "
               "second training")
@@ -662,6 +662,15 @@ class RunConfig(Config):
         if self.dataset in named.FOLDERS:  # a later run may start from another folder
             self.data_path = os.path.abspath(self.data_path)
 
+    def require_images(self):
+        """Refuse a --data_path that would go unheeded, since nothing names a data set but the
+        bundled digits."""
+        if self.dataset == "digits" and "data_path" in self.said and "dataset" not in self.said:
+            self.error(
+                "--data_path says where the images of --dataset are, and none was named; say "
+                "--dataset FOLDER for images of your own"
+            )
+
     def resume_from(self, saved):
         """Go on with a run whose flags were `saved`. They bind, but for those that are free."""
         kept = {
@@ -755,11 +764,6 @@ class SearchConfig(RunConfig):
         super().check_together()
         if self.quick and self.paper:
             self.error("--quick and --paper are two settings; choose one")
-        if "data_path" in self.said and "dataset" not in self.said and not self.resume:
-            self.error(
-                f"--data_path says where the images of --dataset are, and none was named; say "
-                f"--dataset {shown(self.data_path)} for images of your own"
-            )
         if self.w_lr_min > self.w_lr:
             self.error(f"--w_lr_min {self.w_lr_min} is above --w_lr {self.w_lr}")
         if self.warmup >= self.epochs:
@@ -880,8 +884,8 @@ class CompareConfig(RunConfig):
 
     ROOT, PROG = "compares", "compare.py"
     DESCRIPTION = (
-        "Train cells alike and briefly, drop the weaker half again and again, and say which to "
-        "train. Everything is recorded in compares/NAME."
+        "Train cells alike and briefly, drop the weaker half, train the others longer, and say "
+        "which to train. Everything is recorded in compares/NAME."
     )
     new_split = False  # other images are another comparison
 

@@ -48,7 +48,7 @@ def label(row, rank):
 
 def size_of(rung, n_rungs):
     """Of the marker of a rung, in points: later ones are larger."""
-    return 9 - 2 * min(n_rungs - rung, 2)
+    return 9 - 2 * (n_rungs - rung)
 
 
 def draw_ranking(axes, rows):

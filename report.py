@@ -275,9 +275,8 @@ def draw_cell(run_path):
 
 
 def compared(run_path, genotype):
-    """What the comparison behind a search (--compare) says, {"words", "page", "next"}; of one that
-    has not finished that it has not, without "next". None where there is none of the cell that the
-    search has now."""
+    """What the comparison behind a search (--compare) says, {"words", "page", "next", "finished"},
+    or that it has not finished. None where there is none of the cell that the search has now."""
     path, name = os.path.split(os.path.abspath(run_path))
     folder = os.path.join(os.path.dirname(path), files.COMPARISONS, name)
     cells = comparison.genotypes(folder)
@@ -287,15 +286,20 @@ def compared(run_path, genotype):
     page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT]) if there else ""
     summary = reader.read_summary(folder)
     if not (summary.get("finished") and summary.get("next")):
-        text = "The comparison has not finished. It will say which cell to train."
-        return {"words": text, "page": page, "next": ""}
+        text = (
+            "The comparison has not finished. It will say which cell to train. If it has broken "
+            "off, this goes on with it:"
+        )
+        command = errors.command("compare.py", "--name", name, "--resume")
+        return {"words": text, "page": page, "next": command, "finished": False}
     try:
         rows = comparison.read(folder)
     except (ValueError, OSError):  # damaged
         return None
     if comparison.winner(rows) is None:
         return None
-    return {"words": comparison.winner_words(rows), "page": page, "next": summary["next"]}
+    words = comparison.winner_words(rows)
+    return {"words": words, "page": page, "next": summary["next"], "finished": True}
 
 
 def drawings_of(run_path, row, number):

@@ -1,4 +1,4 @@
-"""Successive halving: rung by rung the better half goes on with twice the epochs.
+"""Halving: all are trained in the first rung, the better half in the second with twice the epochs.
 
 Every training of every rung begins from scratch and has a cosine schedule of its own. Going on from
 the weights of the rung before would be cheaper, but its learning rate has come down to 0, and a
@@ -7,16 +7,11 @@ score in the middle of a longer schedule says little about its end.
 
 import heapq
 
-MOST_RUNGS = 2  # a training of less than half the epochs of the last says too little
-
 
 def plan(n, epochs):
-    """The epochs of each rung for n candidates, the last with `epochs`: of three or more the weaker
-    half is dropped once, where there is an epoch to halve. plan(7, 20) -> [10, 20]."""
-    rungs = 1
-    while n > 2 and rungs < MOST_RUNGS and epochs >> rungs:
-        n, rungs = -(-n // 2), rungs + 1
-    return [epochs >> (rungs - 1 - i) for i in range(rungs)]
+    """The epochs of each rung for n candidates, the last with `epochs`. Of two nobody is dropped.
+    More rungs would begin with trainings too short to say who is better (docs/results.md)."""
+    return [epochs // 2, epochs] if n > 2 and epochs > 1 else [epochs]
 
 
 def better_half(scores):

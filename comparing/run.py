@@ -112,6 +112,7 @@ class Comparison:
     def load_data(self):
         """Open the training set in its two parts, once, so that it is downloaded and known when the
         processes open it. Raises ValueError where a comparison goes on with other images."""
+        self.cfg.require_images()
         cfg, roots = self.cfg, (files.COMPARISONS, files.SEARCHES, files.TRAININGS)
         options = DataOptions.from_config(
             cfg,
@@ -197,7 +198,8 @@ class Comparison:
     def write_summary(self, **more):
         what = {"candidates": self.candidates, "images": self.images}
         checksum = _checksum(self.cfg, self.cfg.flags(), what)
-        self.files.update_summary(**what, checksum=checksum, next=self.next_command(), **more)
+        more |= {"next": self.next_command(), "rank_by": self.cfg.rank_by}
+        self.files.update_summary(**what, checksum=checksum, **more)
 
     def __exit__(self, kind, error, traceback):
         try:
@@ -263,8 +265,8 @@ class Comparison:
             line |= {name: last[name] for name in ("top1", "loss", "train_loss")}
             line |= {"seconds": seconds, "scores": scores}
             self.log.info(
-                f"rung {job.rung}  {job.name}  seed {job.seed}  {last['top1']:.2%}  losses "
-                f"{last['train_loss']:.4f} {last['loss']:.4f}  {seconds:.0f} s"
+                f"rung {job.rung}  {job.name}  seed {job.seed}  {last['top1']:.2%}  loss "
+                f"{last['loss']:.4f}, of training {last['train_loss']:.4f}  {seconds:.0f} s"
             )
         else:
             line |= {"fault": fault, "again": again}

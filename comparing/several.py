@@ -152,7 +152,8 @@ class Searches:
         settings = [name for name in ("quick", "paper") if flags.get(name)]
         plain = type(cfg)([f"--{name}" for name in settings])
         lasting = {**cfg.marked(flags, keep="fixed"), **cfg.marked(flags, keep="free")}
-        said = {n: v for n, v in lasting.items() if n in settings or v != getattr(plain, n)}
+        always = ("dataset", *settings)
+        said = {n: v for n, v in lasting.items() if n in always or v != getattr(plain, n)}
         cfg.said = {**said, **cfg.said}
         if "compare" not in cfg.said:
             cfg.compare = plain.compare

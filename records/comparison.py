@@ -1,7 +1,7 @@
 """What a comparison has found: ranking, noise, and whether the search beat chance.
 
-Everything follows from two files of compares/NAME: summary.json, which says who takes part and how
-many epochs each rung has, and metrics.jsonl, with a line for each training. The words of the log,
+Everything follows from two files of compares/NAME: summary.json, which says who takes part and
+what ranks them, and metrics.jsonl, with a line for each training. The words of the log,
 the chart and the page are made from what stands here.
 """
 
@@ -166,10 +166,10 @@ def read(run_path):
         "name": reader.is_text, "kind": KINDS.__contains__, "genotype": reader.is_text,
         "fault": reader.is_text,
     }  # fmt: skip
-    candidates = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
+    summary = reader.read_object(os.path.join(run_path, SUMMARY))
+    candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
     if not reader.fits(candidates, [wanted]):
         raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
-    rank_by = reader.read_config(run_path)["flags"].get("rank_by")
     rows = ranking(
         candidates, trainings(run_path).values(), rank_by if rank_by in list(RANK_BY) else LOSSES
     )
@@ -232,7 +232,9 @@ def winner(rows):
 
 
 def best_baseline(rows):
-    return next((r for r in rows if r.kind == BASELINE and r.rungs and not r.fault), None)
+    """The row of the baseline that came furthest with the highest accuracy; None without one."""
+    there = [r for r in rows if r.kind == BASELINE and r.rungs and not r.fault]
+    return max(there, key=lambda r: (r.last.rung, r.last.mean), default=None)
 
 
 # --- noise --------------------------------------------------------------------------------------

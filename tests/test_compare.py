@@ -314,6 +314,34 @@ def test_losses_rank_by_their_mean_and_the_noise_is_theirs():
     assert [row.name for row in by_accuracy] == ["b", "c", "a"]  # equal: the loss decides
 
 
+@pytest.mark.parametrize("rank_by", ["losses", "accuracy"])
+def test_the_chart_shows_what_the_ranking_goes_by_the_best_to_the_right(rank_by):
+    # a has the higher accuracy, b the lower losses
+    losses = {"a": (0.9, 0.5), "b": (0.8, 0.3), "c": (0.7, 0.8)}
+    records = [record(name, top1, 0, train_loss=loss, loss=loss)
+               for name, (top1, loss) in losses.items()]  # fmt: skip
+    rows = comparison.ranking(candidates(*((n, "random") for n in losses)), records, rank_by)
+    axes = plot_compare.figure(rows).axes[0]
+    best = {"losses": "b", "accuracy": "a"}[rank_by]
+    assert axes.get_yticklabels()[0].get_text().split() == [best, "1"]
+    assert axes.get_xlabel().startswith(
+        {"losses": "mean of training loss", "accuracy": "acc"}[rank_by]
+    )
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines
+            if line.get_marker() == "o"}  # fmt: skip
+    shown = dict(enumerate([0.3, 0.5, 0.8] if rank_by == "losses" else [90, 80, 70]))
+    assert dots == pytest.approx(shown)
+    places = [axes.transData.transform((dots[y], y))[0] for y in range(3)]
+    assert places == sorted(places, reverse=True)
+
+
+def test_the_most_accurate_baseline_is_named():
+    names = candidates(("a", "random"), ("overfitted", "baseline"), ("sound", "baseline"))
+    records = [record("a", 0.5, 0), record("overfitted", 0.6, 0, train_loss=0.0, loss=0.1),
+               record("sound", 0.7, 0)]  # fmt: skip
+    assert "20.00 points below sound" in comparison.winner_words(comparison.ranking(names, records))
+
+
 def test_the_interval_does_not_depend_on_the_ranking():
     rows = rows_of({("f", "found"): (0.9,), **{(f"r{i}", "random"): (i / 20,) for i in range(9)}})
     assert comparison.chance(rows) == comparison.chance(rows[::-1])
@@ -503,6 +531,15 @@ def test_one_that_was_killed_is_tried_again_and_one_that_failed_is_not(scripted,
     )
     assert comparison.read("compares/c") == comparison.read("compares/whole")
     assert gt.load("compares/c") == gt.load("compares/whole")
+
+
+def test_images_that_would_not_be_read_are_refused(here):
+    """The digits are bundled: a path alone would go unheeded."""
+    for main, words in ((search.main, []), (augment.main, ["--genotype", "DARTS_V2"]),
+                        (compare.main, ["--random", "2"])):  # fmt: skip
+        text = ends_in_one_line(main, [*words, "--quick", "--data_path", "pets"])
+        assert "none was named; say --dataset FOLDER for images of your own" in text
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize(("top1", "warned"), [(0.19, True), (0.21, False)])
@@ -930,20 +967,12 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
         monkeypatch.delenv(name)
     shutil.rmtree("compares")
     capsys.readouterr()
+    monkeypatch.setattr(Comparison, "draw", lambda run: report.write_comparison(run.files.path))
     assert search.main([*words, "--overwrite"]) == "compares/s"
     assert trained("compares/s")[1] == {"searchs/s", "random:1", "random:2"}
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith("augment.py --genotype compares/s --quick")
     # the page of the search names the winner first, unless its own cell is another by now
-    summary = json.loads(Path("compares/s/summary.json").read_text())
-    Path("compares/s/summary.json").write_text(json.dumps({**summary, "finished": False}))
-    report.write("searchs/s")
-    page = Path("searchs/s/report.html").read_text()
-    assert "Next: the comparison<" in page
-    assert "The comparison has not finished. It will say which cell to train." in page
-    Path("compares/s/summary.json").write_text(json.dumps(summary))
-    Path("compares/s/report.html").touch()  # which is not drawn in the tests
-    report.write("searchs/s")
     for changes in (False, True):
         if changes:
             Path("searchs/s/genotype.json").write_text(gt.to_json(gt.PUBLISHED["PDARTS"]))
@@ -954,6 +983,14 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
         assert ("Next: train the found cell" in page) is changes
         assert ("</span> compares/s" in page[:own]) is not changes
         assert ('href="../../compares/s/report.html"' in page) is not changes
+    # a comparison that has broken off says on that page how to go on
+    shutil.rmtree("compares")
+    scripted.stop_after = len(scripted.done) + 7  # in the second rung
+    ends_in_one_line(search.main, [*words, "--overwrite"], code=130)
+    page = Path("searchs/s/report.html").read_text()
+    assert "Next: the comparison<" in page
+    assert "The comparison has not finished. It will say which cell to train." in page
+    assert 'compare.py <span class="flag">--name</span> s <span class="flag">--resume<' in page
 
 
 def test_several_searches_go_on_with_other_images(in_process, monkeypatch):

@@ -350,9 +350,6 @@ def test_a_folder_as_data_set_is_a_data_path(here):
     moved = SearchConfig(["--name", "x", "--resume", "--dataset", "others"])
     moved.resume_from(saved)
     assert moved.data_path == str(here / "others")
-    # a path alone would go unheeded: the digits are bundled
-    text = ends_in_one_line(SearchConfig, ["--data_path", "pets"])
-    assert "say --dataset 'pets' for images" in text
     # a data set by name is no folder, even if there is one of its name
     (here / "digits").mkdir()
     assert SearchConfig(["--dataset", "digits"]).dataset == "digits"

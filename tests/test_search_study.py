@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import genotypes as gt
+from config import CompareConfig
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -173,6 +174,16 @@ def test_a_replay_halves_by_the_mean_of_both_trainings(study):
     assert set(row["top1_of_cells"]) == {0.4}
     assert row["above"] == 0.0  # the random ones have 0.4 in the mean
     assert study.replayed({**cells, ("random", 0): trained(0)}, halves)["above"] == 1.0
+
+
+def test_a_comparison_of_the_study_is_that_of_quick(study, here, monkeypatch):
+    heard = []
+    monkeypatch.setattr(study.compare, "main", lambda words: heard.append(words) or "PDARTS")
+    (found,) = study.compare_cells("d", ["first", "beta"], 2, ["--jobs", "3"])
+    assert found["genotype"] == gt.to_str(gt.PUBLISHED["PDARTS"])
+    cfg = CompareConfig(heard[0])
+    assert cfg.candidates == ["searchs/d-first-2", "searchs/d-beta-2"]
+    assert (cfg.quick, cfg.random, cfg.seed, cfg.jobs, cfg.epochs) == (True, 12, 1200, 3, 8)
 
 
 def test_what_fails_is_named_and_the_others_are_done(study, here):

@@ -112,6 +112,7 @@ class Run:
 
     def load_data(self, load):
         """`load`(DataOptions of this run) -> its data. What it logs is kept for the log."""
+        self.cfg.require_images()
         roots = sorted((files.SEARCHES, files.TRAININGS), key=lambda root: root != self.cfg.ROOT)
         options = DataOptions.from_config(
             self.cfg,
