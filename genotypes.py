@@ -399,7 +399,8 @@ def load(source):
         path = os.path.join(source, FILE)
         if not os.path.isfile(path):
             raise ValueError(
-                f"{source} holds no {FILE}: no search, or its first epoch is not finished"
+                f"{source} holds no {FILE}: no search or comparison, or its first epoch or rung is "
+                f"not finished"
             )
     if os.path.isfile(path):
         try:

@@ -68,12 +68,12 @@ def draw_ranking(axes, rows):
         means = [scale * rung.score for rung in row.rungs]
         axes.plot(means, [y] * len(means), color=color, linewidth=1.2, alpha=0.6, zorder=2)
         for rung, mean in zip(row.rungs, means, strict=True):
-            last = rung is row.last
             trained = [scale * score for score in rung.scores]
             axes.plot(trained, [y] * len(trained), "|", color=color, markersize=11, alpha=0.8)
+            filling = color if rung.rung == n_rungs else "white"
             axes.plot(
                 [mean], [y], "o", markersize=size_of(rung.rung, n_rungs), color=color,
-                markerfacecolor=color if last else "white", markeredgewidth=1.5, zorder=3,
+                markerfacecolor=filling, markeredgewidth=1.5, zorder=3,
             )  # fmt: skip
     axes.set_yticks(range(len(rows)), [label(row, i) for i, row in enumerate(rows, start=1)])
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -88,10 +88,10 @@ def draw_ranking(axes, rows):
     else:
         axes.set_xlim(max(left, -1), min(right, 101))  # the band may reach beyond what there is
         axes.set_xlabel("accuracy on the scored images [%]")
-    epochs = sorted({(r.rung, r.epochs) for row in rows for r in row.rungs})
-    words = ", ".join(str(n) for _, n in epochs)
-    band = "" if most is None else "; green: noise around the best cell"
-    axes.set_title(f"Ranking: dots after {words} epochs, ticks: trainings{band}",
+    *first, (_, n) = sorted({(r.rung, r.epochs) for row in rows for r in row.rungs})
+    words = "".join(f"hollow dots after {n}, " for _, n in first)
+    band = "" if most is None else "; green: noise around the best"
+    axes.set_title(f"Ranking: {words}dots after {n} epochs, ticks: trainings{band}",
                    fontsize="small", loc="left")  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
 

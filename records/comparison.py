@@ -29,7 +29,7 @@ KINDS = {
 # what a ranking goes by, in words
 LOSSES, ACCURACY = "losses", "accuracy"
 RANK_BY = {
-    LOSSES: "the mean of the training loss and the loss on the scored images",
+    LOSSES: "both losses, the mean of that of the training and that on the scored images",
     ACCURACY: "accuracy on the scored images",
 }
 # two-sided 95 % quantiles of Student's t, by degrees of freedom; 1.96 in the limit
@@ -420,7 +420,9 @@ def order_words(rows):
 
 def table(rows):
     """The ranking as lines of text."""
-    head = "", "candidate", "kind", "top1", "+-", "train loss", "loss"
+    best = winner(rows)
+    by_losses = best is not None and best.last.rank_by == LOSSES
+    head = "", "candidate", "kind", *["both losses"] * by_losses, "top1", "+-", "train loss", "loss"
     cells = [(*head, "epochs", "params", "multiply-adds")]
     for i, row in enumerate(rows, start=1):
         if row.fault or not row.rungs:
@@ -430,7 +432,8 @@ def table(rows):
         losses = f"{last.mean_train_loss:.4f}", f"{last.mean_loss:.4f}"
         scores = f"{last.mean:.2%}", spread, *losses, str(last.epochs)
         size = f"{row.params / 1e6:.3f} M", f"{row.madds / 1e6:.2f} M"
-        cells.append((str(i), row.name, KINDS[row.kind], *scores, *size))
+        ranked_by = [f"{-last.score:.4f}"] * by_losses
+        cells.append((str(i), row.name, KINDS[row.kind], *ranked_by, *scores, *size))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
@@ -440,6 +443,6 @@ def table(rows):
         for line in cells
     ]
     lines += [f"left out: {row.name} ({row.fault})" for row in rows if row.fault]
-    if winner(rows) is not None:
+    if best is not None:
         lines.append(order_words(rows))
     return "\n".join(lines)

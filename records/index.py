@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple
 
 import genotypes as gt
-from records import files, reader
+from records import comparison, files, reader
 
 KINDS = {files.SEARCHES: "search", files.TRAININGS: "training", files.COMPARISONS: "comparison"}
 
@@ -16,8 +16,8 @@ class Row(NamedTuple):
     kind: str
     subject: str  # the data
     state: str  # "running", "finished", "broken off"
-    epochs: str  # "3 of 12"
-    top1: float  # of the last epoch
+    epochs: str  # "3 of 12"; of a comparison "16 trainings"
+    top1: float  # of the last epoch; of a comparison that of its best cell
     part: str  # what it was scored on
     params: int  # of the final network
     started: str
@@ -46,7 +46,7 @@ def row(path):
     except (OSError, ValueError):
         subject = ""
     default = "alpha half" if kind == "search" else "test"
-    return Row(
+    found = Row(
         path=path,
         kind=kind,
         subject=str(subject or config["flags"].get("dataset", "")),
@@ -58,6 +58,23 @@ def row(path):
         started=config.get("start_time", ""),
         bytes=size_on_disk(path),
     )
+    return found._replace(**_of_comparison(path, summary)) if kind == "comparison" else found
+
+
+def _of_comparison(path, summary):
+    """What is otherwise known of a comparison."""
+    records = comparison.trainings(path)
+    try:
+        best = comparison.winner(comparison.read(path))
+    except (ValueError, OSError):  # not begun, or damaged
+        best = None
+    ended = "finished" if summary.get("finished") else "broken off"
+    return {
+        "state": "running" if reader.is_held(path) else ended,
+        "epochs": comparison.plural(len(records), "training"),
+        "top1": best and best.last.mean,
+        "part": "scored half",
+    }
 
 
 def size_on_disk(path):

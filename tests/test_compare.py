@@ -34,7 +34,7 @@ from comparing.workers import Answer, Job, Setting, Workers, perform
 from data_sets import loaders, named
 from data_sets.options import DataOptions
 from models import ops
-from records import comparison, files
+from records import comparison, files, index
 from tracking import run_folder
 
 SPACE = ["--primitives", "skip_connect,max_pool_3x3,sep_conv_3x3", "--n_nodes", "2"]
@@ -169,8 +169,7 @@ def test_a_comparison_is_successive_halving(scripted, rank_by, score):
     rungs, winner = by_hand([f"random:{i}" for i in range(2, 9)], [4, 9], 3, score)
     assert list(trained().values()) == rungs
     assert len(scripted.done) == 3 * (7 + 4)
-    what = {"accuracy": "accuracy on the scored images", "losses": "the mean of the training loss"}
-    assert f"Ranked by {what[rank_by]}" in log_of(COMMAND)
+    assert f"Ranked by {comparison.RANK_BY[rank_by]}; those that went" in log_of(COMMAND)
     assert {(job.seed, job.swapped) for job in scripted.done} == {(2, False), (3, True), (4, False)}
     found = json.loads(Path(COMMAND, "genotype.json").read_text())
     assert (found["name"], found["kind"]) == (winner, "random")
@@ -438,6 +437,9 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     assert "augment.py --genotype compares/c" in out
     summary = json.loads(Path("compares/c/summary.json").read_text())
     assert summary["finished"] is True
+    found = index.row("compares/c")
+    assert (found.state, found.epochs, found.part) == ("finished", "3 trainings", "scored half")
+    assert found.top1 == json.loads(Path("compares/c/genotype.json").read_text())["score"]
     Path("compares/c/summary.json").write_text(json.dumps({**summary, "finished": False}))
     report.main(["compares/c"])
     assert "It has not finished: the last word may be another" in (
@@ -551,8 +553,11 @@ def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypat
 
     monkeypatch.setattr(scripted, "perform", perform)
     compare.main([*TINY, "--random", "2", *NAMED])
-    assert (f"the best of the first rung has {top1:.2%}, and guessing 10.00%"
-            in log_of(COMMAND)) == warned  # fmt: skip
+    text = (
+        f"2 of 2 candidates of the first rung had hardly learned anything ({top1:.2%} to "
+        f"{top1:.2%}, guessing has 10.00%): that is too short to choose among cells; take more --epochs"
+    )
+    assert (text in log_of(COMMAND)) == warned
 
 
 @pytest.mark.parametrize("name", config.BASELINES)
@@ -991,6 +996,8 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
     assert "Next: the comparison<" in page
     assert "The comparison has not finished. It will say which cell to train." in page
     assert 'compare.py <span class="flag">--name</span> s <span class="flag">--resume<' in page
+    found = index.row("compares/s")
+    assert (found.state, found.epochs) == ("broken off", "7 trainings")
 
 
 def test_several_searches_go_on_with_other_images(in_process, monkeypatch):

@@ -316,7 +316,7 @@ def log_genotypes(run, best):
             f"{common_log.which(run, run.recommended)}, supernet top1 "
             f"{run.recommended['top1']:.2%} on the alpha half; recommended): {best}"
         )
-    run.log.info(f"the {best_name} genotype in words:\n" + gt.describe(best, run.cfg.layers))
+    run.log.info(f"the {best_name} genotype in words:\n" + gt.describe(best))
     try:
         history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
     except ValueError:  # the file was damaged or deleted; the result does not depend on it
