@@ -89,9 +89,9 @@ def draw_ranking(axes, rows):
         axes.set_xlim(max(left, -1), min(right, 101))  # the band may reach beyond what there is
         axes.set_xlabel("accuracy on the scored images [%]")
     *first, (_, n) = sorted({(r.rung, r.epochs) for row in rows for r in row.rungs})
-    words = "".join(f"hollow dots after {n}, " for _, n in first)
+    hollow = "".join(f" (hollow: {n})" for _, n in first)
     band = "" if most is None else "; green: noise around the best"
-    axes.set_title(f"Ranking: {words}dots after {n} epochs, ticks: trainings{band}",
+    axes.set_title(f"Ranking after {n} epochs{hollow}; ticks: trainings{band}",
                    fontsize="small", loc="left")  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
 

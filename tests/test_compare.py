@@ -555,7 +555,7 @@ def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypat
     compare.main([*TINY, "--random", "2", *NAMED])
     text = (
         f"2 of 2 candidates of the first rung had hardly learned anything ({top1:.2%} to "
-        f"{top1:.2%}, guessing has 10.00%): that is too short to choose among cells; take more --epochs"
+        f"{top1:.2%}, guessing has 10.00%): that is too short to choose among cells"
     )
     assert (text in log_of(COMMAND)) == warned
 
