@@ -345,7 +345,7 @@ def write_comparison(run_path):
         rows=rows,
         best=best,
         order=comparison.order_words(rows) if best else "",
-        by_losses=best is not None and best.last.rank_by == comparison.LOSSES,
+        by_losses=comparison.ranked_by_losses(rows),
         chance=comparison.chance(rows),
         words=[say(rows) for say in words] if best else [],
         next=summary.get("next", ""),

@@ -411,6 +411,12 @@ def winner_words(rows):
     return f"{text} {more}."
 
 
+def ranked_by_losses(rows):
+    """Whether losses rank them; False where nothing is ranked yet."""
+    best = winner(rows)
+    return best is not None and best.last.rank_by == LOSSES
+
+
 def order_words(rows):
     """What the ranking goes by, in a sentence."""
     more = len({r.epochs for row in rows for r in row.rungs}) > 1
@@ -420,8 +426,7 @@ def order_words(rows):
 
 def table(rows):
     """The ranking as lines of text."""
-    best = winner(rows)
-    by_losses = best is not None and best.last.rank_by == LOSSES
+    best, by_losses = winner(rows), ranked_by_losses(rows)
     head = "", "candidate", "kind", *["both losses"] * by_losses, "top1", "+-", "train loss", "loss"
     cells = [(*head, "epochs", "params", "multiply-adds")]
     for i, row in enumerate(rows, start=1):

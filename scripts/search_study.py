@@ -359,9 +359,11 @@ def replayed(cells, halves, n_random=N_RANDOM, draws=200):
 
 
 def comparable(trainings):
-    """(score, loss) of a candidate, as `halving` compares them: see `comparison.RANK_BY`."""
-    loss = statistics.mean(t["loss"] for t in trainings)
-    return -(loss + statistics.mean(t["train_losses"][-1] for t in trainings)) / 2, loss
+    """(score, loss) of a candidate, as `halving` compares them in a comparison with --quick."""
+    top1, loss = (tuple(t[name] for t in trainings) for name in ("top1", "loss"))
+    train_loss = tuple(t["train_losses"][-1] for t in trainings)
+    rung = comparison.Rung(1, 1, top1, loss, train_loss, (0, 1), comparison.LOSSES)
+    return rung.score, rung.mean_loss
 
 
 def table(name, rows):

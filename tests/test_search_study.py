@@ -155,8 +155,8 @@ def test_a_replay_halves_by_the_mean_of_both_trainings(study):
     def both(a, b):
         # scores of a and b, by the mean of the two losses, the one of training in its last epoch
         return [
-            {"loss": 2 - 2 * a, "train_losses": [9.0, 0.0]},
-            {"loss": 0.0, "train_losses": [0.0, 2 - 2 * b]},
+            {"top1": 0.0, "loss": 2 - 2 * a, "train_losses": [9.0, 0.0]},
+            {"top1": 0.0, "loss": 0.0, "train_losses": [0.0, 2 - 2 * b]},
         ]
 
     def trained(top1):
