@@ -67,8 +67,8 @@ def main(argv=None):
                 run.finish()
             run.draw()
             run.tell_search()
-        finished = finish(run)
-    if not finished:
+        concluded = conclude(run)
+    if not concluded:
         errors.end(cfg.PROG, f"no cell could be trained; {run.files.path} says why", 1, None)
     return run.files.path
 
@@ -216,7 +216,7 @@ def describe_rung(rung, n_rungs, epochs, taking_part, n_seeds):
     )
 
 
-def finish(run):
+def conclude(run):
     """The ranking and what follows from it; whether there is a winner."""
     rows = run.rows()
     run.bar.close()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-SIZES = ["--channels", "2", "--layers", "3", "--batch", "6", "--steps", "4", "--batches", "2"]
+SIZES = ["--channels", "2", "--layers", "3", "--batch", "4", "--steps", "4", "--batches", "2"]
 WHAT = ["--moments", "start", "half", "--no-costs", "--precisions", "float32", "float64"]
 SMALL = [*SIZES, *WHAT, "--eps", "0.01", "1e-7", "--forward_eps", "1e-7", "--out", "q.json"]
 

@@ -262,12 +262,12 @@ def test_a_search_step_equals_that_of_the_per_edge_form(
         assert plain.genotype() == fast.genotype()
 
 
-def test_float32_stays_close_over_ten_steps(monkeypatch):
+def test_float32_stays_close_over_five_steps(monkeypatch):
     nets = pair(monkeypatch, torch.float32)
     for net in nets:
         w_optim = torch.optim.SGD(net.weights(), 0.0025, momentum=0.9, weight_decay=3e-4)
         alpha_optim = torch.optim.SGD(net.alphas(), 0.05)
-        for step in range(10):
+        for step in range(5):
             search_step(net, w_optim, batches(torch.float32, 16, 8, seed=step), 0.0025)
             alpha_optim.step()
     plain, fast = nets[0].state_dict(), per_edge.net_tensors(nets[1], nets[0])
@@ -348,7 +348,7 @@ def test_bfloat16_runs_and_stays_near():
 @pytest.mark.filterwarnings("ignore")  # of torch._dynamo itself
 def test_compiled_cells_give_the_same_step():
     nets = small(n_nodes=1, k=1), small(n_nodes=1, k=1)
-    for cell in nets[1].net.cells:
+    for cell in nets[1].net.cells[:2]:  # a normal one and one that halves the map
         cell.compile(backend="aot_eager")  # all of compilation but the generation of code
     data = batches(torch.float64)
     gradients = [search_step(net, sgd(net), data, 0.05) for net in nets]
