@@ -17,7 +17,7 @@ import genotypes as gt
 import plot_train_val
 import report
 import visualize
-from records import reader
+from records import comparison, files, reader
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +30,31 @@ def search_run(finished_search):
 @pytest.fixture
 def augment_run(finished_augment):
     return finished_augment[0] / "augments" / "a"
+
+
+@pytest.fixture(scope="session")
+def comparison_run(tmp_path_factory):
+    """The page of three cells, with names of usual length and longer."""
+    folder = tmp_path_factory.mktemp("compared") / "compares" / "c"
+    folder.mkdir(parents=True)
+    names = {"searchs/my-own-photographs": "found"}
+    names |= {f"random:{1000 + n}": "random" for n in range(2)}
+    space = {"primitives": gt.PRIMITIVES, "n_nodes": 2, "k": 2}
+    text = gt.to_str(gt.draw("random", 1, space))
+    size = {"params": 44_000, "madds": 1.65e6}
+    candidates = [
+        {"name": name, "kind": kind, "genotype": text, **size, "fault": ""}
+        for name, kind in names.items()
+    ]
+    summary = {"candidates": candidates, "finished": True, "rank_by": "losses"}
+    summary["next"] = f"python augment.py --genotype {folder} --quick"
+    files.write_json(str(folder / "summary.json"), summary)
+    for n, (name, seed) in enumerate((name, seed) for name in names for seed in (0, 1)):
+        record = {"rung": 1, "candidate": name, "seed": seed, "epochs": 4, "top1": 0.8 + n / 200,
+                  "loss": 0.7, "train_loss": 0.6}  # fmt: skip
+        files.append_line(str(folder / "metrics.jsonl"), json.dumps(comparison.sealed(record)))
+    report.draw_comparison(str(folder))
+    return folder
 
 
 def text_of(page):
@@ -253,7 +278,7 @@ def browser():
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
-@pytest.mark.parametrize("kind", ["search_run", "augment_run"])
+@pytest.mark.parametrize("kind", ["search_run", "augment_run", "comparison_run"])
 def test_the_page_in_a_browser(browser, finished_augment, request, kind, width, scheme):
     run = request.getfixturevalue(kind)
     context = browser.new_context(
@@ -276,6 +301,10 @@ def test_the_page_in_a_browser(browser, finished_augment, request, kind, width, 
         ).map(e => e.outerHTML.slice(0, 80))""")
             == []
         )
+        cut = "e => e.scrollWidth > e.clientWidth"
+        assert not page.evaluate(f"[...document.querySelectorAll('.tiles div')].some({cut})")
+        if width == 1280:  # all columns are seen at once
+            assert not page.evaluate(f"[...document.querySelectorAll('.scroll')].some({cut})")
         broken = "e => e.getClientRects().length > 1"  # a flag that is not on one line
         assert not page.evaluate(f"[...document.querySelectorAll('.flag')].some({broken})")
         assert (
@@ -285,7 +314,8 @@ def test_the_page_in_a_browser(browser, finished_augment, request, kind, width, 
         )
     assert page.evaluate("document.querySelectorAll('.flag').length") > 0
     shown = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
-    assert shown == [True] * (6 if kind == "search_run" else 4 + 8)
+    n_shown = {"search_run": 6, "augment_run": 4 + 8, "comparison_run": 1 + 2 * 3}
+    assert shown == [True] * n_shown[kind]
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     brightness = sum(map(int, re.findall(r"\d+", background)[:3]))
     assert brightness < 200 if scheme == "dark" else brightness > 650
