@@ -66,7 +66,7 @@ def main(argv=None):
             if rung == len(plan):
                 run.finish()
             run.draw()
-            run.tell_search()
+            run.tell_searches()
         concluded = conclude(run)
     if not concluded:
         errors.end(cfg.PROG, f"no cell could be trained; {run.files.path} says why", 1, None)

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import base64
 import functools
+import glob
 import os
 import re
 import time
@@ -275,13 +276,20 @@ def draw_cell(run_path):
 
 
 def compared(run_path, genotype):
-    """What the comparison behind a search (--compare) says, {"words", "page", "next", "finished"},
+    """What the newest comparison of this search's cell says, {"words", "page", "next", "finished"},
     or that it has not finished. None where there is none of the cell that the search has now."""
     path, name = os.path.split(os.path.abspath(run_path))
-    folder = os.path.join(os.path.dirname(path), files.COMPARISONS, name)
-    cells = comparison.genotypes(folder)
-    if genotype is None or cells.get(os.path.join(files.SEARCHES, name)) != gt.to_str(genotype):
+    root = os.path.join(os.path.dirname(path), files.COMPARISONS)
+    cell, text = os.path.join(files.SEARCHES, name), genotype and gt.to_str(genotype)
+    of_it = [
+        folder
+        for folder in glob.glob(os.path.join(glob.escape(root), "*"))
+        if text and comparison.genotypes(folder).get(cell) == text
+    ]
+    if not of_it:
         return None
+    folder = max(of_it, key=lambda path: reader.read_config(path).get("start_time") or "")
+    name = os.path.basename(folder)
     there = os.path.isfile(os.path.join(folder, files.REPORT))
     page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT]) if there else ""
     summary = reader.read_summary(folder)

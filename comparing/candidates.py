@@ -50,7 +50,7 @@ def inherit(cfg):
     words = [
         f"{name} {_text(value)}" for name, value in taken.items() if value != cfg.default(name)
     ]
-    return f"inherited from {_tidy(source)}: {', '.join(words) or 'the defaults'}"
+    return f"inherited from {os.path.normpath(source)}: {', '.join(words) or 'the defaults'}"
 
 
 def _metadata(name):
@@ -59,11 +59,6 @@ def _metadata(name):
         return {}
     found = gt.metadata(name)
     return found if isinstance(found.get("flags"), dict) else {}
-
-
-def _tidy(path):
-    """A folder without the slash that a shell puts behind it."""
-    return path.rstrip("/" + os.sep) or path
 
 
 def _text(value):
@@ -103,7 +98,7 @@ def _candidate(name, cfg):
     kind = FOUND if data else GIVEN
     if data.get("kind") in (PUBLISHED, GIVEN, RANDOM):  # what a comparison has chosen
         kind = data["kind"]
-    name = _tidy(name)
+    name = os.path.normpath(name)  # a shell puts a slash behind a folder
     return _known(Candidate(name, kind, genotype, data.get("flags")))
 
 

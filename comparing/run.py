@@ -185,7 +185,7 @@ class Comparison:
             folder.write_config(cfg.flags(), self.device)
             self.write_summary(finished=False)
             self.log.open(folder.file(f"{folder.name}.log"))
-            self.tell_search()
+            self.tell_searches()
         except BaseException:
             self._close(folder.give_back)
             raise
@@ -281,11 +281,11 @@ class Comparison:
         """Record that all is trained."""
         self.files.update_summary(finished=True)
 
-    def tell_search(self):
-        """Say on the page of a search of this name how its comparison stands."""
-        search = os.path.join(files.SEARCHES, self.files.name)
-        if any(c["name"] == search for c in self.candidates):
-            attempt(self.log, "report", lambda: report.write(search))
+    def tell_searches(self):
+        """Say on the pages of the searches that take part how their comparison stands."""
+        for c in self.candidates:
+            if os.path.dirname(c["name"]) == files.SEARCHES and os.path.isdir(c["name"]):
+                attempt(self.log, "report", lambda path=c["name"]: report.write(path))
 
     def rows(self):
         return comparison.ranking(self.candidates, self.records.values(), self.cfg.rank_by)

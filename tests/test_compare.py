@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -1082,3 +1083,24 @@ def test_what_was_said_is_said_again():
     cfg = config.SearchConfig(said)
     again = config.SearchConfig(cfg.words(cfg.said))
     assert again.flags() == cfg.flags()
+
+
+def test_the_page_of_each_search_names_the_newest_comparison_of_its_cell(
+    scripted, undisturbed, monkeypatch
+):
+    monkeypatch.setattr(Comparison, "draw", lambda run: report.write_comparison(run.files.path))
+    for name in "ab":
+        copy_of(undisturbed[0], f"searchs/{name}")
+    compare.main([*TINY, "searchs/a", "./searchs/b/", "random:1", "--name", "both", "--quiet"])
+
+    def named_by(search):
+        page = Path(search, "report.html").read_text()
+        return re.findall(r'href="../../compares/(\w+)/report.html"', page)
+
+    assert named_by("searchs/a") == named_by("searchs/b") == ["both"]
+    config = json.loads(Path("compares/both/config.json").read_text())
+    config["start_time"] = "2020-02-20 20:20:20"
+    Path("compares/both/config.json").write_text(json.dumps(config))
+    compare.main([*TINY, "searchs/a", "random:2", "--name", "later", "--quiet"])
+    assert named_by("searchs/a") == ["later"]
+    assert named_by("searchs/b") == ["both"]
