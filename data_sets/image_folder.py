@@ -21,6 +21,7 @@ from data_sets import cache, image_files, image_parts, splits
 from data_sets.image_parts import HELD_OUT
 from data_sets.named import DataSpec
 from data_sets.options import MAX_MEGAPIXELS
+from records.files import CONFIG, METRICS
 
 log = logging.getLogger("darts.data")
 
@@ -59,8 +60,13 @@ def list_files(root, classes=None, again=False):
     classes  None, or the classes of the training part in their order: no other is allowed then
     again    what is left out was said when the same folder was read for the training part
 
-    Raises ValueError for class folders that are missing, empty, unknown or only one.
+    Raises ValueError for the folder of a run, and for class folders that are missing, empty,
+    unknown or only one.
     """
+    if all(os.path.isfile(os.path.join(root, name)) for name in (CONFIG, METRICS)):
+        raise ValueError(
+            f"{root} is the folder of a run; name that of your images, with one subfolder per class"
+        )
     class_of = {name: unicodedata.normalize("NFC", name) for name in image_parts.subfolders(root)}
     folders = sorted(set(class_of.values()))
     images, others = image_files.find(root)

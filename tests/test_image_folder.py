@@ -268,6 +268,10 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
     assert "is no folder of images" in refused(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert "neither images nor class folders" in refused(tmp_path / "empty")
+    (tmp_path / "run" / "plots").mkdir(parents=True)
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / "run" / name).touch()
+    assert "is the folder of a run; name that of your images" in refused(tmp_path / "run")
     write(tmp_path / "loose/train/00.png")
     assert "images but no class folders" in refused(tmp_path / "loose")
     assert "has one class only, cat" in refused(make(tmp_path / "one", classes=("cat",)))
