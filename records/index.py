@@ -63,15 +63,16 @@ def row(path):
 
 def _of_comparison(path, summary):
     """What is otherwise known of a comparison."""
-    records = comparison.trainings(path)
     try:
-        best = comparison.winner(comparison.read(path))
+        rows = comparison.read(path)
     except (ValueError, OSError):  # not begun, or damaged
-        best = None
+        rows = []
+    best = comparison.winner(rows)
+    n_trained = sum(len(rung.top1) for found in rows for rung in found.rungs)
     ended = "finished" if summary.get("finished") else "broken off"
     return {
         "state": "running" if reader.is_held(path) else ended,
-        "epochs": comparison.plural(len(records), "training"),
+        "epochs": comparison.plural(n_trained, "training"),
         "top1": best and best.last.mean,
         "part": "scored half",
     }
