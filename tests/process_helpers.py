@@ -3,6 +3,8 @@
 import os
 import socket
 import sys
+import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -28,8 +30,42 @@ def environment(rank, size, port, **more):
 
 def in_processes(size, work, folder):
     """work(group) in `size` processes; returns their results by rank."""
-    mp.spawn(_process, (size, free_port(), work, str(folder)), size)
+    # forked where that is safe: each process that begins anew imports torch first
+    method = "fork" if sys.platform == "linux" else "spawn"
+    mp.start_processes(_process, (size, free_port(), work, str(folder)), size, start_method=method)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def run_together(folder, main, words_of_each):
+    """main(words) in a process for each of `words_of_each`, of one group. Returns [(exit code, what
+    it said on standard error)]."""
+    port, started = free_port(), []
+    for rank, words in enumerate(words_of_each):
+        process = os.fork()
+        if process == 0:
+            os._exit(_run(main, words, folder, environment(rank, len(words_of_each), port)))
+        started.append(process)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+    return [(code, Path(f"{folder}-stderr-{rank}").read_text()) for rank, code in enumerate(codes)]
+
+
+def _run(main, words, folder, variables):
+    os.chdir(folder)
+    os.environ.update(variables)
+    for name, number in ("stdout", 1), ("stderr", 2):  # open until the process ends
+        stream = open(f"{folder}-{name}-{variables['RANK']}", "w")  # noqa: SIM115
+        os.dup2(stream.fileno(), number)
+        setattr(sys, name, stream)
+    try:
+        main(words)
+        return 0
+    except SystemExit as error:
+        return error.code
+    except BaseException:
+        traceback.print_exc()
+        return 99
+    finally:
+        sys.stderr.flush()
 
 
 def _process(rank, size, port, work, folder):

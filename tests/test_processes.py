@@ -26,7 +26,7 @@ from conftest import (
     log_of,
     made_once,
 )
-from process_helpers import environment, free_port, in_processes
+from process_helpers import environment, free_port, in_processes, run_together
 from process_work import (
     CASES,
     OPS,
@@ -383,14 +383,14 @@ def test_a_search_by_two_processes_is_one_run(searched):
     assert not torch.equal(state["rng"]["torch"], state["rng_others"][0]["torch"])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_what_looks_into_the_supernet_looks_together(tmp_path):
     """Else the processes would part, which is compared at each save, or wait for each other."""
     words = [*TINY_SEARCH, "--subset", "0.1", "--epochs", "4", "--batch_size", "15", "--name", "s",
              "--n_nodes", "1", "--k", "1", "--primitives", "skip_connect,max_pool_3x3",
              "--eigenvalue", "--stop_unchanged", "2", "--select", "perturbation",
              "--checkpoint_minutes", "0.00001"]  # fmt: skip
-    done = torchrun(tmp_path, "search.py", words)
-    assert done.returncode == 0, done.stderr
+    assert run_together(tmp_path, search.main, [words] * 2) == [(0, ""), (0, "")]
     run = tmp_path / "searchs" / "s"
     assert gt.metadata(run)["select"] == "perturbation"
     records = lines(run / "alphas.jsonl")
@@ -453,20 +453,14 @@ def test_a_training_by_processes_of_this_program_scores_every_image(tmp_path):
     assert sum(map(sum, confusion["matrix"])) == 360
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_processes_with_other_flags_than_each_other_are_refused(tmp_path):
-    port, started = free_port(), []
-    for rank, epochs in enumerate("12"):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, ROOT / "search.py", "--quick", "--epochs", epochs], cwd=tmp_path,
-                env={**os.environ, **environment(rank, 2, port)}, text=True, stderr=subprocess.PIPE,
-            )
-        )  # fmt: skip
-    (_, said), (_, echo) = (process.communicate(timeout=600) for process in started)
+    words = [["--quick", "--epochs", epochs] for epochs in "12"]
+    (code, said), (other_code, echo) = run_together(tmp_path, search.main, words)
     assert said == (
         "search.py: process 1 was started with other flags than process 0: --epochs is 2 there and "
         "1 here; start all with the same command\n"
     )
-    assert [process.returncode for process in started] == [2, 2]
+    assert (code, other_code) == (2, 2)
     assert echo == said.replace("search.py: ", "search.py: process 1: ", 1)  # nobody ended it
     assert os.listdir(tmp_path) == []
