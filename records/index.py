@@ -63,16 +63,15 @@ def row(path):
 
 def _of_comparison(path, summary):
     """What is otherwise known of a comparison."""
+    records = comparison.trainings(path)
     try:
-        rows = comparison.read(path)
+        best = comparison.winner(comparison.read(path))
     except (ValueError, OSError):  # not begun, or damaged
-        rows = []
-    best = comparison.winner(rows)
-    n_trained = sum(len(rung.top1) for found in rows for rung in found.rungs)
+        best = None
     ended = "finished" if summary.get("finished") else "broken off"
     return {
         "state": "running" if reader.is_held(path) else ended,
-        "epochs": comparison.plural(n_trained, "training"),
+        "epochs": comparison.plural(len(records), "training"),
         "top1": best and best.last.mean,
         "part": "scored half",
     }
