@@ -18,6 +18,7 @@ import glob
 import os
 import re
 import time
+import urllib.parse
 from contextlib import suppress
 
 import jinja2
@@ -226,12 +227,18 @@ def template(name="report.html.j2"):
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["unbroken"] = unbroken
+    environment.filters["breakable"] = breakable
     return environment.get_template(name)
 
 
 def unbroken(text):
     """A text for the page, in which no line ends inside of a flag: browsers break behind dashes."""
     return Markup(re.sub(r"--\w+", r'<span class="flag">\g<0></span>', str(escape(text))))
+
+
+def breakable(path):
+    """A path for the page, in which a line may end behind each folder."""
+    return Markup(re.sub(r"[/\\]", r"\g<0><wbr>", str(escape(path))))
 
 
 def write(run_path):
@@ -291,7 +298,11 @@ def compared(run_path, genotype):
     folder = max(of_it, key=lambda path: reader.read_config(path).get("start_time") or "")
     name = os.path.basename(folder)
     there = os.path.isfile(os.path.join(folder, files.REPORT))
-    page = "/".join(["..", "..", files.COMPARISONS, name, files.REPORT]) if there else ""
+    page = (
+        "/".join(["..", "..", files.COMPARISONS, urllib.parse.quote(name), files.REPORT])
+        if there
+        else ""
+    )
     summary = reader.read_summary(folder)
     if not (summary.get("finished") and summary.get("next")):
         text = (

@@ -98,7 +98,8 @@ def _candidate(name, cfg):
     kind = FOUND if data else GIVEN
     if data.get("kind") in (PUBLISHED, GIVEN, RANDOM):  # what a comparison has chosen
         kind = data["kind"]
-    name = os.path.normpath(name)  # a shell puts a slash behind a folder
+    tidy = os.path.normpath(name)  # a shell puts a slash behind a folder
+    name = tidy if os.path.dirname(tidy) else name  # a bare name may be that of a published cell
     return _known(Candidate(name, kind, genotype, data.get("flags")))
 
 

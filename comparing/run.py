@@ -284,7 +284,8 @@ class Comparison:
     def tell_searches(self):
         """Say on the pages of the searches that take part how their comparison stands."""
         for c in self.candidates:
-            if os.path.dirname(c["name"]) == files.SEARCHES and os.path.isdir(c["name"]):
+            recorded = os.path.isfile(os.path.join(c["name"], files.METRICS))
+            if recorded and os.path.dirname(c["name"]) == files.SEARCHES:
                 attempt(self.log, "report", lambda path=c["name"]: report.write(path))
 
     def rows(self):

@@ -21,7 +21,7 @@ from data_sets import cache, image_files, image_parts, splits
 from data_sets.image_parts import HELD_OUT
 from data_sets.named import DataSpec
 from data_sets.options import MAX_MEGAPIXELS
-from records.files import CONFIG, METRICS
+from records.files import CONFIG, METRICS, SUMMARY
 
 log = logging.getLogger("darts.data")
 
@@ -63,7 +63,7 @@ def list_files(root, classes=None, again=False):
     Raises ValueError for the folder of a run, and for class folders that are missing, empty,
     unknown or only one.
     """
-    if all(os.path.isfile(os.path.join(root, name)) for name in (CONFIG, METRICS)):
+    if all(os.path.isfile(os.path.join(root, name)) for name in (CONFIG, METRICS, SUMMARY)):
         raise ValueError(
             f"{root} is the folder of a run; name that of your images, with one subfolder per class"
         )

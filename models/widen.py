@@ -112,7 +112,9 @@ def gives_the_same(blocks, widened, C):
 def rewrite(blocks):
     """The widening itself, from the first block's graph. Raises CannotWiden."""
     try:
-        graph = Tracer(autowrap_modules=()).trace(blocks[0])  # which wraps the functions of math
+        graph = Tracer(autowrap_modules=()).trace(
+            blocks[0]
+        )  # none: wrapping those of math takes long
     except Exception as error:  # whatever a block does that cannot be traced
         raise CannotWiden(f"cannot be traced ({error})") from error
     state = Rewrite(blocks, graph)

@@ -163,8 +163,8 @@ def read(run_path):
     if not os.path.isdir(run_path):
         raise ValueError(f"there is no run folder {run_path}")
     wanted = {
-        "name": reader.is_text, "kind": KINDS.__contains__, "genotype": reader.is_text,
-        "fault": reader.is_text,
+        "name": reader.is_text, "kind": lambda kind: reader.is_text(kind) and kind in KINDS,
+        "genotype": reader.is_text, "fault": reader.is_text,
     }  # fmt: skip
     summary = reader.read_object(os.path.join(run_path, SUMMARY))
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")

@@ -1,6 +1,7 @@
 """Runs a function in several processes of one group, on gloo."""
 
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -11,6 +12,9 @@ import torch
 import torch.multiprocessing as mp
 
 from devices import processes
+
+# Forked, since each process that begins anew imports torch first. Torch forbids it beside a card.
+CAN_FORK = sys.platform == "linux" and not torch.cuda.device_count()
 
 
 def free_port():
@@ -30,8 +34,7 @@ def environment(rank, size, port, **more):
 
 def in_processes(size, work, folder):
     """work(group) in `size` processes; returns their results by rank."""
-    # forked where that is safe: each process that begins anew imports torch first
-    method = "fork" if sys.platform == "linux" else "spawn"
+    method = "fork" if CAN_FORK else "spawn"
     mp.start_processes(_process, (size, free_port(), work, str(folder)), size, start_method=method)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
@@ -50,17 +53,18 @@ def run_together(folder, main, words_of_each):
 
 
 def _run(main, words, folder, variables):
-    os.chdir(folder)
-    os.environ.update(variables)
-    for name, number in ("stdout", 1), ("stderr", 2):  # open until the process ends
-        stream = open(f"{folder}-{name}-{variables['RANK']}", "w")  # noqa: SIM115
-        os.dup2(stream.fileno(), number)
-        setattr(sys, name, stream)
     try:
+        signal.alarm(300)  # not for ever
+        os.chdir(folder)
+        os.environ.update(variables)
+        for name, number in ("stdout", 1), ("stderr", 2):  # open until the process ends
+            stream = open(f"{folder}-{name}-{variables['RANK']}", "w")  # noqa: SIM115
+            os.dup2(stream.fileno(), number)
+            setattr(sys, name, stream)
         main(words)
         return 0
     except SystemExit as error:
-        return error.code
+        return error.code if isinstance(error.code, int) else 98
     except BaseException:
         traceback.print_exc()
         return 99

@@ -1,4 +1,5 @@
-"""What the processes of test_processes.py compute. Imports little: each of them has to."""
+"""What the processes of test_processes.py compute. Imports little: each of them has to,
+where they are not forked."""
 
 import time
 import warnings

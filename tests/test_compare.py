@@ -1101,6 +1101,7 @@ def test_the_page_of_each_search_names_the_newest_comparison_of_its_cell(
     config = json.loads(Path("compares/both/config.json").read_text())
     config["start_time"] = "2020-02-20 20:20:20"
     Path("compares/both/config.json").write_text(json.dumps(config))
-    compare.main([*TINY, "searchs/a", "random:2", "--name", "later", "--quiet"])
-    assert named_by("searchs/a") == ["later"]
+    compare.main([*TINY, "searchs/a", "random:2", "--name", "again", "--quiet"])
+    report.write("searchs/b")
+    assert named_by("searchs/a") == ["again"]
     assert named_by("searchs/b") == ["both"]

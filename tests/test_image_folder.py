@@ -269,7 +269,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "neither images nor class folders" in refused(tmp_path / "empty")
     (tmp_path / "run" / "plots").mkdir(parents=True)
-    for name in ("config.json", "metrics.jsonl"):
+    for name in ("config.json", "metrics.jsonl", "summary.json"):
         (tmp_path / "run" / name).touch()
     assert "is the folder of a run; name that of your images" in refused(tmp_path / "run")
     write(tmp_path / "loose/train/00.png")

@@ -26,7 +26,7 @@ from conftest import (
     log_of,
     made_once,
 )
-from process_helpers import environment, free_port, in_processes, run_together
+from process_helpers import CAN_FORK, environment, free_port, in_processes, run_together
 from process_work import (
     CASES,
     OPS,
@@ -383,7 +383,7 @@ def test_a_search_by_two_processes_is_one_run(searched):
     assert not torch.equal(state["rng"]["torch"], state["rng_others"][0]["torch"])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(not CAN_FORK, reason="forks")
 def test_what_looks_into_the_supernet_looks_together(tmp_path):
     """Else the processes would part, which is compared at each save, or wait for each other."""
     words = [*TINY_SEARCH, "--subset", "0.1", "--epochs", "4", "--batch_size", "15", "--name", "s",
@@ -453,7 +453,7 @@ def test_a_training_by_processes_of_this_program_scores_every_image(tmp_path):
     assert sum(map(sum, confusion["matrix"])) == 360
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(not CAN_FORK, reason="forks")
 def test_processes_with_other_flags_than_each_other_are_refused(tmp_path):
     words = [["--quick", "--epochs", epochs] for epochs in "12"]
     (code, said), (other_code, echo) = run_together(tmp_path, search.main, words)
