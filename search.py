@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import functools
 import itertools
+import os
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ def main(argv=None):
         return launch.start(cfg.PROG, argv, n)
     path = search(cfg)
     if search_log.is_compared(cfg):
-        return compare.main(several.words_behind(cfg, path))
+        return compare.main(several.compare_words(cfg, os.path.basename(path), [path]))
     return path
 
 

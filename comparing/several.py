@@ -316,11 +316,6 @@ def _goes_on(path, found):
     return bool(begun) and all(cells[search] == gt.to_str(gt.load(search)) for search in begun)
 
 
-def _resume_words(cfg, base):
-    """The command line that goes on with the comparison `base`."""
-    return ["--name", base, "--resume", *cfg.words([flag for flag in FREE if flag in cfg.said])]
-
-
 def _warn_of_missing(path, found):
     """Name the searches that a comparison was begun without, since they had failed by then."""
     missing = [name for name in found if name not in comparison.genotypes(path)]
@@ -332,15 +327,19 @@ def _warn_of_missing(path, found):
 
 
 def compare_words(cfg, base, found):
-    """The command line of compare.py: what was found beside random cells."""
+    """The command line of compare.py for the searches in the folders `found`, beside random cells:
+    goes on with the comparison `base` of these cells, begins it anew, or takes a free name where
+    another has that."""
     path = os.path.join(files.COMPARISONS, base)
     if cfg.resume and _goes_on(path, found):
         _warn_of_missing(path, found)
-        return _resume_words(cfg, base)
-    n_random = cfg.compare or max(LEAST_RANDOM, len(found))
-    words = [*found, "--random", str(n_random), "--name", base]
-    words += cfg.words([flag for flag in cfg.said if flag in ALSO])
-    return [*words, "--overwrite"] if _may_overwrite(cfg, path) else words
+        return ["--name", base, "--resume", *cfg.words([flag for flag in FREE if flag in cfg.said])]
+    words = [*found, "--random", str(cfg.compare or max(LEAST_RANDOM, len(found)))]
+    words += cfg.words([flag for flag in ALSO if getattr(cfg, flag) != cfg.default(flag)])
+    if not os.path.exists(path):
+        return [*words, "--name", base]
+    is_its = cfg.overwrite or any(search in comparison.genotypes(path) for search in found)
+    return [*words, "--name", base, "--overwrite"] if is_its else words
 
 
 # --- one search ---------------------------------------------------------------------------------
@@ -362,18 +361,3 @@ def require_comparable(cfg):
             f"{path} exists, where --compare records what it finds; choose another --name, remove "
             f"it, or take --compare 0"
         )
-
-
-def words_behind(cfg, search):
-    """The command line of compare.py behind one search, recorded in the folder `search`: under the
-    same name, unless another comparison has it."""
-    base = os.path.basename(search)
-    path = os.path.join(files.COMPARISONS, base)
-    if cfg.resume and _goes_on(path, [search]):
-        return _resume_words(cfg, base)
-    words = [search, "--random", str(cfg.compare)]
-    words += cfg.words([flag for flag in ALSO if getattr(cfg, flag) != cfg.default(flag)])
-    if not os.path.exists(path):
-        return [*words, "--name", base]
-    is_its = search in comparison.genotypes(path)
-    return [*words, "--name", base, "--overwrite"] if is_its else words
