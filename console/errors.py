@@ -12,7 +12,7 @@ from console import interrupts, one_voice
 from console.terminal import byte_size, visible
 
 WINDOWS = os.name == "nt"
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = interrupts.ROOT
 
 # what torch says of an exception in a loader process, of one that is gone, of memory they share
 _FROM_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")

@@ -1,7 +1,8 @@
 """Ctrl-C, and the signals that ask a program to end.
 
 A script calls `end_in_one_line` before its imports: from then on Ctrl-C ends it in one line, also
-while torch is imported. A run looks at `StopSignals` after each step.
+while torch is imported, and so does a missing package. A run looks at `StopSignals` after each
+step.
 """
 
 import _thread
@@ -11,6 +12,8 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Stopped(KeyboardInterrupt):
@@ -106,14 +109,36 @@ def caught():
 
 def end_in_one_line():
     """From here on Ctrl-C ends this program in one line with exit code 130, wherever it is, and a
-    second one at once. For the first lines of a script, before its imports.
+    second one at once. A Python that is too old and a package that is not installed end it in one
+    line, too. For the first lines of a script, before its imports.
 
     The plotting backend of a notebook, which its commands inherit, is forgotten: this Python may
     lack it, and every picture goes into a file."""
+    if sys.version_info < (3, 10):  # noqa: UP036: who has an older one sees this line
+        version = ".".join(map(str, sys.version_info[:3]))
+        program = os.path.basename(sys.argv[0])
+        sys.exit(f"{program}: needs Python 3.10 or newer; this is {version}, {sys.executable}")
     os.environ.pop("MPLBACKEND", None)
+    sys.excepthook = _excepthook
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else: ignored, by a shell
         signal.signal(signal.SIGINT, _on_ctrl_c)
         sys.unraisablehook = _unraisablehook
+
+
+def _excepthook(kind, error, traceback):
+    """What Python does with an exception that nobody has caught, but for a missing package."""
+    name = (error.name or "").partition(".")[0] if kind is ModuleNotFoundError else ""
+    own = any(os.path.exists(os.path.join(ROOT, name + end)) for end in ("", ".py"))
+    if own:  # or no missing package at all
+        sys.__excepthook__(kind, error, traceback)
+        return
+    needed = os.path.join(ROOT, "requirements.txt")
+    needed = f'"{needed}"' if " " in needed else needed
+    print(
+        f"{os.path.basename(sys.argv[0])}: the package {name} is not installed for this Python, "
+        f"{sys.executable}; install all with: python -m pip install -r {needed}",
+        file=sys.stderr,
+    )
 
 
 def _on_ctrl_c(number, frame):

@@ -406,6 +406,35 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path, module, script):
     assert (done.returncode, done.stderr) == (130, f"{script}.py: interrupted\n")
 
 
+SCRIPTS = [p.stem for p in ROOT.glob("*.py") if "end_in_one_line()" in p.read_text()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_missing_package_is_one_line(here, script):
+    path = ROOT / f"{script}.py"
+    done = subprocess.run(  # -S: without any installed package
+        [sys.executable, "-S", "-E", path], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{script}.py: the package ")
+    assert "pip install -r " in done.stderr
+    assert "requirements.txt" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_python_that_is_too_old_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.10 or newer; this is 3\.9\.18, "):
+        interrupts.end_in_one_line()
+
+
+def test_a_missing_module_of_our_own_is_no_missing_package(tmp_path):
+    code, said = end_of(BEGIN + "import console.nothing", tmp_path)
+    assert code == 1
+    assert "Traceback" in said
+    assert "ModuleNotFoundError" in said
+
+
 BEGIN = """
 import os, signal, sys, weakref
 from console import errors, interrupts
