@@ -114,7 +114,7 @@ def end_in_one_line():
 
     The plotting backend of a notebook, which its commands inherit, is forgotten: this Python may
     lack it, and every picture goes into a file."""
-    if sys.version_info < (3, 10):  # noqa: UP036: who has an older one sees this line
+    if sys.version_info < (3, 10):  # noqa: UP036
         version = ".".join(map(str, sys.version_info[:3]))
         program = os.path.basename(sys.argv[0])
         sys.exit(f"{program}: needs Python 3.10 or newer; this is {version}, {sys.executable}")
