@@ -298,11 +298,8 @@ def compared(run_path, genotype):
     folder = max(of_it, key=lambda path: reader.read_config(path).get("start_time") or "")
     name = os.path.basename(folder)
     there = os.path.isfile(os.path.join(folder, files.REPORT))
-    page = (
-        "/".join(["..", "..", files.COMPARISONS, urllib.parse.quote(name), files.REPORT])
-        if there
-        else ""
-    )
+    address = f"../../{files.COMPARISONS}/{urllib.parse.quote(name)}/{files.REPORT}"
+    page = address if there else ""
     summary = reader.read_summary(folder)
     if not (summary.get("finished") and summary.get("next")):
         text = (

@@ -318,7 +318,8 @@ def _goes_on(path, found):
 
 def _warn_of_missing(path, found):
     """Name the searches that a comparison was begun without, since they had failed by then."""
-    missing = [name for name in found if name not in comparison.genotypes(path)]
+    known = comparison.genotypes(path)
+    missing = [name for name in found if name not in known]
     if missing:
         print(
             f"WARNING: {path} was begun without {', '.join(missing)}; remove it and say the same "
@@ -338,7 +339,7 @@ def compare_words(cfg, base, found):
     words += cfg.words([flag for flag in ALSO if getattr(cfg, flag) != cfg.default(flag)])
     if not os.path.exists(path):
         return [*words, "--name", base]
-    is_its = cfg.overwrite or any(search in comparison.genotypes(path) for search in found)
+    is_its = cfg.overwrite or not comparison.genotypes(path).keys().isdisjoint(found)
     return [*words, "--name", base, "--overwrite"] if is_its else words
 
 

@@ -60,6 +60,9 @@ def cat_edges(maps, k):
 class Tracer(fx.Tracer):
     """Looks into every module but layers of torch.nn and our own, which are taken as a whole."""
 
+    def __init__(self):
+        super().__init__(autowrap_modules=())  # by default math: long to wrap, and never widened
+
     def is_leaf_module(self, module, name):
         return type(module) in PLAIN | CONVS or super().is_leaf_module(module, name)
 
@@ -112,9 +115,7 @@ def gives_the_same(blocks, widened, C):
 def rewrite(blocks):
     """The widening itself, from the first block's graph. Raises CannotWiden."""
     try:
-        graph = Tracer(autowrap_modules=()).trace(
-            blocks[0]
-        )  # none: wrapping those of math takes long
+        graph = Tracer().trace(blocks[0])
     except Exception as error:  # whatever a block does that cannot be traced
         raise CannotWiden(f"cannot be traced ({error})") from error
     state = Rewrite(blocks, graph)

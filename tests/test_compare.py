@@ -1105,3 +1105,11 @@ def test_the_page_of_each_search_names_the_newest_comparison_of_its_cell(
     report.write("searchs/b")
     assert named_by("searchs/a") == ["again"]
     assert named_by("searchs/b") == ["both"]
+
+
+def test_a_search_without_records_takes_part_and_gets_no_page(scripted):
+    os.makedirs("searchs/bare")
+    Path("searchs/bare/genotype.json").write_text(gt.to_json(gt.PUBLISHED["PDARTS"]))
+    compare.main([*TINY, "searchs/bare", "random:1", *NAMED])
+    assert os.listdir("searchs/bare") == ["genotype.json"]
+    assert "report" not in "".join(line for line in log_of(COMMAND).splitlines() if "WARN" in line)
