@@ -65,8 +65,7 @@ def main(argv=None):
             run.write_genotype()
             if rung == len(plan):
                 run.finish()
-            run.draw()
-            run.tell_searches()
+            run.show()
         concluded = conclude(run)
     if not concluded:
         errors.end(cfg.PROG, f"no cell could be trained; {run.files.path} says why", 1, None)
@@ -156,8 +155,12 @@ def train_all(run, workers, rung, epochs, taking_part):
         require_sound(answer)
         if answer.kind == "epoch":
             run.bar.update()
+        elif answer.kind == "warned":
+            run.log.warn(f"{answer.job.name}: {answer.value}", kind=answer.value)
         elif answer.kind == "done":
             run.record(answer.job, answer.value)
+            if rung == 1:  # later ones would put first who was trained first
+                run.show_if_due()
         elif answer.job.name not in failed:  # said once, not of every training
             failed.add(answer.job.name)
             run.record(answer.job, fault=answer.value, again=answer.kind == "ended")

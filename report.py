@@ -359,6 +359,7 @@ def write_comparison(run_path):
         flags={key: flag_text(value) for key, value in config["flags"].items()},
         versions=config["versions"],
         rows=rows,
+        n_waiting=sum(not row.rungs and not row.fault for row in rows),
         best=best,
         order=comparison.order_words(rows) if best else "",
         by_losses=comparison.ranked_by_losses(rows),

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -34,6 +35,7 @@ from tracking.picture_schedule import attempt
 from tracking.run import load_and_listen
 
 RESUMES_FROM = (files.METRICS,)
+PORTION = 0.03  # of the time: as much may pictures take in the middle of a rung
 
 
 def to_resume(cfg, folder):
@@ -103,6 +105,7 @@ class Comparison:
         self.findings, self.spec, self.options = [], None, None
         self.n_scored = self.images = None
         self.bar = tqdm(disable=True)
+        self._next_show = 0.0  # not before this time of perf_counter
         if known is None:
             folder.take(loaders.default_run_name(cfg.dataset, cfg.data_path), cfg.overwrite)
             cfg.name = folder.name
@@ -308,6 +311,20 @@ class Comparison:
     def draw(self):
         """The chart, the drawings and the page."""
         attempt(self.log, "report", lambda: report.draw_comparison(self.files.path))
+
+    def show(self):
+        """The pictures of what there is so far, and a word on the searches' pages."""
+        start = time.perf_counter()
+        self.draw()
+        self.tell_searches()
+        now = time.perf_counter()
+        self._next_show = now + (now - start) / PORTION
+
+    def show_if_due(self):
+        """The best cell and `show` in the middle of a rung, unless that takes too much time."""
+        if time.perf_counter() >= self._next_show:
+            self.write_genotype()
+            self.show()
 
     def write_genotype(self):
         """genotype.json of the best cell so far, with what a training inherits."""

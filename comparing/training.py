@@ -53,19 +53,20 @@ class Training:
     does not: that is the data's.
     """
 
-    def __init__(self, cell, data, recipe, seed, device=CPU):
+    def __init__(self, cell, data, recipe, seed, device=CPU, warn=lambda text: None):
         """
         cell    a genotypes.Genotype; or a network, X -> logits or (logits, auxiliary logits or
                 None), which is trained as it is
         data    a data_sets.loaders.Data: `train` is trained on, `val` scored
         device  a devices.pick.Device
+        warn    is told in words if the steps cannot be recorded (`Device.graphs`)
         """
         utils.seed_everything(seed)
         is_net = isinstance(cell, nn.Module)
         self.net = cell if is_net else augment_cnn.build(data.spec, recipe, cell)
         self.net.to(device.torch_device).train()
         self.net.to(memory_format=layout.LAYOUTS[layout.default_layout(device)])
-        self.data, self.recipe, self.device = data, recipe, device
+        self.data, self.recipe, self.device, self.warn = data, recipe, device, warn
         self.criterion = utils.criterion(recipe, data.class_counts, device)
         self.optim = torch.optim.SGD(
             self.net.parameters(),
@@ -85,7 +86,7 @@ class Training:
         """The method `name`, with --cuda_graphs as a CUDA graph if it can be recorded."""
         # weak: in a cycle of references the card's memory would outlive this training
         step = functools.partial(getattr(Training, name), weakref.proxy(self))
-        return Graphed(step, lambda text: None) if self.device.graphs else step
+        return Graphed(step, self.warn) if self.device.graphs else step
 
     def epoch(self, number):
         """Train epoch `number`, counted from 1, and score it; see `train` for what is returned."""

@@ -40,6 +40,9 @@ class Job(NamedTuple):
     swapped: bool = False  # it learns from the images that the others are scored on
 
 
+GO_ON = ("warned", "epoch")  # kinds of answers behind which more follow
+
+
 class Setting(NamedTuple):
     """What all trainings share."""
 
@@ -54,6 +57,7 @@ class Setting(NamedTuple):
 class Answer(NamedTuple):
     """What a process says of its job. kind and value are
 
+    "warned"  of what it goes on in spite of, in words
     "epoch"   the score of an epoch that is finished
     "done"    all scores;  of a trial, seconds: (to begin, of an epoch)
     "failed"  why, in words
@@ -88,17 +92,21 @@ def build(cell, spec, seed):
 def perform(job, opened, setting):
     """Do a job and yield its answers. `opened(swapped)` gives the Data and the Device."""
     recipe, is_open = setting.recipe._replace(epochs=max(job.epochs, 1)), False
+    warnings = []
     try:
         data, device = opened(job.swapped)
         is_open = True
         start = time.perf_counter()
-        training = Training(build(job.cell, data.spec, job.seed), data, recipe, job.seed, device)
+        cell = build(job.cell, data.spec, job.seed)
+        training = Training(cell, data, recipe, job.seed, device, warnings.append)
         if not job.epochs:
             yield Answer(job, "done", trial(training, start))
             return
         scores = []
         for number in range(1, job.epochs + 1):
             scores.append(training.epoch(number))
+            yield from (Answer(job, "warned", text) for text in warnings)
+            warnings.clear()
             yield Answer(job, "epoch", scores[-1])
         yield Answer(job, "done", scores)
     except Exception as error:  # whatever a block of one's own may raise
@@ -167,7 +175,7 @@ class Workers:
                     answer = pipe.recv()
                 except (EOFError, OSError):
                     answer = Answer(job, "ended", self._died(slot))
-                if answer.kind != "epoch":
+                if answer.kind not in GO_ON:
                     del busy[pipe]
                     free.append(slot)
                 yield answer

@@ -165,6 +165,11 @@ def flat(tensors):
     return torch.cat([t.detach().double().flatten() for t in tensors])
 
 
+def gradient(net, batch, tensors):
+    """Of the loss; 0 for what takes no part: two cells are both reduction cells."""
+    return torch.autograd.grad(net.loss(*batch), tensors, materialize_grads=True)
+
+
 def gradients(net, w_optim, pair, xi, forms):
     """{form: gradient of alpha, (n,) float64} and dL_val/dw at w'. The forms share what they have
     in common."""
@@ -216,11 +221,11 @@ def reuse_figures(net, w_optim, alpha_optim, pair, exact):
         nn.utils.clip_grad_norm_(weights, CLIP)
         w_optim.step()
         move = flat(weights) - flat(kept[: len(weights)])
-        dalpha = flat(torch.autograd.grad(net.loss(*pair[2:]), alphas))
+        dalpha = flat(gradient(net, pair[2:], alphas))
         restore(weights, w_optim, states[0])
         return move, dalpha
 
-    reused = torch.autograd.grad(net.loss(*pair[:2]), weights)
+    reused = gradient(net, pair[:2], weights)
     parts = exact.to(alphas[0].dtype).split([a.numel() for a in alphas])
     table = {}
     for alpha_lr in ALPHA_LRS:
@@ -228,7 +233,7 @@ def reuse_figures(net, w_optim, alpha_optim, pair, exact):
             alpha.grad = part.view_as(alpha).clone()
         alpha_optim.param_groups[0]["lr"] = alpha_lr
         alpha_optim.step()
-        plain = torch.autograd.grad(net.loss(*pair[:2]), weights)
+        plain = gradient(net, pair[:2], weights)
         moves, dalphas = zip(step_of_w(plain), step_of_w(reused), strict=True)
         table[f"{alpha_lr:g}"] = {
             name: ((b - a).norm() / a.norm()).item()

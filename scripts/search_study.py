@@ -189,7 +189,8 @@ def recipe_and_data(flags, epochs, device, fold):
 def train_cells(flags, epochs, genotypes, seed, device="cpu", fold=None):
     """A training of each cell, scored after four fifths of its epochs, too, to see whether it was
     over. All get the same batches one after the other; on a card they compute at the same time,
-    since one network of this size leaves most of it idle. Seconds are shared out evenly.
+    since one network of this size leaves most of it idle. Seconds are shared out evenly. What does
+    not stay finite gets a "fault", and the others go on.
 
     fold  None: all training images, scored on the test images; 0, 1: one half of the training
           images, scored on the other, as compare.py does
@@ -200,13 +201,18 @@ def train_cells(flags, epochs, genotypes, seed, device="cpu", fold=None):
     side_by_side = SideBySide(len(runs), where)
     results = [{"device": where.name, "train_losses": []} for _ in runs]
     for epoch in range(1, epochs + 1):
-        for run in runs:
+        going_on = [pair for pair in zip(runs, results, strict=True) if "fault" not in pair[1]]
+        for run, _ in going_on:
             run.begin(epoch)
         for batch in data.train:
             X, y = where.put(batch)
-            side_by_side.do([functools.partial(run.step, X, y) for run in runs])
-        for run, result in zip(runs, results, strict=True):
-            result["train_losses"].append(run.result()["loss"])
+            side_by_side.do([functools.partial(run.step, X, y) for run, _ in going_on])
+        for run, result in going_on:
+            try:
+                result["train_losses"].append(run.result()["loss"])
+            except FloatingPointError as error:
+                result["fault"] = str(error)
+                continue
             run.scheduler.step()
             if epoch in (epochs * 4 // 5, epochs):
                 score = run.score(scored)
@@ -228,7 +234,7 @@ class SideBySide:
                 work()
             return
         here = torch.cuda.current_stream()
-        for stream, work in zip(self.streams, works, strict=True):
+        for stream, work in zip(self.streams, works, strict=False):  # fewer, where some have failed
             stream.wait_stream(here)
             with torch.cuda.stream(stream):
                 work()
@@ -243,19 +249,29 @@ def end_with_parent():
 
 
 def one_part(job):
-    """Do (paths, function, arguments) and write each of the results to its path."""
+    """Do (paths, function, arguments) and write each of the results to its path. Returns those
+    with a fault, in words."""
     paths, function, arguments = job
     torch.set_num_threads(1)
+    failed = []
     for path, result in zip(paths, function(*arguments), strict=True):
-        files.write_json(path, result)
+        if "fault" in result:
+            failed.append(f"{path}: {result['fault']}")
+        else:
+            files.write_json(path, result)
+    return failed
 
 
 def not_done(jobs):
     return [job for job in jobs if not all(map(reader.read_object, job[0]))]
 
 
-def results(jobs):
-    return {path: reader.read_object(path) for paths, *_ in jobs for path in paths}
+def results(jobs, failed):
+    """{path: result}. Raises SystemExit where some have `failed`."""
+    paths = [path for paths, *_ in jobs for path in paths]
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} of {len(paths)} parts failed", *failed]))
+    return {path: reader.read_object(path) for path in paths}
 
 
 def in_processes(jobs, n_processes, title):
@@ -264,21 +280,20 @@ def in_processes(jobs, n_processes, title):
     spawn = multiprocessing.get_context("spawn")
     failed, left = [], not_done(jobs)
     with concurrent.futures.ProcessPoolExecutor(n_processes, spawn, end_with_parent) as pool:
-        futures = {pool.submit(one_part, job): ", ".join(job[0]) for job in left}
+        futures = {pool.submit(one_part, job): job[0] for job in left}
         done = concurrent.futures.as_completed(futures)
         for future in tqdm(done, title, len(left), disable=None):
-            if future.exception() is not None:
-                failed.append(f"{futures[future]}: {future.exception()}")
-    if failed:
-        raise SystemExit("\n".join([f"{len(failed)} of {len(jobs)} parts failed", *failed]))
-    return results(jobs)
+            error = future.exception()
+            failed += [f"{p}: {error}" for p in futures[future]] if error else future.result()
+    return results(jobs, failed)
 
 
 def in_turn(jobs, title):
     """As `in_processes`, but here and one by one: jobs that start processes of their own."""
+    failed = []
     for job in tqdm(not_done(jobs), title, disable=None):
-        one_part(job)
-    return results(jobs)
+        failed += one_part(job)
+    return results(jobs, failed)
 
 
 # --- statistics ---------------------------------------------------------------------------------

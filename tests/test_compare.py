@@ -180,6 +180,32 @@ def test_a_comparison_is_successive_halving(scripted, rank_by, score):
     assert comparison.read(COMMAND)[0].name == winner
 
 
+def test_there_is_a_page_from_the_first_training_on(scripted, monkeypatch):
+    """And another when there is time; behind the first rung at the end of each alone, since there
+    who was trained first would stand first."""
+    now, seen = [0.0], []
+
+    def draw(run):
+        page = Path(report.write_comparison(run.files.path)).read_text()
+        waiting = re.search(r"\((\d+) of the candidates have no training yet\)", page)
+        best = json.loads(Path(COMMAND, "genotype.json").read_text())["name"]
+        assert best == comparison.read(COMMAND)[0].name
+        seen.append((len(scripted.done), int(waiting[1]) if waiting else 0))
+        now[0] += 0.3  # which is 3 % of ten seconds
+
+    perform = scripted.perform
+
+    def slow(self, job):
+        now[0] += 4.0
+        yield from perform(self, job)
+
+    monkeypatch.setattr(workers.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(scripted, "perform", slow)
+    monkeypatch.setattr(Comparison, "draw", draw)
+    compare.main([*TINY, "--random", "7", "--epochs", "4", "--seeds", "1", *NAMED])
+    assert seen == [(1, 6), (4, 3), (7, 0), (7, 0), (11, 0)]
+
+
 @pytest.mark.parametrize("stop", [1, 5, 11, 15])
 def test_a_comparison_goes_on_behind_what_is_finished(scripted, stop):
     words = [*TINY, "--random", "5", "--epochs", "4"]
@@ -266,11 +292,12 @@ def test_the_noise_is_that_between_trainings():
     most = comparison.margin(rows, 1)
     text = f"Within the noise of a: b (differences below {most:.4f} in losses are noise there)."
     assert comparison.noise_words(rows) == text
-    rows = rows_of({("a", "found"): (0.90, 0.92), ("b", "random"): (0.88, 0.91)}, "accuracy")
-    assert "differences below 6.36 points are noise there" in comparison.noise_words(rows)
-    once = rows_of({("a", "found"): (0.9,), ("b", "random"): (0.8,)})
-    assert comparison.within_noise(once) is None
-    assert "two trainings of two cells at least" in comparison.noise_words(once)
+    scores = {("a", "found"): (0.90, 0.92, 0.9), ("b", "random"): (0.88, 0.91, 0.88)}
+    text = comparison.noise_words(rows_of(scores, "accuracy"))
+    assert "differences below 1.43 points are noise there" in text  # 4.30 * sqrt(5e-5 / 3 * 2 / 3)
+    few = rows_of({key: top1[:2] for key, top1 in scores.items()})
+    assert comparison.within_noise(few) is None
+    assert "two trainings of three cells in the last rung" in comparison.noise_words(few)
 
 
 def test_the_noise_is_that_of_the_rung_and_of_trainings_that_all_have():
@@ -279,14 +306,16 @@ def test_the_noise_is_that_of_the_rung_and_of_trainings_that_all_have():
         ("b", 1): (0.6, 0.9),
         ("a", 2): (0.8, 0.9),
         ("b", 2): (0.7, 0.9),
+        ("c", 2): (0.6, 0.7),
     }
     records = [
         record(name, top1, seed, rung)
         for (name, rung), found in scores.items() for seed, top1 in enumerate(found)
     ]  # fmt: skip
-    cells = candidates(("a", "found"), ("b", "random"))
-    # the second training brings b 0.1 more than a, in both rungs
-    wanted = 12.71 * math.sqrt(4 * 0.025**2)
+    cells = candidates(("a", "found"), ("b", "random"), ("c", "random"))
+    # the second training brings b 0.1 more than a and c, of losses and accuracy alike
+    squares = [(d / 100 - 0.4 / 3) ** 2 / 2 for d in (10, 20, 10)]
+    wanted = 4.30 * math.sqrt(sum(squares) / 2)
     assert comparison.margin(comparison.ranking(cells, records), 2) == pytest.approx(wanted)
     records[0]["top1"] = 0.0  # a training of two epochs that did not come off says nothing of these
     assert comparison.margin(comparison.ranking(cells, records), 2) == pytest.approx(wanted)
@@ -786,6 +815,15 @@ def test_images_that_cannot_be_read_are_no_fault_of_a_cell(scripted, monkeypatch
             assert f"{error}; the run has stopped; go on after 2 trainings with" in text
     compare.main(["--name", "c", "--resume", "--quiet"])
     assert not [record for record in lines(f"{COMMAND}/metrics.jsonl") if "fault" in record]
+
+
+def test_steps_that_cannot_be_recorded_are_warned_of_once(in_process, capsys):
+    """On a CPU none can."""
+    compare.main([*TINY, "--random", "2", "--cuda_graphs", *NAMED])
+    warnings = re.findall("WARNING: (.*)", capsys.readouterr().out)
+    (who,) = re.findall("(.*): the step cannot be recorded as a CUDA graph", "\n".join(warnings))
+    assert who == "random:2"
+    assert [len(names) for names in trained().values()] == [2]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,15 @@ def test_the_table_and_that_it_goes_on_where_it_was_broken_off(here, quality, ca
     assert json.loads((here / "q.json").read_text()) == record  # the search is the same
 
 
+def test_two_cells_are_both_reduction_cells_and_the_others_alpha_has_no_gradient(here, quality):
+    words = [*SMALL, "--layers", "2", "--moments", "start", "--precisions", "float64"]
+    quality.main(words)
+    (run,) = json.loads((here / "q.json").read_text())["runs"].values()
+    moment = run["moments"]["start"]
+    assert max(moment["forms"]["float64"]["difference 1e-07"]["error"]) < 1e-3
+    assert all(0 < v < 1 for row in moment["reuse"].values() for vs in row.values() for v in vs)
+
+
 def test_images_of_a_folder_and_of_an_archive(here, quality):
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):

@@ -213,6 +213,29 @@ def test_cells_that_are_trained_together_are_as_if_alone(study, here):
     assert together[0]["train_losses"] != together[1]["train_losses"]
 
 
+def test_a_training_that_does_not_stay_finite_costs_no_other(study, here, monkeypatch):
+    class Diverges(study.training.Training):
+        def step(self, X, y):
+            diverges = self.cell_is_bad and self.scheduler.last_epoch == 1  # in its second epoch
+            super().step(X * float("nan") if diverges else X, y)
+
+        def __init__(self, cell, *args):
+            super().__init__(cell, *args)
+            self.cell_is_bad = gt.to_str(cell) == cells[1]
+
+    write_images(study, "images")
+    _, flags = study.data_flags("images", ".")
+    space = {"primitives": ["skip_connect", "sep_conv_3x3"], "n_nodes": 1, "k": 1}
+    cells = [gt.to_str(gt.draw("random", seed, space)) for seed in (0, 3)]
+    alone = study.train_cells(flags, 3, cells[:1], 7)
+    monkeypatch.setattr(study.training, "Training", Diverges)
+    failed = study.one_part((["a.json", "b.json"], study.train_cells, (flags, 3, cells, 7)))
+    assert [text.partition(" ")[0] for text in failed] == ["b.json:"]
+    assert "not finite" in failed[0]
+    assert json.loads(Path("a.json").read_text())["train_losses"] == alone[0]["train_losses"]
+    assert not Path("b.json").exists()
+
+
 def test_a_data_set_that_there_is_not_is_one_line(study, here):
     with pytest.raises(
         SystemExit, match="--data nothere is none of digits, mnist, fashion and no folder"
