@@ -59,6 +59,7 @@ VARIANTS = {
     "beta": f"{FIRST} --beta_decay 5",
     "auxiliary": f"{FIRST} --auxiliary_skip",
     "early": f"{FIRST} --stop_unchanged 3",
+    "eigenvalue": f"{FIRST} --stop_eigenvalue",
     "perturbation": f"{FIRST} --select perturbation",
 }
 # How a cell is trained: flags of augment.py. After 30 epochs the curves of the digits are flat; the
