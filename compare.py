@@ -148,6 +148,7 @@ def train_all(run, workers, rung, epochs, taking_part):
     ]
     waiting = [job for job in jobs if (job.rung, job.name, job.seed) not in run.records]
     run.bar.update(epochs * (len(jobs) - len(waiting)))
+    left = len(waiting)
     for answer in workers.run(waiting, lambda job: job.name not in failed):
         run.stop_if_asked()
         if answer is None:
@@ -156,14 +157,15 @@ def train_all(run, workers, rung, epochs, taking_part):
         if answer.kind == "epoch":
             run.bar.update()
         elif answer.kind == "warned":
-            run.log.warn(f"{answer.job.name}: {answer.value}", kind=answer.value)
+            run.log.warn(answer.value, kind=answer.value)  # once, it holds for all
         elif answer.kind == "done":
             run.record(answer.job, answer.value)
-            if rung == 1:  # later ones would put first who was trained first
-                run.show_if_due()
         elif answer.job.name not in failed:  # said once, not of every training
             failed.add(answer.job.name)
             run.record(answer.job, fault=answer.value, again=answer.kind == "ended")
+        left -= answer.is_last
+        if answer.is_last and left and rung == 1:  # later, who was trained first would stand first
+            run.show_if_due()
 
 
 def survivors(run, rung, going_on, baselines):

@@ -35,7 +35,7 @@ from tracking.picture_schedule import attempt
 from tracking.run import load_and_listen
 
 RESUMES_FROM = (files.METRICS,)
-PORTION = 0.03  # of the time: as much may pictures take in the middle of a rung
+SHOW_PORTION = 0.03  # of the time: as much may pictures take in the middle of a rung
 
 
 def to_resume(cfg, folder):
@@ -318,11 +318,14 @@ class Comparison:
         self.draw()
         self.tell_searches()
         now = time.perf_counter()
-        self._next_show = now + (now - start) / PORTION
+        self._next_show = now + (now - start) / SHOW_PORTION
 
     def show_if_due(self):
-        """The best cell and `show` in the middle of a rung, unless that takes too much time."""
-        if time.perf_counter() >= self._next_show:
+        """The best cell and `show` in the middle of a rung: not too often, and only where all that
+        were trained were so equally often. With the second training the halves change places, and
+        one may be harder than the other."""
+        trainings = {len(row.last.seeds) for row in self.rows() if row.last and not row.fault}
+        if len(trainings) == 1 and time.perf_counter() >= self._next_show:
             self.write_genotype()
             self.show()
 

@@ -1,8 +1,8 @@
 """One training from scratch, in memory: what a comparison is made of.
 
 The recipe is that of augment.py: SGD, cosine learning rate down to 0, the augmentations of the
-loader, drop path that grows, auxiliary head (App. A.2 of arXiv 1806.09055). Nothing is written and
-nothing is said, and everything follows from the seed.
+loader, drop path that grows, auxiliary head (App. A.2 of arXiv 1806.09055). Nothing is written, and
+everything follows from the seed.
 """
 
 import functools

@@ -40,9 +40,6 @@ class Job(NamedTuple):
     swapped: bool = False  # it learns from the images that the others are scored on
 
 
-GO_ON = ("warned", "epoch")  # kinds of answers behind which more follow
-
-
 class Setting(NamedTuple):
     """What all trainings share."""
 
@@ -69,6 +66,11 @@ class Answer(NamedTuple):
     kind: str
     value: Any
 
+    @property
+    def is_last(self):
+        """Whether the job is over."""
+        return self.kind not in ("warned", "epoch")
+
 
 def to_device(setting, slot):
     """The Device of the process number `slot`, which computes with one thread."""
@@ -93,6 +95,12 @@ def perform(job, opened, setting):
     """Do a job and yield its answers. `opened(swapped)` gives the Data and the Device."""
     recipe, is_open = setting.recipe._replace(epochs=max(job.epochs, 1)), False
     warnings = []
+
+    def warned():
+        found = [Answer(job, "warned", text) for text in warnings]
+        warnings.clear()
+        return found
+
     try:
         data, device = opened(job.swapped)
         is_open = True
@@ -105,11 +113,11 @@ def perform(job, opened, setting):
         scores = []
         for number in range(1, job.epochs + 1):
             scores.append(training.epoch(number))
-            yield from (Answer(job, "warned", text) for text in warnings)
-            warnings.clear()
+            yield from warned()
             yield Answer(job, "epoch", scores[-1])
         yield Answer(job, "done", scores)
     except Exception as error:  # whatever a block of one's own may raise
+        yield from warned()
         no_memory = is_out_of_memory(error)
         of_data = not is_open or (isinstance(error, OSError) and not no_memory)
         text = f"{'out of memory: ' if no_memory else ''}{one_line(error, 200)}"
@@ -175,7 +183,7 @@ class Workers:
                     answer = pipe.recv()
                 except (EOFError, OSError):
                     answer = Answer(job, "ended", self._died(slot))
-                if answer.kind not in GO_ON:
+                if answer.is_last:
                     del busy[pipe]
                     free.append(slot)
                 yield answer

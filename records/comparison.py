@@ -243,8 +243,8 @@ def best_baseline(rows):
 def margin(rows, rung):
     """Up to which difference of `Rung.score` two candidates of a rung are within the noise: t * s *
     sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
-    the rung, and t Student's 95 % quantile. None where less than three cells were trained twice,
-    or two three times.
+    the rung, and t Student's 95 % quantile. None where fewer than three candidates were
+    trained twice, or two three times.
 
     What a training has in common with those of all other cells, the images that it is scored on
     above all, is no noise.
@@ -253,7 +253,7 @@ def margin(rows, rung):
     groups = shared(rungs, "scores")
     n = len(groups[0]) if groups else 0
     freedom = (len(groups) - 1) * (n - 1)
-    if freedom < 2 or not n:  # by two cells, trained twice, t is 12.7: that tells nothing
+    if freedom < 2:  # by two candidates, trained twice, t is 12.7: that tells nothing
         return None
     squares = sum((x - statistics.fmean(g)) ** 2 for g in centred(groups) for x in g)
     t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
@@ -380,8 +380,8 @@ def noise_words(rows):
     best, close = winner(rows), within_noise(rows)
     if close is None:
         return (
-            "How much is noise is not known: that takes two trainings of three cells in the last "
-            "rung at least, or three of two (compare.py --seeds)."
+            "How much is noise is not known: that takes three candidates in the last rung with two "
+            "trainings, or two with three (compare.py --seeds 3)."
         )
     most = margin(rows, best.last.rung)
     amount = points(most) if best.last.rank_by == ACCURACY else f"{most:.4f} in {LOSSES}"

@@ -211,14 +211,13 @@ def train_cells(flags, epochs, genotypes, seed, device="cpu", fold=None):
         for run, result in going_on:
             try:
                 result["train_losses"].append(run.result()["loss"])
+                run.scheduler.step()
+                if epoch in (epochs * 4 // 5, epochs):
+                    score = run.score(scored)
+                    before = result.get("top1")
+                    result |= {"loss": score["loss"], "top1": score["top1"], "before": before}
             except FloatingPointError as error:
                 result["fault"] = str(error)
-                continue
-            run.scheduler.step()
-            if epoch in (epochs * 4 // 5, epochs):
-                score = run.score(scored)
-                before = result.get("top1")
-                result |= {"loss": score["loss"], "top1": score["top1"], "before": before}
     seconds = (time.process_time() - start) / len(runs)
     return [{**result, "seconds": seconds} for result in results]
 
@@ -250,29 +249,19 @@ def end_with_parent():
 
 
 def one_part(job):
-    """Do (paths, function, arguments) and write each of the results to its path. Returns those
-    with a fault, in words."""
+    """Do (paths, function, arguments) and write each of the results to its path."""
     paths, function, arguments = job
     torch.set_num_threads(1)
-    failed = []
     for path, result in zip(paths, function(*arguments), strict=True):
-        if "fault" in result:
-            failed.append(f"{path}: {result['fault']}")
-        else:
-            files.write_json(path, result)
-    return failed
+        files.write_json(path, result)
 
 
 def not_done(jobs):
     return [job for job in jobs if not all(map(reader.read_object, job[0]))]
 
 
-def results(jobs, failed):
-    """{path: result}. Raises SystemExit where some have `failed`."""
-    paths = [path for paths, *_ in jobs for path in paths]
-    if failed:
-        raise SystemExit("\n".join([f"{len(failed)} of {len(paths)} parts failed", *failed]))
-    return {path: reader.read_object(path) for path in paths}
+def results(jobs):
+    return {path: reader.read_object(path) for paths, *_ in jobs for path in paths}
 
 
 def in_processes(jobs, n_processes, title):
@@ -281,20 +270,21 @@ def in_processes(jobs, n_processes, title):
     spawn = multiprocessing.get_context("spawn")
     failed, left = [], not_done(jobs)
     with concurrent.futures.ProcessPoolExecutor(n_processes, spawn, end_with_parent) as pool:
-        futures = {pool.submit(one_part, job): job[0] for job in left}
+        futures = {pool.submit(one_part, job): ", ".join(job[0]) for job in left}
         done = concurrent.futures.as_completed(futures)
         for future in tqdm(done, title, len(left), disable=None):
-            error = future.exception()
-            failed += [f"{p}: {error}" for p in futures[future]] if error else future.result()
-    return results(jobs, failed)
+            if future.exception() is not None:
+                failed.append(f"{futures[future]}: {future.exception()}")
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} of {len(jobs)} parts failed", *failed]))
+    return results(jobs)
 
 
 def in_turn(jobs, title):
     """As `in_processes`, but here and one by one: jobs that start processes of their own."""
-    failed = []
     for job in tqdm(not_done(jobs), title, disable=None):
-        failed += one_part(job)
-    return results(jobs, failed)
+        one_part(job)
+    return results(jobs)
 
 
 # --- statistics ---------------------------------------------------------------------------------
@@ -335,7 +325,7 @@ def summary(cells, searches):
             row[f"{score}_deviation_of_trainings"] = (
                 statistics.mean(trainings) ** 0.5 if trainings else None
             )
-    for variant in {variant for variant, _ in searches}:
+    for variant in {variant for variant, _ in searches} & set(found):
         seconds = [s["seconds"] for (v, _), s in searches.items() if v == variant]
         found[variant]["search_seconds"] = statistics.mean(seconds)
     return found
@@ -459,14 +449,25 @@ class Study:
             jobs += self.trainings(taking_part, f"half-{n_epochs}", flags, n_epochs, n, fold=n)
         in_processes(jobs, args.jobs, f"{self.data}: trainings")
         cells = {key: self.trained("train", key, args.trainings) for key in genotypes}
+        halves = {
+            key: {epochs: self.trained(f"half-{epochs}", key, 2) for epochs in args.replay}
+            for key in taking_part
+        }
+        self.leave_out(cells, halves)
         found = summary(cells, searches)
         if args.replay:
-            halves = {
-                key: {epochs: self.trained(f"half-{epochs}", key, 2) for epochs in args.replay}
-                for key in taking_part
-            }
             found["compare's winner"] = replayed(cells, halves)
         return found
+
+    def leave_out(self, cells, halves):
+        """Take the cells out of both that did not stay finite in some training, and say which."""
+        for key in list(cells):
+            trainings = [*cells[key], *itertools.chain(*halves.get(key, {}).values())]
+            faults = [training["fault"] for training in trainings if "fault" in training]
+            if faults:
+                print(f"{self.data}: {' '.join(map(str, key))} is left out: {faults[0]}")
+                del cells[key]
+                halves.pop(key, None)
 
     def search(self):
         """{(variant, seed): what its search has found}"""

@@ -180,14 +180,16 @@ def test_a_comparison_is_successive_halving(scripted, rank_by, score):
     assert comparison.read(COMMAND)[0].name == winner
 
 
-def test_there_is_a_page_from_the_first_training_on(scripted, monkeypatch):
-    """And another when there is time; behind the first rung at the end of each alone, since there
-    who was trained first would stand first."""
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_there_is_a_page_from_the_first_training_on(scripted, monkeypatch, seeds):
+    """And another when there is time, but not while some were trained twice and others once;
+    behind the first rung at the end of each alone."""
     now, seen = [0.0], []
 
     def draw(run):
         page = Path(report.write_comparison(run.files.path)).read_text()
-        waiting = re.search(r"\((\d+) of the candidates have no training yet\)", page)
+        waiting = re.search(r"\(not trained yet: (\d+) of 7\)", page)
+        assert bool(waiting) is ("What it says" not in page)
         best = json.loads(Path(COMMAND, "genotype.json").read_text())["name"]
         assert best == comparison.read(COMMAND)[0].name
         seen.append((len(scripted.done), int(waiting[1]) if waiting else 0))
@@ -202,8 +204,9 @@ def test_there_is_a_page_from_the_first_training_on(scripted, monkeypatch):
     monkeypatch.setattr(workers.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(scripted, "perform", slow)
     monkeypatch.setattr(Comparison, "draw", draw)
-    compare.main([*TINY, "--random", "7", "--epochs", "4", "--seeds", "1", *NAMED])
-    assert seen == [(1, 6), (4, 3), (7, 0), (7, 0), (11, 0)]
+    compare.main([*TINY, "--random", "7", "--epochs", "4", "--seeds", str(seeds), *NAMED])
+    assert seen[:3] == [(1, 6), (4, 3), (7, 0)]
+    assert seen[3:] == ([(11, 0)] if seeds == 1 else [(14, 0), (22, 0)])
 
 
 @pytest.mark.parametrize("stop", [1, 5, 11, 15])
@@ -297,7 +300,7 @@ def test_the_noise_is_that_between_trainings():
     assert "differences below 1.43 points are noise there" in text  # 4.30 * sqrt(5e-5 / 3 * 2 / 3)
     few = rows_of({key: top1[:2] for key, top1 in scores.items()})
     assert comparison.within_noise(few) is None
-    assert "two trainings of three cells in the last rung" in comparison.noise_words(few)
+    assert "takes three candidates in the last rung with two" in comparison.noise_words(few)
 
 
 def test_the_noise_is_that_of_the_rung_and_of_trainings_that_all_have():
@@ -821,9 +824,26 @@ def test_steps_that_cannot_be_recorded_are_warned_of_once(in_process, capsys):
     """On a CPU none can."""
     compare.main([*TINY, "--random", "2", "--cuda_graphs", *NAMED])
     warnings = re.findall("WARNING: (.*)", capsys.readouterr().out)
-    (who,) = re.findall("(.*): the step cannot be recorded as a CUDA graph", "\n".join(warnings))
-    assert who == "random:2"
+    assert [text[:41] for text in warnings].count("the step cannot be recorded as a CUDA gra") == 1
     assert [len(names) for names in trained().values()] == [2]
+
+
+def test_a_training_that_fails_has_warned_before(monkeypatch):
+    data = SimpleNamespace(spec=named.spec("digits"))
+
+    class Fails:
+        def __init__(self, cell, data, recipe, seed, device, warn):
+            self.warn = warn
+
+        def epoch(self, number):
+            self.warn("slow")
+            raise TypeError("no")
+
+    monkeypatch.setattr(workers, "Training", Fails)
+    monkeypatch.setattr(workers, "build", lambda *args: None)
+    setting = Setting(None, Recipe(1, 2, 2), "cpu", "off")
+    answers = perform(Job("a", "", 1, 1, 1), lambda swapped: (data, CPU), setting)
+    assert [(a.kind, a.is_last) for a in answers] == [("warned", False), ("failed", True)]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 import genotypes as gt
-from config import CompareConfig
+from config import CompareConfig, SearchConfig
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -213,27 +214,53 @@ def test_cells_that_are_trained_together_are_as_if_alone(study, here):
     assert together[0]["train_losses"] != together[1]["train_losses"]
 
 
-def test_a_training_that_does_not_stay_finite_costs_no_other(study, here, monkeypatch):
+@pytest.mark.parametrize("where", ["training", "scoring"])
+def test_a_training_that_does_not_stay_finite_costs_no_other(study, here, monkeypatch, where):
     class Diverges(study.training.Training):
-        def step(self, X, y):
-            diverges = self.cell_is_bad and self.scheduler.last_epoch == 1  # in its second epoch
-            super().step(X * float("nan") if diverges else X, y)
-
         def __init__(self, cell, *args):
             super().__init__(cell, *args)
-            self.cell_is_bad = gt.to_str(cell) == cells[1]
+            self.is_bad = gt.to_str(cell) == cells[1]
+
+        def step(self, X, y):
+            diverges = self.is_bad and self.scheduler.last_epoch == 1  # in its second epoch
+            super().step(X * float("nan") if diverges and where == "training" else X, y)
+
+        def score(self, batches):
+            if self.is_bad and where == "scoring":
+                batches = [(X * float("nan"), y) for X, y in batches]
+            return super().score(batches)
 
     write_images(study, "images")
     _, flags = study.data_flags("images", ".")
     space = {"primitives": ["skip_connect", "sep_conv_3x3"], "n_nodes": 1, "k": 1}
     cells = [gt.to_str(gt.draw("random", seed, space)) for seed in (0, 3)]
-    alone = study.train_cells(flags, 3, cells[:1], 7)
+    (alone,) = study.train_cells(flags, 3, cells[:1], 7)
     monkeypatch.setattr(study.training, "Training", Diverges)
-    failed = study.one_part((["a.json", "b.json"], study.train_cells, (flags, 3, cells, 7)))
-    assert [text.partition(" ")[0] for text in failed] == ["b.json:"]
-    assert "not finite" in failed[0]
-    assert json.loads(Path("a.json").read_text())["train_losses"] == alone[0]["train_losses"]
-    assert not Path("b.json").exists()
+    good, bad = study.train_cells(flags, 3, cells, 7)
+    assert {**good, "seconds": 0} == {**alone, "seconds": 0}
+    assert "not finite" in bad["fault"]
+    assert len(bad["train_losses"]) == (1 if where == "training" else 2)
+
+
+def test_a_cell_that_did_not_stay_finite_is_left_out(study, here, capsys):
+    (here / "parts").mkdir()
+    one = study.Study("d", [], SimpleNamespace(device="cpu"))
+    good, bad = {"top1": 0.5, "loss": 1.0}, {"fault": "loss is not finite"}
+    cells = {("random", 0): [good, good], ("random", 1): [good, bad], ("first", 0): [good, good]}
+    halves = {("random", 0): {4: [good, good]}, ("first", 0): {4: [bad, good]}}
+    one.leave_out(cells, halves)
+    assert (list(cells), list(halves)) == ([("random", 0)], [("random", 0)])
+    assert capsys.readouterr().out == (
+        "d: random 1 is left out: loss is not finite\nd: first 0 is left out: loss is not finite\n"
+    )
+    found = study.summary(cells, {("first", 0): {"seconds": 1.0}})
+    assert list(found) == ["random"]
+
+
+def test_every_variant_is_made_of_flags_that_there_are(study):
+    for words in study.VARIANTS.values():
+        cfg = SearchConfig(words.split())
+        assert (cfg.layers, cfg.init_channels, cfg.batch_size) == (4, 8, 32)
 
 
 def test_a_data_set_that_there_is_not_is_one_line(study, here):
