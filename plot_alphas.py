@@ -6,7 +6,7 @@ Reads alphas.jsonl. One small panel per edge, from its row to its column; the co
 those of the drawings. Under each panel stands the strongest op and how far it is ahead of the
 runner-up; with partial channels (PC-DARTS) also the weight of the edge, and the strength that ranks
 it. Edges that the genotype keeps are framed. Below: the mean entropy of alpha, and where it was
-recorded the dominant eigenvalue of the Hessian in alpha.
+recorded the dominant eigenvalue of the Hessian in alpha. The flags that steered alpha stand above.
 """
 
 from console import interrupts
@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import math
 import os
+import textwrap
 
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
@@ -32,6 +33,7 @@ from records.files import ALPHA_FIGURE, CELLS
 
 WIDE, HIGH = 0.92, 0.66  # of a panel within its square of one by one
 NARROWEST = 7.4  # inches of the figure, for cells of few nodes
+LINE = 100  # characters that fit its width
 WHOLE = 0.5  # from this range of weights on, panels show 0 to 1
 
 
@@ -90,6 +92,21 @@ def limits_of(weights):
     part in which they do."""
     low, high = min(weights), max(weights)
     return (low, high) if high - low < WHOLE else (0.0, 1.0)
+
+
+# flags that steer alpha or read it; each with the value that leaves Algorithm 1 as it is
+STEERING = {
+    "order": 2, "alpha_lr": None, "warmup_epochs": 0, "beta_decay": 0, "partial_channels": 1,
+    "auxiliary_skip": False, "max_skips": None, "stop_unchanged": None, "stop_skips": None,
+    "stop_eigenvalue": False, "select": "alpha",
+}  # fmt: skip
+
+
+def steered_by(flags):
+    """The flags of a search that stand in its figure, as they are written on the command line."""
+    said = {k: flags[k] for k, off in STEERING.items() if k in flags and flags[k] != off}
+    words = " ".join(f"--{k}" if v is True else f"--{k} {v}" for k, v in said.items())
+    return textwrap.fill(words, LINE, break_on_hyphens=False)
 
 
 def explain(limits, chosen):
@@ -245,7 +262,10 @@ def table(record):
 def plot_run(run_path, out=None):
     """Draw the alphas of a search to `out` (default: alphas.png in its folder); returns it."""
     history = reader.read_alphas(run_path)
-    fig = figure(history, os.path.normpath(run_path), recommended(run_path, history))
+    title = [os.path.normpath(run_path), steered_by(reader.read_config(run_path)["flags"])]
+    stopped = reader.read_summary(run_path).get("stopped")
+    title += [f"ended early: {stopped}"] if stopped else []
+    fig = figure(history, "\n".join(filter(None, title)), recommended(run_path, history))
     return save(fig, os.path.join(run_path, ALPHA_FIGURE) if out is None else out, dpi=110)
 
 

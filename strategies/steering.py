@@ -6,6 +6,7 @@ what each does and where it comes from.
 
 import torch
 
+import genotypes as gt
 from strategies import stopping
 from strategies.eigenvalue import dominant_eigenvalue, fixed_batch
 
@@ -98,6 +99,10 @@ class Strategies:
     def describe(self):
         """What differs from Algorithm 1, a line each, for log and page."""
         cfg, lines = self.cfg, []
+        if cfg.auto_primitives:
+            left_out = [name for name in gt.PRIMITIVES if name not in cfg.primitives]
+            what = f"without {', '.join(left_out)}" if left_out else "all of them"
+            lines.append(f"--primitives auto is PRIMITIVES {what}, by the maps of the last cells")
         if cfg.alpha_lr == "auto":
             far = self.alpha_steps * self.alpha_lr
             how = "as far as" if far > 0.999 * TRAVEL else f"{far / TRAVEL:.1%} as far as"
@@ -117,7 +122,8 @@ class Strategies:
         if cfg.auxiliary_skip:
             lines.append("auxiliary skip: one more on every edge, which fades out over the epochs")
         if cfg.max_skips is not None:
-            lines.append(f"at most {cfg.max_skips} skip connections in the normal cell")
+            whose = " that alpha keeps" if cfg.select == "perturbation" else ""
+            lines.append(f"at most {cfg.max_skips} skip connections in the normal cell{whose}")
         if self.wants_eigenvalue:
             lines.append("the dominant eigenvalue of the Hessian of L_val in alpha is recorded")
         for rule, text in (

@@ -15,6 +15,7 @@ import genotypes as gt
 import report
 import search
 from config import SearchConfig
+from records import reader
 from strategies import perturbation
 
 OPS = ["sep_conv_3x3", "max_pool_3x3", "skip_connect", "none"]
@@ -269,8 +270,10 @@ def test_a_finished_search_can_be_selected_anew_and_back(here):
     by_alpha = genotypes(search.main([*plain, "--name", "t", "--quiet"]))
     assert by_alpha == [of_alpha, of_alpha]
     again = ["--name", "t", "--resume", "--quiet", "--select"]
+    assert "how_sure" in reader.read_summary("searchs/t")
     search.main([*again, "perturbation"])
     assert genotypes("searchs/t") == [by_removal, of_alpha]
+    assert "how_sure" not in reader.read_summary("searchs/t")  # it is said of alpha's cell
     assert report.is_selected("searchs/t")
     search.main([*again, "alpha"])
     assert genotypes("searchs/t") == by_alpha

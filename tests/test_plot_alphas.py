@@ -14,6 +14,7 @@ from PIL import Image
 
 import genotypes as gt
 import plot_alphas
+from config import SearchConfig
 from models import ops
 from records import alphas, files, palette, reader
 
@@ -99,6 +100,23 @@ def test_no_title_overlaps_another(n_nodes):
     assert normal.x1 < reduction.x0
     assert 0 <= above.x0 < above.x1 <= fig.bbox.width
     assert above.y0 >= normal.y1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("", "--alpha_lr auto"), ("--paper", "--alpha_lr 0.0003"),
+     ("--quick", "--order 1 --alpha_lr auto --warmup_epochs auto --max_skips 2"),
+     ("--auxiliary_skip --beta_decay 5 --select perturbation",
+      "--alpha_lr auto --beta_decay 5.0 --auxiliary_skip --select perturbation")],
+)  # fmt: skip
+def test_the_flags_that_steer_alpha_stand_in_the_figure(words, said):
+    assert plot_alphas.steered_by(SearchConfig(words.split()).flags()) == said
+
+
+def test_flags_that_are_off_are_those_of_the_paper():
+    flags = SearchConfig(["--paper"]).flags()
+    off = {k: value for k, value in plot_alphas.STEERING.items() if k != "alpha_lr"}
+    assert off == {k: flags[k] for k in off}
 
 
 def test_kept_edges_are_framed(run):

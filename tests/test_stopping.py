@@ -18,7 +18,7 @@ from config import SearchConfig
 from data_sets import loaders
 from data_sets.options import DataOptions
 from records import reader
-from strategies import stopping
+from strategies import steering, stopping
 from strategies.eigenvalue import dominant_eigenvalue, fixed_batch
 from strategies.steering import Strategies
 
@@ -182,6 +182,21 @@ def test_a_stopped_search_ends_as_a_finished_one(here, quick_epochs, monkeypatch
     assert (checkpoint_of(run)["best"], Path(run, "genotype.json").read_text()) == before
     assert len(lines(Path(run, "alphas.jsonl"))) == 2
     assert "this search has ended after epoch 2: it is enough" in log_of(run)
+
+
+def test_a_search_ends_when_its_eigenvalue_has_risen(here, quick_epochs, monkeypatch):
+    values = iter([1.0] * 5 + [1.4] * 9)
+    monkeypatch.setattr(steering, "dominant_eigenvalue", lambda *args: next(values))
+    run = search.main([*SMALL_SEARCH, "--epochs", "12", "--stop_eigenvalue"])
+    records = lines(Path(run, "alphas.jsonl"))
+    assert [r["eigenvalue"] for r in records] == [1.0] * 5 + [1.4] * 5
+    why = "the dominant eigenvalue rose from 1 to 1.4 (--stop_eigenvalue)"
+    assert f"ended after epoch 10 of 12: {why}" in log_of(run)
+    assert json.loads(Path(run, "genotype.json").read_text())["epoch"] == 5
+    monkeypatch.setattr(plot_alphas, "save", lambda fig, out, dpi: fig)
+    title = plot_alphas.plot_run(run).get_suptitle()
+    assert "--stop_eigenvalue" in title.splitlines()[1]
+    assert title.splitlines()[2] == f"ended early: {why}"
 
 
 @pytest.mark.parametrize(

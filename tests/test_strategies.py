@@ -10,6 +10,7 @@ import torch
 from alpha_gradient import XI, batches, exact, relative_error, supernet, trained_sgd
 from conftest import FAST_SEARCH, checkpoint_of, equal, interrupt, lines, log_of
 
+import genotypes as gt
 import report
 import search
 from architect import Architect
@@ -59,6 +60,16 @@ def test_the_rate_reaches_adam_log_and_page(here, monkeypatch):
     assert line.removeprefix("--alpha_lr") in page
     assert "can move 1.0% as far as in the paper's 19,500 steps" in line  # 2 steps of 0.03
     search.main(["--name", "s", "--resume", "--alpha_lr", "auto"])
+
+
+@pytest.mark.parametrize(
+    ("primitives", "text"),
+    [(gt.PRIMITIVES[:-2], f"without {', '.join(gt.PRIMITIVES[-2:])}"), (gt.PRIMITIVES, "all of")],
+)
+def test_what_an_automatic_choice_of_ops_leaves_out_is_said(primitives, text):
+    found = strategies_of("--primitives auto")
+    found.cfg.primitives = primitives  # as small_maps.choose sets it
+    assert f"--primitives auto is PRIMITIVES {text}" in found.describe()[0]
 
 
 # --- warm-up -------------------------------------------------------------------------------------

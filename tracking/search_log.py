@@ -166,7 +166,7 @@ def record_selection(run, spec, net, genotype):
         f"chosen by perturbation in the supernet of epoch {run.last['epoch']}; {different} of "
         f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
     )
-    run.files.update_summary(selection=run.selection)
+    run.files.update_summary(selection=run.selection, how_sure=None)  # that was of alpha's cell
 
 
 def flags_to_inherit(cfg):
