@@ -63,6 +63,7 @@ def main(argv=None):
             train_all(run, workers, rung, epochs, [*going_on, *baselines])
             going_on, baselines = survivors(run, rung, going_on, baselines)
             run.write_genotype()
+            warn_of_weak(run)
             if rung == len(plan):
                 run.finish()
             run.show()
@@ -221,6 +222,20 @@ def describe_rung(rung, n_rungs, epochs, taking_part, n_seeds):
     )
 
 
+def warn_of_weak(run):
+    """Trainings that were too short to tell anything; said once."""
+    guessing = 1 / len(run.spec.classes)
+    first = [row.rungs[0].mean for row in run.rows() if row.rungs]
+    weak = [top1 for top1 in first if top1 < guessing + LEAST_AHEAD * (1 - guessing)]
+    if weak:
+        run.log.warn(
+            f"{len(weak)} of {comparison.plural(len(first), 'candidate')} of the first rung had "
+            f"hardly learned anything ({min(weak):.2%} to {max(weak):.2%}, guessing has "
+            f"{guessing:.2%}): that is too short to choose among cells; take more --epochs",
+            kind="weak",
+        )
+
+
 def conclude(run):
     """The ranking and what follows from it; whether there is a winner."""
     rows = run.rows()
@@ -228,20 +243,9 @@ def conclude(run):
     run.log.info(comparison.table(rows))
     if comparison.winner(rows) is None:
         return False
-    guessing = 1 / len(run.spec.classes)
-    first = [row.rungs[0].mean for row in rows if row.rungs]
-    weak = [top1 for top1 in first if top1 < guessing + LEAST_AHEAD * (1 - guessing)]
-    if weak:
-        run.log.warn(
-            f"{len(weak)} of {comparison.plural(len(first), 'candidate')} of the first rung had "
-            f"hardly learned anything ({min(weak):.2%} to {max(weak):.2%}, guessing has "
-            f"{guessing:.2%}): that is too short to choose among cells; take more --epochs"
-        )
-    run.log.result(
-        f"{comparison.chance_words(rows)}\n{comparison.noise_words(rows)}\n"
-        f"{comparison.winner_words(rows)}\nlook at {run.files.file(files.REPORT)}, and train it "
-        f"with\n{run.next_command()}"
-    )
+    says = (comparison.chance_words, comparison.noise_words, comparison.winner_words)
+    look = f"look at {run.files.file(files.REPORT)}, and train it with\n{run.next_command()}"
+    run.log.result("\n".join(filter(None, (*(say(rows) for say in says), look))))
     return True
 
 

@@ -417,11 +417,19 @@ def load(source):
     if "/" in source or os.sep in source or source.endswith((".json", ".txt")):
         raise ValueError(f"there is no file or folder {shorten(source)}")
     near = difflib.get_close_matches(source.upper(), PUBLISHED, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = run_of_that_name(source) or (f"; did you mean {near[0]}?" if near else "")
     raise ValueError(
         f"no genotype {shorten(source)!r}: neither a run folder, a file, the text Genotype(...), "
         f"nor a published name ({', '.join(PUBLISHED)}){hint}"
     )
+
+
+def run_of_that_name(name):
+    """A question for the end of an error: whether the run folder of this name was meant, where
+    only NAME was said and searchs/NAME or the like is there; else ""."""
+    paths = [f"{root}/{name}" for root in ("searchs", "compares", "augments")]
+    there = [path for path in paths if name and os.path.isdir(path)]
+    return f"; did you mean {' or '.join(there)}?" if there else ""
 
 
 def metadata(source):

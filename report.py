@@ -98,6 +98,7 @@ def collect(run_path):
     return {
         "name": os.path.basename(os.path.abspath(run_path)),
         "kind": "search" if is_search else "training",
+        "cell": cell_trained(flags, gt.metadata(run_path)),
         "dataset": metadata.get("dataset") or flags.get("dataset", "unknown data"),
         "size": size if reader.fits(size, [reader.is_count]) else None,
         "val_name": "alpha half" if is_search else summary.get("val_name", "test"),
@@ -279,6 +280,16 @@ def draw_cell(run_path):
     visualize.plot(gt.load(run_path), *paths, gt.metadata(run_path).get("dataset"))
 
 
+def cell_trained(flags, metadata):
+    """Whose training it is, in words."""
+    name, kind, source = metadata.get("name"), metadata.get("kind"), str(flags.get("genotype"))
+    if kind in list(comparison.WHAT) and reader.is_text(name):
+        return f"{name}, {comparison.WHAT[kind]},"
+    if source in gt.PUBLISHED:
+        return source
+    return "a random cell" if gt.is_random(source) else "a found cell"
+
+
 # --- comparisons --------------------------------------------------------------------------------
 
 
@@ -349,8 +360,10 @@ def write_comparison(run_path):
     config, summary = reader.read_config(run_path), reader.read_summary(run_path)
     metadata, best = gt.metadata(run_path), comparison.winner(rows)
     words = (comparison.winner_words, comparison.chance_words, comparison.noise_words)
+    name = os.path.basename(os.path.abspath(run_path))
     page = template("compare.html.j2").render(
-        name=os.path.basename(os.path.abspath(run_path)),
+        name=name,
+        state={"is": ""},
         dataset=metadata.get("dataset") or config["flags"].get("dataset", "unknown data"),
         size=metadata.get("size"),
         device=config.get("device"),
@@ -360,11 +373,16 @@ def write_comparison(run_path):
         versions=config["versions"],
         rows=rows,
         n_waiting=sum(not row.rungs and not row.fault for row in rows),
+        # its first rung is over: then genotype.json is there, too
+        decided=bool(best) and bool(summary.get("finished") or metadata),
+        warnings=summary.get("warnings", []),
+        go_on=errors.command("compare.py", "--name", name, "--resume"),
+        searched=any(row.kind == comparison.FOUND for row in rows),
         best=best,
         order=comparison.order_words(rows) if best else "",
         by_losses=comparison.ranked_by_losses(rows),
         chance=comparison.chance(rows),
-        words=[say(rows) for say in words] if best else [],
+        words=list(filter(None, (say(rows) for say in words))) if best else [],
         next=summary.get("next", ""),
         finished=summary.get("finished", False),
         kinds=comparison.KINDS,

@@ -87,12 +87,8 @@ def caption_html(caption, gene):
     if caption:
         rows.append(f'<TR><TD CELLPADDING="6">{html.escape(caption)}</TD></TR>')
     if len(families) > 1:
-        cells = "".join(
-            f'<TD WIDTH="22" HEIGHT="14" FIXEDSIZE="TRUE" BGCOLOR="{color}"></TD>'
-            f'<TD ALIGN="LEFT"><FONT POINT-SIZE="16">{name}  </FONT></TD>'
-            for name, color in families
-        )
-        rows.append(f'<TR><TD><TABLE BORDER="0" CELLSPACING="6"><TR>{cells}</TR></TABLE></TD></TR>')
+        words = "    ".join(f'<FONT COLOR="{color}">{name}</FONT>' for name, color in families)
+        rows.append(f'<TR><TD><FONT POINT-SIZE="16">{words}</FONT></TD></TR>')
     return f'<<TABLE BORDER="0" CELLSPACING="0">{"".join(rows)}</TABLE>>' if rows else ""
 
 

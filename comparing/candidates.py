@@ -66,8 +66,8 @@ def _text(value):
 
 
 def collect(cfg):
-    """All `Candidate`s. Raises ValueError for what is none, or stands there twice, and for the cell
-    of a search on other data."""
+    """All `Candidate`s, two or more. Raises ValueError for what is none, or stands there twice, and
+    for the cell of a search on other data."""
     names = [*cfg.candidates, *(f"random:{cfg.seed + i}" for i in range(cfg.random))]
     found = [_candidate(name, cfg) for name in names]
     found += [Candidate(name, BASELINE) for name in cfg.baseline]
@@ -77,6 +77,11 @@ def collect(cfg):
             raise ValueError(f"{candidate.name} takes part twice; name it once")
         seen.add(candidate.name)
     _require_same_data(cfg, [c for c in found if c.flags])
+    if len(found) < 2:
+        raise ValueError(
+            f"only {found[0].name} takes part; name another cell, or take random ones with "
+            f"--random 12"
+        )
     return found
 
 

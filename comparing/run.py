@@ -211,6 +211,8 @@ class Comparison:
                 text = found[0] if found else f"stopped by {kind.__name__}: {error}"
                 with contextlib.suppress(OSError):  # the disk is full, perhaps
                     self.log.detail(text)  # the terminal gets it from errors
+                    if self.records:
+                        self.show()
         finally:
             self._close(self.files.release)
 
@@ -315,18 +317,18 @@ class Comparison:
     def show(self):
         """The pictures of what there is so far, and a word on the searches' pages."""
         start = time.perf_counter()
+        self.files.update_summary(warnings=self.log.warnings)
         self.draw()
         self.tell_searches()
         now = time.perf_counter()
         self._next_show = now + (now - start) / SHOW_PORTION
 
     def show_if_due(self):
-        """The best cell and `show` in the middle of a rung: not too often, and only where all that
-        were trained were so equally often. With the second training the halves change places, and
-        one may be harder than the other."""
+        """`show` in the middle of a rung: not too often, and only where all that were trained were
+        so equally often. With the second training the halves change places, and one may be harder
+        than the other."""
         trainings = {len(row.last.seeds) for row in self.rows() if row.last and not row.fault}
         if len(trainings) == 1 and time.perf_counter() >= self._next_show:
-            self.write_genotype()
             self.show()
 
     def write_genotype(self):

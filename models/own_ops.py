@@ -15,6 +15,7 @@ from models.ops import OPS
 
 _REPOSITORY = frozenset(OPS)  # names that no file may take
 _loaded = {}  # hash: names of its blocks
+_paths = {}  # name of a block: where it comes from
 
 
 def use(cfg):
@@ -79,4 +80,10 @@ def _add(path, text, digest):
         if name in _REPOSITORY:
             raise ValueError(f"--ops {path}: {name} comes with the repository; take another name")
     OPS.update(own)
+    _paths.update(dict.fromkeys(own, path))
     return list(own)
+
+
+def words_for(name):
+    """Words of a command line with which it knows the block `name`."""
+    return ["--ops", _paths[name]] if name in _paths else []

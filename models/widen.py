@@ -191,7 +191,8 @@ class Rewrite:
         elif node.target not in PLAIN_FUNCTIONS and not (
             node.target is F.pad and len(node.args[1]) <= 4
         ):
-            raise CannotWiden(f"calls {getattr(node.target, '__name__', node.target)}")
+            name = getattr(node.target, "__name__", node.target)
+            raise CannotWiden("indexes a tensor" if name == "getitem" else f"calls {name}")
 
     def call_method(self, node):
         raise CannotWiden(f"calls the method {node.target}")

@@ -14,6 +14,7 @@ import zlib
 from collections import defaultdict
 from typing import NamedTuple
 
+import genotypes as gt
 from console.terminal import plural
 from records import reader
 from records.files import METRICS, SUMMARY
@@ -26,6 +27,8 @@ KINDS = {
     RANDOM: "random",
     BASELINE: "torchvision",
 }
+WHAT = {FOUND: "found by a search", RANDOM: "a random cell", PUBLISHED: "published",
+        GIVEN: "given as it is"}  # fmt: skip
 # what a ranking goes by, in words
 LOSSES, ACCURACY = "losses", "accuracy"
 RANK_BY = {
@@ -159,9 +162,10 @@ def genotypes(run_path):
 
 
 def read(run_path):
-    """The `ranking` of a comparison. Raises ValueError where there is none."""
+    """The `ranking` of a comparison: of one that goes on, of its first rung, since in the second
+    who is trained first would stand before the others. Raises ValueError where there is none."""
     if not os.path.isdir(run_path):
-        raise ValueError(f"there is no run folder {run_path}")
+        raise ValueError(f"there is no run folder {run_path}{gt.run_of_that_name(run_path)}")
     wanted = {
         "name": reader.is_text, "kind": lambda kind: reader.is_text(kind) and kind in KINDS,
         "genotype": reader.is_text, "fault": reader.is_text,
@@ -170,9 +174,10 @@ def read(run_path):
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
     if not reader.fits(candidates, [wanted]):
         raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
-    rows = ranking(
-        candidates, trainings(run_path).values(), rank_by if rank_by in list(RANK_BY) else LOSSES
-    )
+    records = trainings(run_path).values()
+    if summary.get("finished") is False:
+        records = [record for record in records if record["rung"] == 1]
+    rows = ranking(candidates, records, rank_by if rank_by in list(RANK_BY) else LOSSES)
     if not any(row.rungs for row in rows):
         raise ValueError(f"{run_path} records no finished training yet")
     return rows
@@ -349,12 +354,14 @@ def points(value):
 
 
 def chance_words(rows):
-    """Whether the search beat chance, in a sentence or two."""
+    """Whether the search beat chance, in a sentence or two; "" where no search takes part."""
+    if not any(row.kind == FOUND for row in rows):
+        return ""
     found = chance(rows)
     if found is None:
         return (
-            "Whether the search beat chance is not known: that takes a cell that a search found "
-            "and two random ones at least, with --random 4."
+            "Whether the search beat chance is not known: that takes two random cells at least, "
+            "with --random 4."
         )
     who = f"{plural(found.n_found, 'found cell')} and {plural(found.n_random, 'random cell')}"
     interval = (
@@ -395,11 +402,15 @@ def noise_words(rows):
 def winner_words(rows):
     """Which cell to train, in a sentence or two."""
     best, other = winner(rows), best_baseline(rows)
-    what = {
-        FOUND: "found by a search", RANDOM: "a random cell", PUBLISHED: "published",
-        GIVEN: "given as it is",
-    }[best.kind]  # fmt: skip
-    text = f"Train {best.name}, {what}: {best.last.mean:.2%} on the scored images."
+    text = f"Train {best.name}, {WHAT[best.kind]}: {best.last.mean:.2%} on the scored images."
+    ahead = [r for r in rows if r.kind != BASELINE and r.last and not r.fault
+             and r.last.rung == best.last.rung and r.last.mean > best.last.mean]  # fmt: skip
+    if ahead:
+        most = max(ahead, key=lambda row: row.last.mean)
+        text += (
+            f" {most.name} has a higher accuracy, {most.last.mean:.2%}, but higher losses, by "
+            f"which they are ranked: accuracy on few images is coarse."
+        )
     if other is None:
         return text
     difference = best.last.mean - other.last.mean

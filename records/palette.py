@@ -51,9 +51,11 @@ def color(op):
 
 
 def legend(ops):
-    """[(family, color)] of the families among `ops`, in a fixed order."""
+    """[(family, color)] of the families among `ops`, in a fixed order; the color is that of one of
+    these ops."""
     ops = sorted(ops)
-    known = [(name, next(iter(colors.values()))) for name, colors in FAMILIES.items()
-             if any(op in colors for op in ops)]  # fmt: skip
+    there = {name: [color for op, color in colors.items() if op in ops]
+             for name, colors in FAMILIES.items()}  # fmt: skip
+    known = [(name, colors[0]) for name, colors in there.items() if colors]
     own = [(family(op), color(op)) for op in ops if family(op) == "own block"]
     return known + own[:1]

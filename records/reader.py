@@ -172,7 +172,7 @@ def read_metrics(run_path):
     """
     path = os.path.join(run_path, METRICS)
     if not os.path.isdir(run_path):
-        raise ValueError(f"there is no run folder {run_path}")
+        raise ValueError(f"there is no run folder {run_path}{gt.run_of_that_name(run_path)}")
     if not os.path.isfile(path):
         raise ValueError(f"{run_path} has no {METRICS}; is it a run folder?")
     phases = {"train": {}, "val": {}}
@@ -181,6 +181,8 @@ def read_metrics(run_path):
     for record in read_lines(path):
         if fits(record, wanted) and record["phase"] in phases:
             phases[record["phase"]][record["epoch"]] = keep_fitting(record, optional)
+    if "candidates" in read_object(os.path.join(run_path, SUMMARY)):
+        raise ValueError(f"{run_path} is a comparison; plot_compare.py and report.py show it")
     if not any(phases.values()):
         raise ValueError(f"{path} records no finished epoch yet")
     return {phase: dict(sorted(records.items())) for phase, records in phases.items()}

@@ -1,5 +1,6 @@
 """compare.py: halving, what it says and refuses; resuming; bad candidates; several searches."""
 
+import html
 import io
 import json
 import math
@@ -189,9 +190,10 @@ def test_there_is_a_page_from_the_first_training_on(scripted, monkeypatch, seeds
     def draw(run):
         page = Path(report.write_comparison(run.files.path)).read_text()
         waiting = re.search(r"\(not trained yet: (\d+) of 7\)", page)
-        assert bool(waiting) is ("What it says" not in page)
-        best = json.loads(Path(COMMAND, "genotype.json").read_text())["name"]
-        assert best == comparison.read(COMMAND)[0].name
+        assert ("What it says" in page) is (len(scripted.done) >= 7 * seeds)
+        if os.path.exists(f"{COMMAND}/genotype.json"):
+            best = json.loads(Path(COMMAND, "genotype.json").read_text())["name"]
+            assert best == comparison.read(COMMAND)[0].name
         seen.append((len(scripted.done), int(waiting[1]) if waiting else 0))
         now[0] += 0.3  # which is 3 % of ten seconds
 
@@ -207,6 +209,28 @@ def test_there_is_a_page_from_the_first_training_on(scripted, monkeypatch, seeds
     compare.main([*TINY, "--random", "7", "--epochs", "4", "--seeds", str(seeds), *NAMED])
     assert seen[:3] == [(1, 6), (4, 3), (7, 0)]
     assert seen[3:] == ([(11, 0)] if seeds == 1 else [(14, 0), (22, 0)])
+
+
+def test_a_page_in_the_second_rung_is_of_the_first_and_names_the_cell_of_genotype_json(
+    scripted, monkeypatch
+):
+    monkeypatch.setattr(Comparison, "draw", lambda run: report.write_comparison(run.files.path))
+    words = [*TINY, "--random", "5", "--epochs", "4", *NAMED]
+    for stop in range(11, 16):  # the first rung has ten trainings
+        scripted.done.clear()
+        scripted.stop_after = stop
+        ends_in_one_line(compare.main, [*words, "--overwrite"], code=130)
+        best = json.loads(Path(COMMAND, "genotype.json").read_text())["name"]
+        assert [row.last.rung for row in comparison.read(COMMAND)] == [1] * 5
+        page = html.unescape(Path(COMMAND, "report.html").read_text())
+        assert f"Train {best}, a random cell" in page
+        assert "It has not finished: the last word may be another" in page
+        assert re.search(r"compare\.py .*--name.* c .*--resume", page)
+        assert "beat chance" not in page  # no search took part
+    found = index.row(COMMAND)
+    assert (found.state, found.epochs) == ("broken off", "15 trainings")
+    text = "hardly learned anything"
+    assert (text in page) is (text in log_of(COMMAND))
 
 
 @pytest.mark.parametrize("stop", [1, 5, 11, 15])
@@ -367,6 +391,16 @@ def test_the_chart_shows_what_the_ranking_goes_by_the_best_to_the_right(rank_by)
     assert places == sorted(places, reverse=True)
 
 
+def test_a_winner_that_is_not_the_most_accurate_is_explained():
+    rows = rows_of({("a", "random"): (0.8,), ("b", "random"): (0.9,), ("c", "random"): (0.7,)})
+    assert comparison.winner_words(rows) == "Train b, a random cell: 90.00% on the scored images."
+    assert comparison.chance_words(rows) == ""
+    first = rows[1]._replace(rungs=(rows[1].last._replace(loss=(0.0,), train_loss=(0.0,)),))
+    text = comparison.winner_words(sorted([rows[0], first, rows[2]], key=comparison.order))
+    assert text.startswith("Train a, a random cell: 80.00% on the scored images. b has a higher ")
+    assert "accuracy, 90.00%, but higher losses" in text
+
+
 def test_the_most_accurate_baseline_is_named():
     names = candidates(("a", "random"), ("overfitted", "baseline"), ("sound", "baseline"))
     records = [record("a", 0.5, 0), record("overfitted", 0.6, 0, train_loss=0.0, loss=0.1),
@@ -497,6 +531,10 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     plot_compare.main(["compares/c", "--out", "chart.svg"])
     assert Path("chart.svg").is_file()
     run_in(Path(), augment.main, [*FAST_AUGMENT, "--genotype", "compares/c", "--name", "a"])
+    best = comparison.winner(comparison.read("compares/c"))
+    who = f"{best.name}, {comparison.WHAT[best.kind]}"
+    assert f"the cell is {who}" in log_of("augments/a")
+    assert f"Training of {who}, on" in Path(report.write("augments/a")).read_text()
     flags = json.loads(Path("augments/a/config.json").read_text())["flags"]
     assert (flags["dataset"], flags["layers"]) == ("digits", 3)  # its own size, not compare's
 
@@ -531,7 +569,7 @@ def test_a_bad_candidate_is_named_and_left_out(in_process, monkeypatch):
     for number in (1, 2, 3):
         assert said.count(f"WARNING: Genotype {number} is left out: ") == 1
     assert json.loads(Path(COMMAND, "genotype.json").read_text())["name"] == "random:7"
-    ends_in_one_line(compare.main, [texts[0], *TINY, "--quiet"], code=1)
+    ends_in_one_line(compare.main, [*texts[:2], *TINY, "--quiet"], code=1)
 
 
 def test_one_that_dies_is_trained_no_more(scripted):
@@ -726,6 +764,7 @@ def test_a_process_that_dies_costs_its_own_training_alone():
         ([], "nothing to compare; name cells, such as searchs/digits"),
         (["DARTS_V2", "DARTS_V2"], "DARTS_V2 takes part twice; name it once"),
         (["random:2", "--random", "1"], "random:2 takes part twice"),
+        (["DARTS_V2"], "only DARTS_V2 takes part; name another cell, or take random ones"),
         (["random:x"], "'random:x': a random cell is random:SEED"),
         (["DARTS_V3"], "did you mean DARTS_V"),
         (["searchs/nothere"], "there is no file or folder searchs/nothere"),
@@ -771,8 +810,10 @@ def test_every_second_training_learns_from_what_the_others_are_scored_on(in_proc
             super().__init__(cell, data, *args)
 
     monkeypatch.setattr(workers, "Training", Watched)
-    compare.main(["--random", "1", *TINY, "--epochs", "1", "--seeds", "2", *NAMED])
-    (learned, scored), (other_learned, other_scored) = seen
+    compare.main(["--random", "2", *TINY, "--epochs", "1", "--seeds", "2", *NAMED])
+    assert seen[0] == seen[1]  # two cells, then both with the other seed
+    assert seen[2] == seen[3]
+    (learned, scored), (other_learned, other_scored) = seen[::2]
     assert learned == other_scored
     assert scored == other_learned
     assert not learned & scored
@@ -780,7 +821,7 @@ def test_every_second_training_learns_from_what_the_others_are_scored_on(in_proc
 
 
 def test_parts_of_different_size_do_not_change_places(scripted):
-    compare.main(["--random", "1", *TINY, "--val_portion", "0.3", "--seeds", "2", *NAMED])
+    compare.main(["--random", "2", *TINY, "--val_portion", "0.3", "--seeds", "2", *NAMED])
     assert {(job.seed, job.swapped) for job in scripted.done} == {(2, False), (3, False)}
     assert "change places" not in log_of(COMMAND)
 
@@ -794,7 +835,7 @@ def test_the_smaller_half_that_is_trained_on_too_fits_a_batch(scripted, monkeypa
                              val=SimpleNamespace(dataset=range(63)))  # fmt: skip
 
     monkeypatch.setattr(loaders, "search_data", few)
-    compare.main(["--random", "1", *TINY, "--seeds", "2", *NAMED])
+    compare.main(["--random", "2", *TINY, "--seeds", "2", *NAMED])
     assert "batch 16" in log_of(COMMAND)
 
 

@@ -340,12 +340,15 @@ def test_load_takes_folder_file_name_and_text(here):
 def test_load_says_what_is_wrong(here):
     (here / "empty").mkdir()
     (here / "bad.json").write_text("{}")
+    for root in ("searchs", "augments"):
+        (here / root / "pets").mkdir(parents=True)
     (here / "long.json").write_text('{"a":' + "0" * 10**6 + "}")
     (here / "page.md").write_text("# A page\n\nof text")
     (here / "binary").write_bytes(b"\xff\xfe\x00")
     for source, message in (
         ("DARTS_V3", "did you mean DARTS_V2|did you mean DARTS_V1"),
         ("searchs/none", "no file or folder searchs/none"),
+        ("pets", "did you mean searchs/pets or augments/pets?"),
         ("empty", "holds no genotype.json"),
         ("bad.json", "bad.json: the JSON object lacks"),
         ("binary", "binary is no genotype but a binary file"),

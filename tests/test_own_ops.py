@@ -1,6 +1,8 @@
 """--ops: blocks from a file of one's own, from check_ops to export."""
 
 import os
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -142,3 +144,23 @@ def test_files_that_give_no_blocks_end_in_one_line(here, text, message):
     with pytest.raises(ValueError, match="b.py"):
         own_ops.use(SimpleNamespace(ops="b.py", said={"ops": "b.py"}))
     assert "a,b" not in ops.OPS
+
+
+def test_the_example_of_the_docs_runs_as_written(here, capsys):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "own-blocks.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    Path("my_blocks.py").write_text(example)
+    check_ops.main(["--ops", "my_blocks.py"])
+    assert "conv_7x7" in capsys.readouterr().out
+    search.main([*FAST_SEARCH, "--ops", "my_blocks.py", "--primitives", "conv_7x7,skip_connect"])
+
+
+def test_the_command_that_says_more_of_a_bad_block_knows_its_file(here, capsys):
+    Path("b.py").write_text(BLOCKS.replace("stride, 1,", "stride, 0,").replace("os.mkdir", "str"))
+    said = ends_in_one_line(search.main, [*FAST_SEARCH, "--ops", "b.py", "--primitives", "mine"])
+    words = re.search(r"check_ops.py (mine --ops \S+b\.py) says more", said)[1].split()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        check_ops.main(words)
+    assert caught.value.code == 1
+    assert "mine" in capsys.readouterr().out

@@ -139,7 +139,7 @@ class Spatial(nn.Module):
 @pytest.mark.parametrize(
     ("block", "reason"),
     [
-        (Spatial, "gives another result"), (Sliced, "calls getitem"),
+        (Spatial, "gives another result"), (Sliced, "indexes a tensor"),
         (Twice, "runs its module conv twice"),
         (Branching, "cannot be traced"), (Dropping, "holds a Dropout"),
         (Reflecting, "pads with reflect"),

@@ -11,7 +11,7 @@ import visualize
 from console import errors
 from console.terminal import plural, visible
 from models import stems
-from records import files, reader, verdict
+from records import comparison, files, reader, verdict
 from tracking import common_log, mistakes
 from tracking.run_folder import versions
 
@@ -37,6 +37,9 @@ def log_setup(run, data, genotype, size, memory, findings):
         f"classes {', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
+    who = origin(run)
+    if who:
+        log.info(f"the cell is {who['name']}, {comparison.WHAT[who['kind']]}")
     log.info(f"genotype: {genotype}")
     log.info(f"network: {stems.describe(cfg, spec.size)}, {utils.describe_size(size)}")
     common_log.warn_of_learning_rate(run, data, "lr")
@@ -44,11 +47,22 @@ def log_setup(run, data, genotype, size, memory, findings):
         log.info(finding)
 
 
+def origin(run):
+    """{"name", "kind"} of a cell that comes from a comparison, as genotype.json has them there, and
+    here when the run goes on; else {}."""
+    for source in (run.files.path, run.cfg.genotype):
+        known = gt.metadata(source)
+        if known.get("kind") in list(comparison.WHAT) and reader.is_text(known.get("name")):
+            return {key: known[key] for key in ("name", "kind")}
+    return {}
+
+
 @common_log.by_main
 def record_setup(run, data, genotype, size):
     """The held-out images, the cell, the size of the network, the next command."""
     common_log.record_held_out(run, data)
-    text = gt.to_json(genotype, dataset=data.spec.name, size=list(data.spec.size))
+    images = {"dataset": data.spec.name, "size": list(data.spec.size)}
+    text = gt.to_json(genotype, **images, **origin(run))
     files.write_text(run.files.file(files.GENOTYPE), text + "\n")
     run.files.update_summary(next=evaluate_command(run), val_name=data.val_name, network=size)
 
@@ -157,7 +171,7 @@ def next_steps(run):
         ("use it in other programs", "export.py", (path,)),
     ]
     if genotype and os.path.isfile(os.path.join(genotype, files.ALPHAS)):
-        words = (genotype, "--random", "4")
+        words = (genotype, "--random", "4", *(["--quick"] if run.cfg.quick else []))
         steps.append(("see whether random cells are as good", "compare.py", words))
     return [
         {"what": what, "command": errors.command(*words, *more)} for what, *words, more in steps

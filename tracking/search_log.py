@@ -370,7 +370,7 @@ def final_flags(run):
 
 def log_time_to_train(run, data, genotype, final):
     """How long the last line will take, by a step of its network; nothing where that fails."""
-    n_images = len(data.train.dataset) + len(data.alpha.dataset)
+    n_images = round((len(data.train.dataset) + len(data.alpha.dataset)) / run.cfg.subset)
     criterion = utils.criterion(final, data.class_counts, run.device)
     try:
         found = estimate.of_training(data.spec, final, genotype, n_images, criterion, run.device)
