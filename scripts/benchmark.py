@@ -4,6 +4,7 @@
     python scripts/benchmark.py --sizes digits --repeats 9
     python scripts/benchmark.py --nproc 1,2        one step shared by so many processes
     python scripts/benchmark.py --switches         what --amp, --cuda_graphs and the like make of it
+    python scripts/benchmark.py --partial 4        what --partial_channels 4 makes of it
 
 Both forms do the same work on the same random images, in one process, in turn, so that a machine
 whose speed drifts slows both. Reported are medians over the repeats and the ratio of each pair,
@@ -425,6 +426,21 @@ def growth(device):
     return table
 
 
+def partial(name, K, device, repeats, **net):
+    """Time and peak memory of a second-order step with 1 of K channels in the ops, against all."""
+    shape, batch = SIZES[name]
+    cell, forms, memory = search_cells.SearchCell, {}, {}
+    for k in (1, K):
+        forms[k] = Form(cell, device, shape, batch, fast=True, partial_channels=k, **net)
+        forms[k].choose(DEFAULT)
+        memory[k] = memory_of(cell, device, SIZES[name], choices=DEFAULT, partial_channels=k, **net)
+    row = compare(*(functools.partial(form.step, 2) for form in forms.values()), device, repeats)
+    show(f"{name}, {K} partial channels", row, ("K 1", f"K {K}"))
+    share = memory[K] / memory[1]
+    print(f"{name}: peak memory {memory[K] / 2**20:,.0f} MiB, {share:.2f} of that with K 1")
+    return {"batch": batch, "step, order 2": row, "memory": memory}
+
+
 class Noise(Dataset):
     """Random images in memory, as splits.Transformed wants them."""
 
@@ -557,9 +573,14 @@ def main(argv=None):
         choices=SWITCHES,
         help="only this: steps with these flags of search.py; without a word, with all",
     )
+    parser.add_argument(
+        "--partial", type=int, metavar="K", help="only this: steps with K partial channels"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--out", default="benchmark.json", help="file of the results")
     args = parser.parse_args(argv)
+    if args.partial and (args.partial < 2 or 16 % args.partial):
+        parser.error(f"--partial {args.partial}: 2, 4 or 8 of 16 channels")
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: at least one pair is needed")
     where = pick.prepare_device(argparse.Namespace(device=args.device, gpus=None, threads=None))
@@ -571,6 +592,11 @@ def main(argv=None):
         record = {
             "shared": {name: shared_steps(name, args.nproc, device, args.repeats)
                        for name in args.sizes}
+        }  # fmt: skip
+    elif args.partial:
+        record = {
+            "partial": {name: partial(name, args.partial, device, args.repeats)
+                        for name in args.sizes}
         }  # fmt: skip
     elif args.switches is not None:
         possible = [label for label in SWITCHES if where.is_cuda or "graphs" not in SWITCHES[label]]

@@ -73,6 +73,28 @@ def test_a_reused_gradient_saves_a_pass_and_still_moves_the_weights(benchmark):
     }  # fmt: skip
 
 
+def test_partial_channels_are_timed_against_all(benchmark, monkeypatch, capsys):
+    built, form = [], benchmark.Form
+
+    def noted(*args, **words):
+        built.append(words["partial_channels"])
+        return form(*args, **words)
+
+    monkeypatch.setattr(benchmark, "Form", noted)
+    monkeypatch.setattr(
+        benchmark, "memory_of", lambda *a, partial_channels, **_: 8 - partial_channels
+    )
+    monkeypatch.setitem(benchmark.SIZES, "digits", SIZE)
+    found = benchmark.partial("digits", 4, torch.device("cpu"), 1, C=8, n_layers=3, n_nodes=1)
+    assert built == [1, 4]
+    assert found["memory"] == {1: 7, 4: 4}
+    assert found["step, order 2"]["ratio"] > 0
+    assert "0.57 of that with K 1" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        benchmark.main(["--partial", "3"])
+    assert "--partial 3: 2, 4 or 8 of 16 channels" in capsys.readouterr().err
+
+
 def test_a_step_is_shared_by_processes(benchmark, tmp_path, monkeypatch, capsys):
     steps = {1: {"seconds": 2.0, "bytes": 0}, 2: {"seconds": 1.5, "bytes": 3 << 20}}
     monkeypatch.setattr(
