@@ -7,6 +7,7 @@ import argparse
 import difflib
 import os
 import re
+import sys
 
 from console import one_voice
 from console.terminal import visible
@@ -28,6 +29,11 @@ class Parser(argparse.ArgumentParser):
         if example is not None:
             words["usage"] = f"python {prog} [flags], as in  {example}"
         super().__init__(prog, allow_abbrev=False, formatter_class=HelpFormatter, **words)
+        self._words = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._words = list(sys.argv[1:] if args is None else args)  # what `error` may look at
+        return super().parse_known_args(args, namespace)
 
     def _get_values(self, action, arg_strings):
         for text in arg_strings:
@@ -51,7 +57,9 @@ class Parser(argparse.ArgumentParser):
             known = {f.replace("-", "_"): f for a in self._actions for f in a.option_strings}
             near = difflib.get_close_matches(word, known, 1)
             message += f"; did you mean {known[near[0]]}?" if near else ""
-        if "are required" in message:
+        flags = self._option_string_actions
+        dashed = [word for word in self._words if word.startswith("-") and word != "--"]
+        if "are required" in message and any(word.split("=")[0] not in flags for word in dashed):
             message += "; a name that begins with a dash goes behind --, as in -- -x"
         if len(message) > 2 * LONGEST:  # a long word that is no flag
             message = message[:LONGEST] + "..."

@@ -264,6 +264,7 @@ def test_a_name_that_begins_with_a_dash(script, words, here):
     assert "a name that begins with a dash goes behind --" in text
     behind = ends_in_one_line(script.main, [*words[1:], "--", words[0]])
     assert words[0] in behind  # it was looked for
+    assert "dash" not in ends_in_one_line(script.main, [])
 
 
 @st.composite
