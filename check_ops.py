@@ -383,7 +383,7 @@ def quick(primitives, C, affines=(False, True)):
             fault, seen = next(iter(faults.items()))
             raise ValueError(
                 f"the block {name} ({setting_text(seen[0])}) {fault}. "
-                f"{errors.command('check_ops.py', name, *own_ops.words_for(name))} says more"
+                f"{errors.command('check_ops.py', name, *own_ops.flags_that_load(name))} says more"
             )
 
 

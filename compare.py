@@ -62,10 +62,8 @@ def main(argv=None):
             run.keep_records(rung, [*going_on, *baselines])
             train_all(run, workers, rung, epochs, [*going_on, *baselines])
             going_on, baselines = survivors(run, rung, going_on, baselines)
-            run.write_genotype()
             warn_of_weak(run)
-            if rung == len(plan):
-                run.finish()
+            run.end_rung(rung, is_last=rung == len(plan))
             run.show()
         concluded = conclude(run)
     if not concluded:
@@ -91,7 +89,7 @@ def epochs_for_budget(run, setting):
     run.open_bar(len(trials), "timing")
     with Workers(run.jobs, setting) as workers:
         for answer in workers.run(trials):
-            if answer is None:
+            if answer is None or not answer.is_last:  # the trainings will warn again
                 continue
             require_sound(answer)
             name = answer.job.name
@@ -149,7 +147,6 @@ def train_all(run, workers, rung, epochs, taking_part):
     ]
     waiting = [job for job in jobs if (job.rung, job.name, job.seed) not in run.records]
     run.bar.update(epochs * (len(jobs) - len(waiting)))
-    left = len(waiting)
     for answer in workers.run(waiting, lambda job: job.name not in failed):
         run.stop_if_asked()
         if answer is None:
@@ -158,14 +155,16 @@ def train_all(run, workers, rung, epochs, taking_part):
         if answer.kind == "epoch":
             run.bar.update()
         elif answer.kind == "warned":
-            run.log.warn(answer.value, kind=answer.value)  # once, it holds for all
+            # said once: it may hold for all, or for cells with one block
+            run.log.warn(f"{answer.value}; first seen with {answer.job.name}", kind=answer.value)
         elif answer.kind == "done":
             run.record(answer.job, answer.value)
         elif answer.job.name not in failed:  # said once, not of every training
             failed.add(answer.job.name)
             run.record(answer.job, fault=answer.value, again=answer.kind == "ended")
-        left -= answer.is_last
-        if answer.is_last and left and rung == 1:  # later, who was trained first would stand first
+        left = [job for job in waiting if job.name not in failed
+                and (rung, job.name, job.seed) not in run.records]  # fmt: skip
+        if answer.is_last and rung == 1 and left:  # pages of the second rung show the first
             run.show_if_due()
 
 

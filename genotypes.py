@@ -417,17 +417,18 @@ def load(source):
     if "/" in source or os.sep in source or source.endswith((".json", ".txt")):
         raise ValueError(f"there is no file or folder {shorten(source)}")
     near = difflib.get_close_matches(source.upper(), PUBLISHED, n=1)
-    hint = run_of_that_name(source) or (f"; did you mean {near[0]}?" if near else "")
+    runs = run_of_that_name(source, "searchs", "compares", "augments")
+    hint = runs or (f"; did you mean {near[0]}?" if near else "")
     raise ValueError(
         f"no genotype {shorten(source)!r}: neither a run folder, a file, the text Genotype(...), "
         f"nor a published name ({', '.join(PUBLISHED)}){hint}"
     )
 
 
-def run_of_that_name(name):
+def run_of_that_name(name, *roots):
     """A question for the end of an error: whether the run folder of this name was meant, where
-    only NAME was said and searchs/NAME or the like is there; else ""."""
-    paths = [f"{root}/{name}" for root in ("searchs", "compares", "augments")]
+    only NAME was said and ROOT/NAME is there, such as searchs/pets; else ""."""
+    paths = [f"{root}/{name}" for root in roots]
     there = [path for path in paths if name and os.path.isdir(path)]
     return f"; did you mean {' or '.join(there)}?" if there else ""
 

@@ -6,7 +6,7 @@ Reads alphas.jsonl. One small panel per edge, from its row to its column; the co
 those of the drawings. Under each panel stands the strongest op and how far it is ahead of the
 runner-up; with partial channels (PC-DARTS) also the weight of the edge, and the strength that ranks
 it. Edges that the genotype keeps are framed. Below: the mean entropy of alpha, and where it was
-recorded the dominant eigenvalue of the Hessian in alpha. The flags that steered alpha stand above.
+recorded the dominant eigenvalue of the Hessian in alpha. Above: the main flags that steered it.
 """
 
 from console import interrupts

@@ -2,7 +2,8 @@
 
     python plot_compare.py compares/NAME [--out FILE]
 
-Reads metrics.jsonl and summary.json, so it works while the comparison goes on.
+Reads metrics.jsonl and summary.json. While the comparison goes on it shows the rungs that are over,
+and within the first what has been trained.
 """
 
 from console import interrupts

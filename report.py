@@ -282,12 +282,14 @@ def draw_cell(run_path):
 
 def cell_trained(flags, metadata):
     """Whose training it is, in words."""
-    name, kind, source = metadata.get("name"), metadata.get("kind"), str(flags.get("genotype"))
-    if kind in list(comparison.WHAT) and reader.is_text(name):
-        return f"{name}, {comparison.WHAT[kind]},"
+    source = str(flags.get("genotype"))
+    if words := comparison.who(metadata):
+        return f"{words},"
     if source in gt.PUBLISHED:
         return source
-    return "a random cell" if gt.is_random(source) else "a found cell"
+    if gt.is_random(source):
+        return "a random cell"
+    return "a given cell" if source.startswith("Genotype") else "a found cell"
 
 
 # --- comparisons --------------------------------------------------------------------------------
@@ -373,8 +375,7 @@ def write_comparison(run_path):
         versions=config["versions"],
         rows=rows,
         n_waiting=sum(not row.rungs and not row.fault for row in rows),
-        # its first rung is over: then genotype.json is there, too
-        decided=bool(best) and bool(summary.get("finished") or metadata),
+        decided=bool(best) and summary.get("rungs") != 0,
         warnings=summary.get("warnings", []),
         go_on=errors.command("compare.py", "--name", name, "--resume"),
         searched=any(row.kind == comparison.FOUND for row in rows),

@@ -4,7 +4,7 @@
     NAME.log         what the terminal said, without the bar
     summary.json     who takes part, with their sizes; which images were read; the next command
     metrics.jsonl    one JSON object per training: its scores, or why it failed
-    genotype.json    the best cell so far
+    genotype.json    the best cell of the rungs that are over
     comparison.png   the chart;  plots/  the drawings of the cells;  report.html  the page
 
 What is finished stands in metrics.jsonl, so --resume goes on behind the last whole line.
@@ -96,11 +96,16 @@ class Comparison:
         self.device = pick.pick_device(cfg.device).type
         self.candidates = known or []  # records: name, kind, genotype, params, madds, fault
         self.records = comparison.trainings(folder.path) if known else {}
-        if known and (lost := comparison.n_lines(folder.path) - len(self.records)):
+        lost = comparison.n_lines(folder.path) - len(self.records) if known else 0
+        if lost:
             folder.findings.append(
                 f"{folder.file(files.METRICS)}: {comparison.plural(lost, 'line')} cut or damaged; "
                 f"what is missing is trained again"
             )
+        reopened = [rung - 1 for (rung, *_), r in self.records.items() if r.get("again")]
+        self.rungs = 0  # that are over; pages compare these
+        if known and not lost:
+            self.rungs = min([reader.read_summary(folder.path).get("rungs", 0), *reopened])
         self.tried_again = try_again(self.records)
         self.findings, self.spec, self.options = [], None, None
         self.n_scored = self.images = None
@@ -201,7 +206,7 @@ class Comparison:
     def write_summary(self, **more):
         what = {"candidates": self.candidates, "images": self.images}
         checksum = _checksum(self.cfg, self.cfg.flags(), what)
-        more |= {"next": self.next_command(), "rank_by": self.cfg.rank_by}
+        more |= {"next": self.next_command(), "rank_by": self.cfg.rank_by, "rungs": self.rungs}
         self.files.update_summary(**what, checksum=checksum, **more)
 
     def __exit__(self, kind, error, traceback):
@@ -282,9 +287,11 @@ class Comparison:
         self.records[job.rung, job.name, job.seed] = line
         self.files.drop_earlier()
 
-    def finish(self):
-        """Record that all is trained."""
-        self.files.update_summary(finished=True)
+    def end_rung(self, rung, is_last):
+        """Record that a rung is over, and its best cell."""
+        self.write_genotype()
+        self.rungs = max(self.rungs, rung)
+        self.files.update_summary(rungs=self.rungs, finished=is_last)
 
     def tell_searches(self):
         """Say on the pages of the searches that take part how their comparison stands."""
@@ -317,22 +324,20 @@ class Comparison:
     def show(self):
         """The pictures of what there is so far, and a word on the searches' pages."""
         start = time.perf_counter()
-        self.files.update_summary(warnings=self.log.warnings)
+        self.files.add_warnings(self.log.warnings)
         self.draw()
         self.tell_searches()
         now = time.perf_counter()
         self._next_show = now + (now - start) / SHOW_PORTION
 
     def show_if_due(self):
-        """`show` in the middle of a rung: not too often, and only where all that were trained were
-        so equally often. With the second training the halves change places, and one may be harder
-        than the other."""
-        trainings = {len(row.last.seeds) for row in self.rows() if row.last and not row.fault}
-        if len(trainings) == 1 and time.perf_counter() >= self._next_show:
+        """`show` in the middle of a rung, unless that takes too much of the time."""
+        due = time.perf_counter() >= self._next_show
+        if due and any(row.rungs for row in self.rows()):
             self.show()
 
     def write_genotype(self):
-        """genotype.json of the best cell so far, with what a training inherits."""
+        """genotype.json of the best cell, with what a training inherits."""
         best, cfg = comparison.winner(self.rows()), self.cfg
         if best is None:
             return

@@ -5,6 +5,7 @@ Each type says in its error what is allowed.
 
 import argparse
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -53,18 +54,24 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         if message.startswith("unrecognized arguments: --"):
-            word = message.split()[2].split("=")[0].replace("-", "_")
-            known = {f.replace("-", "_"): f for a in self._actions for f in a.option_strings}
-            near = difflib.get_close_matches(word, known, 1)
-            message += f"; did you mean {known[near[0]]}?" if near else ""
-        flags = self._option_string_actions
-        dashed = [word for word in self._words if word.startswith("-") and word != "--"]
-        if "are required" in message and any(word.split("=")[0] not in flags for word in dashed):
-            message += "; a name that begins with a dash goes behind --, as in -- -x"
+            message += self._nearest(message.split()[2])
+        if "are required" in message:
+            words = itertools.takewhile(lambda word: word != "--", self._words)
+            no_flags = [word for word in words if word.startswith("-")
+                        and word.split("=")[0] not in self._option_string_actions]  # fmt: skip
+            near = "".join(map(self._nearest, no_flags[:1]))
+            dash = "; a name that begins with a dash goes behind --, as in -- -x"
+            message += near or (dash if no_flags else "")
         if len(message) > 2 * LONGEST:  # a long word that is no flag
             message = message[:LONGEST] + "..."
         one_voice.last_line(self.prog, f"{visible(message)} (--help lists all flags)")
         self.exit(2)
+
+    def _nearest(self, word):
+        """A question for the end of an error: whether a flag like `word` was meant; "" if none."""
+        known = {f.replace("-", "_"): f for a in self._actions for f in a.option_strings}
+        near = difflib.get_close_matches(word.split("=")[0].replace("-", "_"), known, 1)
+        return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def _fault(action, text):

@@ -84,6 +84,6 @@ def _add(path, text, digest):
     return list(own)
 
 
-def words_for(name):
-    """Words of a command line with which it knows the block `name`."""
+def flags_that_load(name):
+    """The words that a command needs to know the block `name`: none for the repository's."""
     return ["--ops", _paths[name]] if name in _paths else []

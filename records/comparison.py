@@ -17,7 +17,7 @@ from typing import NamedTuple
 import genotypes as gt
 from console.terminal import plural
 from records import reader
-from records.files import METRICS, SUMMARY
+from records.files import COMPARISONS, METRICS, SUMMARY
 
 FOUND, PUBLISHED, GIVEN, RANDOM, BASELINE = "found", "published", "given", "random", "baseline"
 KINDS = {
@@ -162,10 +162,11 @@ def genotypes(run_path):
 
 
 def read(run_path):
-    """The `ranking` of a comparison: of one that goes on, of its first rung, since in the second
-    who is trained first would stand before the others. Raises ValueError where there is none."""
+    """The `ranking` of what can be compared so far (`comparable`). Raises ValueError where there is
+    no comparison, or nothing in it yet."""
     if not os.path.isdir(run_path):
-        raise ValueError(f"there is no run folder {run_path}{gt.run_of_that_name(run_path)}")
+        hint = gt.run_of_that_name(run_path, COMPARISONS)
+        raise ValueError(f"there is no run folder {run_path}{hint}")
     wanted = {
         "name": reader.is_text, "kind": lambda kind: reader.is_text(kind) and kind in KINDS,
         "genotype": reader.is_text, "fault": reader.is_text,
@@ -174,13 +175,31 @@ def read(run_path):
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
     if not reader.fits(candidates, [wanted]):
         raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
-    records = trainings(run_path).values()
-    if summary.get("finished") is False:
-        records = [record for record in records if record["rung"] == 1]
+    records = comparable(list(trainings(run_path).values()), summary.get("rungs"))
     rows = ranking(candidates, records, rank_by if rank_by in list(RANK_BY) else LOSSES)
     if not any(row.rungs for row in rows):
         raise ValueError(f"{run_path} records no finished training yet")
     return rows
+
+
+def comparable(records, rungs):
+    """Of the records of trainings those that can be compared when so many `rungs` are over: theirs,
+    since within the second who is trained first would stand before the others. Before the end of
+    the first, those of the seeds that all cells have which were trained: the halves of the images
+    change places with the seed, and one may be harder. rungs  None: all are over
+    """
+    if rungs is None:
+        return records
+    kept = [record for record in records if record["rung"] <= max(rungs, 1)]
+    if rungs >= 1:
+        return kept
+    failed = {record["candidate"] for record in kept if "fault" in record}
+    seeds = defaultdict(set)
+    for record in kept:
+        if record["candidate"] not in failed:
+            seeds[record["candidate"]].add(record["seed"])
+    common = set.intersection(*seeds.values()) if seeds else set()
+    return [r for r in kept if r["candidate"] in failed or not common or r["seed"] in common]
 
 
 # --- ranking ------------------------------------------------------------------------------------
@@ -353,6 +372,13 @@ def points(value):
     return f"{100 * value:.2f} points"
 
 
+def who(metadata):
+    """Whose cell a genotype.json holds that a comparison has written, in words; "" of others."""
+    name, kind = metadata.get("name"), metadata.get("kind")
+    there = reader.is_text(kind) and kind in WHAT and reader.is_text(name)
+    return f"{name}, {WHAT[kind]}" if there else ""
+
+
 def chance_words(rows):
     """Whether the search beat chance, in a sentence or two; "" where no search takes part."""
     if not any(row.kind == FOUND for row in rows):
@@ -360,8 +386,8 @@ def chance_words(rows):
     found = chance(rows)
     if found is None:
         return (
-            "Whether the search beat chance is not known: that takes two random cells at least, "
-            "with --random 4."
+            "Whether the search beat chance is not known: that takes a found cell and two random "
+            "ones (--random 4) that were trained alike."
         )
     who = f"{plural(found.n_found, 'found cell')} and {plural(found.n_random, 'random cell')}"
     interval = (
@@ -387,8 +413,8 @@ def noise_words(rows):
     best, close = winner(rows), within_noise(rows)
     if close is None:
         return (
-            "How much is noise is not known: that takes three candidates in the last rung with two "
-            "trainings, or two with three (compare.py --seeds 3)."
+            "How much is noise is not known: that takes three candidates with two trainings in one "
+            "rung, or two with three (compare.py --seeds 3)."
         )
     most = margin(rows, best.last.rung)
     amount = points(most) if best.last.rank_by == ACCURACY else f"{most:.4f} in {LOSSES}"
@@ -396,7 +422,7 @@ def noise_words(rows):
     if close:
         names = ", ".join(row.name for row in close)
         return f"Within the noise of {best.name}: {names} ({where})."
-    return f"No cell of the last rung is within the noise of {best.name} ({where})."
+    return f"No other cell of its rung is within the noise of {best.name} ({where})."
 
 
 def winner_words(rows):
@@ -409,7 +435,7 @@ def winner_words(rows):
         most = max(ahead, key=lambda row: row.last.mean)
         text += (
             f" {most.name} has a higher accuracy, {most.last.mean:.2%}, but higher losses, by "
-            f"which they are ranked: accuracy on few images is coarse."
+            f"which they are ranked (docs/compare.md says why)."
         )
     if other is None:
         return text

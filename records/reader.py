@@ -11,6 +11,7 @@ from collections import Counter
 import filelock
 
 import genotypes as gt
+from records import files
 from records.files import ALPHAS, CELLS, CONFIG, CONFUSION, LOCK, METRICS, SUMMARY
 
 # --- what a value should be ---------------------------------------------------------------------
@@ -124,7 +125,7 @@ def read_config(run_path):
 def read_summary(run_path):
     """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
     "strategies", "how_sure", "stopped", "selection", "verdict", "more", "warnings", "state",
-    "finished" (of a comparison)."""
+    "finished", "rungs" (of a comparison)."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
@@ -141,6 +142,7 @@ def read_summary(run_path):
             "more": [{"what": is_text, "command": is_text}],
             "warnings": [is_text],
             "finished": lambda value: isinstance(value, bool),
+            "rungs": lambda value: value == 0 or is_count(value),
             "training": {"seconds": is_number, "text": is_text},
             "state": {"is": is_text, "text": is_text, "command": is_text},
             **texts,
@@ -172,7 +174,8 @@ def read_metrics(run_path):
     """
     path = os.path.join(run_path, METRICS)
     if not os.path.isdir(run_path):
-        raise ValueError(f"there is no run folder {run_path}{gt.run_of_that_name(run_path)}")
+        hint = gt.run_of_that_name(run_path, files.SEARCHES, files.TRAININGS)
+        raise ValueError(f"there is no run folder {run_path}{hint}")
     if not os.path.isfile(path):
         raise ValueError(f"{run_path} has no {METRICS}; is it a run folder?")
     phases = {"train": {}, "val": {}}
@@ -182,7 +185,7 @@ def read_metrics(run_path):
         if fits(record, wanted) and record["phase"] in phases:
             phases[record["phase"]][record["epoch"]] = keep_fitting(record, optional)
     if "candidates" in read_object(os.path.join(run_path, SUMMARY)):
-        raise ValueError(f"{run_path} is a comparison; plot_compare.py and report.py show it")
+        raise ValueError(f"{run_path} is a comparison, without epochs; plot_compare.py draws it")
     if not any(phases.values()):
         raise ValueError(f"{path} records no finished epoch yet")
     return {phase: dict(sorted(records.items())) for phase, records in phases.items()}

@@ -40,6 +40,7 @@ from tracking import run_folder
 # (images as (channels, side), batch); the network is the paper's: C 16, 8 cells, 4 nodes, 8 ops
 SIZES = {
     "digits": ((1, 8), 64),
+    "digits-16": ((1, 8), 16),
     "cifar10": ((3, 32), 64),
     "64x64": ((3, 64), 16),
     "cifar10-16": ((3, 32), 16),
@@ -579,7 +580,7 @@ def main(argv=None):
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--out", default="benchmark.json", help="file of the results")
     args = parser.parse_args(argv)
-    if args.partial and (args.partial < 2 or 16 % args.partial):
+    if args.partial not in (None, 2, 4, 8):
         parser.error(f"--partial {args.partial}: 2, 4 or 8 of 16 channels")
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: at least one pair is needed")

@@ -390,7 +390,7 @@ def table(name, rows):
         if "search_seconds" in row:
             line += f"{row['search_seconds']:11.0f}"
         lines.append(line)
-    noise = next(iter(rows.values()))["top1_deviation_of_trainings"]
+    noise = next((row["top1_deviation_of_trainings"] for row in rows.values()), None)
     if noise is not None:  # of cells that were trained once nothing is known
         lines.append(f"trainings of one cell differ by {100 * noise:.2f} (deviation)")
     return "\n".join(lines)
@@ -428,6 +428,7 @@ class Study:
     def __init__(self, data, flags, args):
         self.data, self.flags, self.args = data, flags, args
         self.folder = os.path.join("parts", data)
+        self.left_out = {}  # cell: why
         os.makedirs(self.folder, exist_ok=True)
         self.on = ["--device", args.device, *["--cuda_graphs"] * (args.device == "cuda")]
 
@@ -455,16 +456,19 @@ class Study:
         }
         self.leave_out(cells, halves)
         found = summary(cells, searches)
-        if args.replay:
+        kinds = {kind for kind, _ in halves}
+        if args.replay and "random" in kinds and len(kinds) > 1:
             found["compare's winner"] = replayed(cells, halves)
         return found
 
     def leave_out(self, cells, halves):
-        """Take the cells out of both that did not stay finite in some training, and say which."""
+        """Take the cells out of both that did not stay finite in some training, and say which.
+        Their parts stay: trained again they would end alike."""
         for key in list(cells):
             trainings = [*cells[key], *itertools.chain(*halves.get(key, {}).values())]
             faults = [training["fault"] for training in trainings if "fault" in training]
             if faults:
+                self.left_out["-".join(map(str, key))] = faults[0]
                 print(f"{self.data}: {' '.join(map(str, key))} is left out: {faults[0]}")
                 del cells[key]
                 halves.pop(key, None)
@@ -582,12 +586,14 @@ def main(argv=None):
     before = os.getcwd()
     os.chdir(args.out)  # searchs/ and parts/ go there
     try:
-        results = {name: Study(name, flags, args).run() for name, flags in sets.items()}
+        studies = {name: Study(name, flags, args) for name, flags in sets.items()}
+        results = {name: study.run() for name, study in studies.items()}
     finally:
         os.chdir(before)
     print(*(table(name, rows) for name, rows in results.items()), sep="\n\n")
     record = {
-        "results": results, "variants": {name: VARIANTS[name] for name in args.variants},
+        "results": results, "left_out": {n: study.left_out for n, study in studies.items()},
+        "variants": {name: VARIANTS[name] for name in args.variants},
         "recipe": RECIPE, "arguments": {**vars(args), "out": None},
         "versions": run_folder.versions(), "date": time.strftime("%Y-%m-%d"),
         "device": pick.Device(pick.pick_device(args.device)).name,

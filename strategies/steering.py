@@ -99,10 +99,10 @@ class Strategies:
     def describe(self):
         """What differs from Algorithm 1, a line each, for log and page."""
         cfg, lines = self.cfg, []
-        if cfg.auto_primitives:
-            left_out = [name for name in gt.PRIMITIVES if name not in cfg.primitives]
-            what = f"without {', '.join(left_out)}" if left_out else "all of them"
-            lines.append(f"--primitives auto is PRIMITIVES {what}, by the maps of the last cells")
+        left_out = [name for name in gt.PRIMITIVES if name not in cfg.primitives]
+        if left_out and set(cfg.primitives) < set(gt.PRIMITIVES):
+            why = ", too wide for the maps of the last cells" if cfg.auto_primitives else ""
+            lines.append(f"the ops are PRIMITIVES without {', '.join(left_out)}{why}")
         if cfg.alpha_lr == "auto":
             far = self.alpha_steps * self.alpha_lr
             how = "as far as" if far > 0.999 * TRAVEL else f"{far / TRAVEL:.1%} as far as"

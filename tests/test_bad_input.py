@@ -267,6 +267,11 @@ def test_a_name_that_begins_with_a_dash(script, words, here):
     assert "dash" not in ends_in_one_line(script.main, [])
 
 
+def test_a_flag_that_is_nearly_the_missing_one_is_asked_for(here):
+    text = ends_in_one_line(predict.main, ["x.png", "--form", "y"])
+    assert "required: --from; did you mean --from?" in text
+
+
 @st.composite
 def random_words(draw):
     script, action = draw(st.sampled_from(ACTIONS))

@@ -253,8 +253,10 @@ def test_a_cell_that_did_not_stay_finite_is_left_out(study, here, capsys):
     assert capsys.readouterr().out == (
         "d: random 1 is left out: loss is not finite\nd: first 0 is left out: loss is not finite\n"
     )
+    assert one.left_out == {"random-1": "loss is not finite", "first-0": "loss is not finite"}
     found = study.summary(cells, {("first", 0): {"seconds": 1.0}})
     assert list(found) == ["random"]
+    assert "accuracy in %" in study.table("d", {})
 
 
 def test_every_variant_is_made_of_flags_that_there_are(study):

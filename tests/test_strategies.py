@@ -52,7 +52,8 @@ def test_the_rate_reaches_adam_log_and_page(here, monkeypatch):
     search.main([*FAST_SEARCH, "--name", "s", "--alpha_lr", "auto"])
     assert rates == [0.03]
     assert json.loads(Path("searchs/s/config.json").read_text())["flags"]["alpha_lr"] == "auto"
-    line, limit = reader.read_summary("searchs/s")["strategies"]  # --quick limits skips
+    ops, line, limit = reader.read_summary("searchs/s")["strategies"]  # --quick limits skips
+    assert ops.startswith("the ops are PRIMITIVES without avg_pool_3x3")
     assert "at most 2 skip connections" in limit
     assert line.startswith("--alpha_lr auto is 0.03 here")
     assert line in log_of("searchs/s")
@@ -62,14 +63,16 @@ def test_the_rate_reaches_adam_log_and_page(here, monkeypatch):
     search.main(["--name", "s", "--resume", "--alpha_lr", "auto"])
 
 
-@pytest.mark.parametrize(
-    ("primitives", "text"),
-    [(gt.PRIMITIVES[:-2], f"without {', '.join(gt.PRIMITIVES[-2:])}"), (gt.PRIMITIVES, "all of")],
-)
-def test_what_an_automatic_choice_of_ops_leaves_out_is_said(primitives, text):
-    found = strategies_of("--primitives auto")
-    found.cfg.primitives = primitives  # as small_maps.choose sets it
-    assert f"--primitives auto is PRIMITIVES {text}" in found.describe()[0]
+@pytest.mark.parametrize("words", ["--primitives auto", ""])
+def test_the_ops_that_are_left_out_are_said(words):
+    found = strategies_of(words)
+    assert not any("PRIMITIVES" in line for line in found.describe())  # all take part
+    found.cfg.primitives = gt.PRIMITIVES[:-2]  # as small_maps.choose sets it, or a run that goes on
+    line = f"the ops are PRIMITIVES without {', '.join(gt.PRIMITIVES[-2:])}"
+    auto = ", too wide for the maps of the last cells" if words else ""
+    assert found.describe()[0] == line + auto
+    found.cfg.primitives = ["sep_conv_3x3", "mine"]
+    assert "PRIMITIVES" not in found.describe()[0]
 
 
 # --- warm-up -------------------------------------------------------------------------------------

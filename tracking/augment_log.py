@@ -37,9 +37,8 @@ def log_setup(run, data, genotype, size, memory, findings):
         f"classes {', '.join(map(visible, spec.classes))}"
     )
     common_log.log_balance(run, data)
-    who = origin(run)
-    if who:
-        log.info(f"the cell is {who['name']}, {comparison.WHAT[who['kind']]}")
+    if who := comparison.who(origin(run)):
+        log.info(f"the cell is {who}")
     log.info(f"genotype: {genotype}")
     log.info(f"network: {stems.describe(cfg, spec.size)}, {utils.describe_size(size)}")
     common_log.warn_of_learning_rate(run, data, "lr")
@@ -48,13 +47,10 @@ def log_setup(run, data, genotype, size, memory, findings):
 
 
 def origin(run):
-    """{"name", "kind"} of a cell that comes from a comparison, as genotype.json has them there, and
-    here when the run goes on; else {}."""
-    for source in (run.files.path, run.cfg.genotype):
-        known = gt.metadata(source)
-        if known.get("kind") in list(comparison.WHAT) and reader.is_text(known.get("name")):
-            return {key: known[key] for key in ("name", "kind")}
-    return {}
+    """{"name", "kind"} of a cell that comes from a comparison, as genotype.json has them there; {}
+    of others. A run that goes on has them in its own."""
+    known = gt.metadata(run.files.path) or gt.metadata(run.cfg.genotype)
+    return {key: known[key] for key in ("name", "kind")} if comparison.who(known) else {}
 
 
 @common_log.by_main

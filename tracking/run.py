@@ -17,7 +17,7 @@ from data_sets.named import DataSpec
 from data_sets.options import DataOptions
 from devices.processes import Lost
 from devices.step_guard import ALPHA
-from records import files, reader
+from records import files
 from tracking import checkpoint, estimate, resume
 from tracking.board import Board
 from tracking.inside import Inside
@@ -231,11 +231,8 @@ class Run:
     def record_state(self, state="running", text=""):
         """Into summary.json, for the page: "running", "finished" or "broken off", why, the command
         that goes on with the run, and all warnings."""
-        before = reader.read_summary(self.files.path).get("warnings", [])  # of earlier calls, too
-        self.files.update_summary(
-            warnings=list(dict.fromkeys([*before, *self.log.warnings])),
-            state={"is": state, "text": text, "command": self._go_on()},
-        )
+        self.files.add_warnings(self.log.warnings)
+        self.files.update_summary(state={"is": state, "text": text, "command": self._go_on()})
 
     def _record_end(self, text):
         """That the run has been broken off, in summary.json and on the page if there is one."""

@@ -353,6 +353,11 @@ class RunFolder:
         path = self.file(files.SUMMARY)
         files.write_json(path, {**reader.read_object(path), **values})
 
+    def add_warnings(self, said):
+        """Put warnings into summary.json, behind those of earlier calls."""
+        before = reader.read_summary(self.path).get("warnings", [])
+        self.update_summary(warnings=list(dict.fromkeys([*before, *said])))
+
     def keep_epochs(self, last):
         """Drop records of epochs after `last`, which a resumed run will write again, and whatever
         is no record."""
@@ -390,7 +395,7 @@ class OtherFolder(RunFolder):
         pass
 
     take = resume = hold = release = give_back = drop_earlier = _nothing
-    write_config = append = update_summary = keep_epochs = save = _nothing
+    write_config = append = update_summary = add_warnings = keep_epochs = save = _nothing
 
 
 def begun_by(root, start):
