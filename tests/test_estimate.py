@@ -88,7 +88,7 @@ def test_a_search_says_how_long_it_and_its_training_will_take(here):
     found = json.loads(Path("searchs/s/summary.json").read_text())["training"]
     assert found["seconds"] > 0
     assert f"{found['text']}\n" in log
-    assert "20 epochs of 719 images, 5 cells, 16 channels" in found["text"]
+    assert "20 epochs of about 1,438 images, 5 cells, 16 channels" in found["text"]
     assert log.index(found["text"]) < log.index("Train it with")
 
 

@@ -61,7 +61,11 @@ def test_the_caption_stands_below_and_cannot_break_the_source():
 
 def test_the_legend_names_the_families_once_and_only_where_there_is_a_choice():
     source = visualize.draw(GENE, [3]).source
-    assert re.findall(r">(\w+)  </FONT>", source) == ["skip", "pooling", "separable", "dilated"]
+    legend = re.findall(r'<FONT COLOR="(#\w+)">(\w+)</FONT>', source)
+    assert [name for _, name in legend] == ["skip", "pooling", "separable", "dilated"]
+    assert {color for color, _ in legend} <= {
+        palette.color(op) for edges in GENE for op, _ in edges
+    }
     one = [[("sep_conv_3x3", 0), ("sep_conv_5x5", 1)]]
     assert "FONT" not in visualize.draw(one, [2]).source
 

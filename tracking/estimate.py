@@ -66,14 +66,15 @@ def seconds_per_step(net, spec, cfg, criterion, device):
     return seconds
 
 
-def of_training(spec, cfg, genotype, n_images, criterion, device):
-    """{"seconds", "text"} of the training of a cell by the flags `cfg` on so many images."""
+def of_training(spec, cfg, genotype, n_images, criterion, device, about=""):
+    """{"seconds", "text"} of the training of a cell by the flags `cfg` on so many images; `about`
+    stands before their number."""
     net = augment_cnn.build(spec, cfg, genotype)
     steps = max(n_images // cfg.batch_size, 1) * cfg.epochs
     seconds = steps * seconds_per_step(net, spec, cfg, criterion, device)
     text = (
         f"training it will take about {report.duration(seconds)} on this machine: "
-        f"{plural(cfg.epochs, 'epoch')} of {plural(n_images, 'image')}, "
+        f"{plural(cfg.epochs, 'epoch')} of {about}{plural(n_images, 'image')}, "
         f"{plural(cfg.layers, 'cell')}, {plural(cfg.init_channels, 'channel')}"
     )
     return {"seconds": round(seconds, 1), "text": text}
