@@ -62,7 +62,8 @@ def main(argv=None):
             run.keep_records(rung, [*going_on, *baselines])
             train_all(run, workers, rung, epochs, [*going_on, *baselines])
             going_on, baselines = survivors(run, rung, going_on, baselines)
-            warn_of_weak(run)
+            if rung == 1:
+                warn_of_weak(run)
             run.end_rung(rung, is_last=rung == len(plan))
             run.show()
         concluded = conclude(run)
@@ -162,10 +163,10 @@ def train_all(run, workers, rung, epochs, taking_part):
         elif answer.job.name not in failed:  # said once, not of every training
             failed.add(answer.job.name)
             run.record(answer.job, fault=answer.value, again=answer.kind == "ended")
-        left = [job for job in waiting if job.name not in failed
-                and (rung, job.name, job.seed) not in run.records]  # fmt: skip
-        if answer.is_last and rung == 1 and left:  # pages of the second rung show the first
-            run.show_if_due()
+        if answer.is_last and rung == 1:  # pages of the second rung show the first
+            left = (job for job in waiting if job.name not in failed)
+            if any((rung, job.name, job.seed) not in run.records for job in left):
+                run.show_if_due()
 
 
 def survivors(run, rung, going_on, baselines):
@@ -222,7 +223,7 @@ def describe_rung(rung, n_rungs, epochs, taking_part, n_seeds):
 
 
 def warn_of_weak(run):
-    """Trainings that were too short to tell anything; said once."""
+    """Of trainings in the first rung that were too short to tell anything."""
     guessing = 1 / len(run.spec.classes)
     first = [row.rungs[0].mean for row in run.rows() if row.rungs]
     weak = [top1 for top1 in first if top1 < guessing + LEAST_AHEAD * (1 - guessing)]
@@ -230,8 +231,7 @@ def warn_of_weak(run):
         run.log.warn(
             f"{len(weak)} of {comparison.plural(len(first), 'candidate')} of the first rung had "
             f"hardly learned anything ({min(weak):.2%} to {max(weak):.2%}, guessing has "
-            f"{guessing:.2%}): that is too short to choose among cells; take more --epochs",
-            kind="weak",
+            f"{guessing:.2%}): that is too short to choose among cells; take more --epochs"
         )
 
 

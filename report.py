@@ -98,7 +98,7 @@ def collect(run_path):
     return {
         "name": os.path.basename(os.path.abspath(run_path)),
         "kind": "search" if is_search else "training",
-        "cell": cell_trained(flags, gt.metadata(run_path)),
+        "cell": cell_trained(flags, metadata),
         "dataset": metadata.get("dataset") or flags.get("dataset", "unknown data"),
         "size": size if reader.fits(size, [reader.is_count]) else None,
         "val_name": "alpha half" if is_search else summary.get("val_name", "test"),

@@ -324,7 +324,7 @@ class Comparison:
     def show(self):
         """The pictures of what there is so far, and a word on the searches' pages."""
         start = time.perf_counter()
-        self.files.add_warnings(self.log.warnings)
+        self.files.update_summary(warnings=self.files.all_warnings(self.log.warnings))
         self.draw()
         self.tell_searches()
         now = time.perf_counter()

@@ -175,7 +175,8 @@ def read(run_path):
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
     if not reader.fits(candidates, [wanted]):
         raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
-    records = comparable(list(trainings(run_path).values()), summary.get("rungs"))
+    rungs = reader.read_summary(run_path).get("rungs")  # None where it is damaged
+    records = comparable(list(trainings(run_path).values()), rungs)
     rows = ranking(candidates, records, rank_by if rank_by in list(RANK_BY) else LOSSES)
     if not any(row.rungs for row in rows):
         raise ValueError(f"{run_path} records no finished training yet")
@@ -300,13 +301,9 @@ def centred(groups):
     return [[x - mean for x, mean in zip(group, means, strict=True)] for group in groups]
 
 
-def within_noise(rows):
-    """The rows of the winner's rung, baselines apart, that are no further from it than the margin;
-    None where the noise is not known."""
+def rivals(rows):
+    """The rows that came as far as the winner, baselines apart."""
     best = winner(rows)
-    most = best and margin(rows, best.last.rung)
-    if most is None:
-        return None
     return [
         row
         for row in rows
@@ -315,8 +312,17 @@ def within_noise(rows):
         and not row.fault
         and row.last
         and row.last.rung == best.last.rung
-        and best.last.score - row.last.score <= most
     ]
+
+
+def within_noise(rows):
+    """The rows of the winner's rung, baselines apart, that are no further from it than the margin;
+    None where the noise is not known."""
+    best = winner(rows)
+    most = best and margin(rows, best.last.rung)
+    if most is None:
+        return None
+    return [row for row in rivals(rows) if best.last.score - row.last.score <= most]
 
 
 # --- chance -------------------------------------------------------------------------------------
@@ -429,10 +435,8 @@ def winner_words(rows):
     """Which cell to train, in a sentence or two."""
     best, other = winner(rows), best_baseline(rows)
     text = f"Train {best.name}, {WHAT[best.kind]}: {best.last.mean:.2%} on the scored images."
-    ahead = [r for r in rows if r.kind != BASELINE and r.last and not r.fault
-             and r.last.rung == best.last.rung and r.last.mean > best.last.mean]  # fmt: skip
-    if ahead:
-        most = max(ahead, key=lambda row: row.last.mean)
+    most = max(rivals(rows), key=lambda row: row.last.mean, default=best)
+    if most.last.mean > best.last.mean:
         text += (
             f" {most.name} has a higher accuracy, {most.last.mean:.2%}, but higher losses, by "
             f"which they are ranked (docs/compare.md says why)."

@@ -722,6 +722,17 @@ def test_a_budget_chooses_the_epochs_and_they_stay(scripted):
     assert "--budget 20s is too short: one epoch of each takes about 24 s" in text
 
 
+@pytest.mark.parametrize("rungs", ["x", -1, None, [2], 0.5])
+def test_a_damaged_number_of_rungs_costs_no_traceback(scripted, rungs):
+    compare.main([*TINY, "--random", "3", "--epochs", "4", *NAMED])
+    whole = comparison.read(COMMAND)
+    path = Path(COMMAND, "summary.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rungs": rungs}))
+    assert comparison.read(COMMAND) == whole  # as if all were over
+    compare.main(["--name", "c", "--resume", "--quiet"])
+    assert reader.read_summary(COMMAND)["rungs"] == 2
+
+
 @pytest.mark.parametrize("end", ["failed", "ended"])
 def test_a_trial_that_warns_before_it_fails_costs_nothing(scripted, monkeypatch, end):
     perform = scripted.perform

@@ -231,8 +231,10 @@ class Run:
     def record_state(self, state="running", text=""):
         """Into summary.json, for the page: "running", "finished" or "broken off", why, the command
         that goes on with the run, and all warnings."""
-        self.files.add_warnings(self.log.warnings)
-        self.files.update_summary(state={"is": state, "text": text, "command": self._go_on()})
+        self.files.update_summary(
+            warnings=self.files.all_warnings(self.log.warnings),
+            state={"is": state, "text": text, "command": self._go_on()},
+        )
 
     def _record_end(self, text):
         """That the run has been broken off, in summary.json and on the page if there is one."""

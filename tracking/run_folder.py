@@ -353,10 +353,11 @@ class RunFolder:
         path = self.file(files.SUMMARY)
         files.write_json(path, {**reader.read_object(path), **values})
 
-    def add_warnings(self, said):
-        """Put warnings into summary.json, behind those of earlier calls."""
+    def all_warnings(self, said):
+        """The warnings that were `said` in this call, behind those of earlier ones in summary.json,
+        each once."""
         before = reader.read_summary(self.path).get("warnings", [])
-        self.update_summary(warnings=list(dict.fromkeys([*before, *said])))
+        return list(dict.fromkeys([*before, *said]))
 
     def keep_epochs(self, last):
         """Drop records of epochs after `last`, which a resumed run will write again, and whatever
@@ -395,7 +396,7 @@ class OtherFolder(RunFolder):
         pass
 
     take = resume = hold = release = give_back = drop_earlier = _nothing
-    write_config = append = update_summary = add_warnings = keep_epochs = save = _nothing
+    write_config = append = update_summary = keep_epochs = save = _nothing
 
 
 def begun_by(root, start):

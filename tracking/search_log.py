@@ -370,12 +370,14 @@ def final_flags(run):
 
 def log_time_to_train(run, data, genotype, final):
     """How long the last line will take, by a step of its network; nothing where that fails."""
+    # the training takes all images
     n_images = round((len(data.train.dataset) + len(data.alpha.dataset)) / run.cfg.subset)
     criterion = utils.criterion(final, data.class_counts, run.device)
     try:
-        about = "about " if run.cfg.subset < 1 else ""  # the training takes all images
-        what = (data.spec, final, genotype, n_images, criterion, run.device, about)
-        found = estimate.of_training(*what)
+        found = estimate.of_training(
+            data.spec, final, genotype, n_images, criterion, run.device,
+            about="about " if run.cfg.subset < 1 else "",
+        )  # fmt: skip
     except Exception as error:  # mostly memory, which the supernet still holds
         run.log.detail(f"the time of the training was not estimated: {errors.one_line(error)}")
         return
