@@ -6,7 +6,8 @@
 
 For every data set: `--searches` searches of each variant, `--random` random cells of the same space
 and the published cells. Every cell is trained from scratch `--trainings` times by one recipe and
-scored on the test images, which no search sees. `--jobs` processes of one thread do a part each, on
+scored on the test images, which no search sees. `--cross_validate` does all of this a second time,
+with the images to train and to test exchanged. `--jobs` processes of one thread do a part each, on
 a card each trains some cells at the same time. `--replay` tells what comparisons would choose.
 Finished parts are kept in --out, so the command goes on where it was broken off. The end is a
 table, OUT/study.json and OUT/study.png; docs/results.md says what came out.
@@ -53,10 +54,12 @@ SECOND = f"{SMALL} --order 2 --epochs 12"
 VARIANTS = {
     "paper": f"{SECOND} --alpha_lr 3e-4 --hessian difference --eps 0.01 --no-reuse_gradient",
     "second": f"{SECOND} --alpha_lr auto --warmup_epochs 3",
+    "lookahead": f"{SMALL} --order 2 --hessian none --alpha_lr auto --epochs 18 --warmup_epochs 5",
     "first": FIRST,
     "limited": f"{FIRST} --primitives auto --max_skips 2",
     "partial": f"{FIRST} --partial_channels 2",
     "beta": f"{FIRST} --beta_decay 5",
+    "weakbeta": f"{FIRST} --beta_decay 0.5",
     "auxiliary": f"{FIRST} --auxiliary_skip",
     "early": f"{FIRST} --stop_unchanged 3",
     "eigenvalue": f"{FIRST} --stop_eigenvalue",
@@ -109,6 +112,7 @@ def fashion(folder):
 
 
 MADE = {"digits": digits, "mnist": mnist, "fashion": fashion}
+SWAPPED = "-swapped"
 
 
 def write_folder(folder, images, targets, portion):
@@ -122,18 +126,33 @@ def write_folder(folder, images, targets, portion):
             images[i].save(os.path.join(folder, part, str(y), f"{i:04d}.png"))
 
 
-def data_flags(text, out):
-    """(name, flags) of a data set: a key of MADE or FOLDER, each also as ...@SIDE."""
+def exchange(folder):
+    """The images to train become those to test, and the other way round."""
+    train, test, aside = (os.path.join(folder, part) for part in ("train", "test", "aside"))
+    os.rename(train, aside)
+    os.rename(test, train)
+    os.rename(aside, test)
+
+
+def data_flags(text, out, swapped=False):
+    """(name, flags) of a data set: a key of MADE or FOLDER, each also as ...@SIDE. The keys of MADE
+    also `swapped`: trained on what is to test, tested on what is to train."""
     path, _, side = text.partition("@")
-    name = os.path.basename(os.path.normpath(path)) + (f"-{side}" if side else "")
+    suffix = (f"-{side}" if side else "") + (SWAPPED if swapped else "")
+    name = os.path.basename(os.path.normpath(path)) + suffix
     more = ["--input_size", side] if side else []
     if path in MADE:
-        folder = os.path.join(out, "images", path)
+        folder = os.path.join(out, "images", path + (SWAPPED if swapped else ""))
         if not os.path.isdir(folder):
-            shutil.rmtree(folder + ".part", ignore_errors=True)
-            MADE[path](folder + ".part")
-            os.rename(folder + ".part", folder)
+            part = folder + ".part"
+            shutil.rmtree(part, ignore_errors=True)
+            MADE[path](part)
+            if swapped:
+                exchange(part)
+            os.rename(part, folder)
         return name, ["--dataset", folder, "--augment", "digits", *more]
+    if swapped:
+        raise SystemExit(f"--cross_validate takes {', '.join(MADE)}, and no folder such as {text}")
     if not os.path.isdir(path):
         raise SystemExit(f"--data {text} is none of {', '.join(MADE)} and no folder")
     return name, ["--dataset", os.path.abspath(path), *more]
@@ -429,6 +448,7 @@ class Study:
         self.data, self.flags, self.args = data, flags, args
         self.folder = os.path.join("parts", data)
         self.left_out = {}  # cell: why
+        self.searches, self.scored = {}, {}  # what `run` has found: as `summary` takes them
         os.makedirs(self.folder, exist_ok=True)
         self.on = ["--device", args.device, *["--cuda_graphs"] * (args.device == "cuda")]
 
@@ -455,6 +475,7 @@ class Study:
             for key in taking_part
         }
         self.leave_out(cells, halves)
+        self.searches, self.scored = searches, cells
         found = summary(cells, searches)
         kinds = {kind for kind, _ in halves}
         if args.replay and "random" in kinds and len(kinds) > 1:
@@ -528,6 +549,26 @@ class Study:
         return [reader.read_object(self.path(kind, *key, n)) for n in range(n_trainings)]
 
 
+def cross_validated(one, other):
+    """The `summary` of two studies whose images to train and to test are exchanged, so that every
+    image was scored once: a training is the mean of those of one number on either side. A found
+    cell is then two, what a variant finds with one seed on either side."""
+    cells = {
+        key: [
+            {score: statistics.mean((a[score], b[score])) for score in ("top1", "loss")}
+            for a, b in zip(trainings, other.scored[key], strict=True)
+        ]
+        for key, trainings in one.scored.items()
+        if key in other.scored
+    }
+    searches = {
+        (variant, (study.data, seed)): found
+        for study in (one, other)
+        for (variant, seed), found in study.searches.items()
+    }
+    return summary(cells, searches)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         "search_study.py",
@@ -540,6 +581,11 @@ def main(argv=None):
         nargs="+",
         default=["digits"],
         help=f"{', '.join(MADE)} or FOLDER; ...@SIDE scales",
+    )
+    add(
+        "--cross_validate",
+        action="store_true",
+        help="all a second time, with the images to train and to test exchanged",
     )
     add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
     add("--searches", type=int, default=5, help="searches of each variant")
@@ -580,8 +626,11 @@ def main(argv=None):
         parser.error(f"--compare takes of what is searched: {', '.join(args.variants)}")
     if args.replay and not (args.compare and args.random >= N_RANDOM):
         parser.error(f"--replay takes --compare and {N_RANDOM} --random cells at least")
+    if args.replay and args.cross_validate:
+        parser.error("--replay takes no --cross_validate")
     args.out = os.path.abspath(args.out)
-    sets = dict(data_flags(text, args.out) for text in args.data)
+    sides = (False, True) if args.cross_validate else (False,)
+    sets = dict(data_flags(text, args.out, side) for text in args.data for side in sides)
     os.makedirs(args.out, exist_ok=True)
     before = os.getcwd()
     os.chdir(args.out)  # searchs/ and parts/ go there
@@ -590,6 +639,9 @@ def main(argv=None):
         results = {name: study.run() for name, study in studies.items()}
     finally:
         os.chdir(before)
+    for name in [name for name in studies if name + SWAPPED in studies]:
+        rows = cross_validated(studies[name], studies[name + SWAPPED])
+        results[f"{name}, cross-validated"] = rows
     print(*(table(name, rows) for name, rows in results.items()), sep="\n\n")
     record = {
         "results": results, "left_out": {n: study.left_out for n, study in studies.items()},

@@ -2,6 +2,7 @@
 
 import bisect
 import concurrent.futures
+import functools
 import importlib
 import itertools
 import json
@@ -112,6 +113,64 @@ def test_a_small_study_and_again_without_anything_to_compute(study, here, capsys
     again = json.loads(path.read_text())
     assert {**again, "seconds": 0} == {**trained, "seconds": 0}
     assert parts()[Path("out/parts/images", last)] == before[Path("out/parts/images", last)]
+
+
+def test_cross_validation_scores_every_image_once(study, here, monkeypatch, capsys):
+    monkeypatch.setattr(study, "MADE", {"digits": functools.partial(write_images, study)})
+    monkeypatch.setattr(study, "search_cell", lambda data, *_: [{
+        "genotype": gt.to_str(gt.PUBLISHED["PDARTS" if "swapped" in data else "DARTS_V2"]),
+        "seconds": 3.0 if "swapped" in data else 1.0,
+    }])  # fmt: skip
+    asked = []
+
+    def trained(flags, epochs, genotypes, seed, *_):
+        folder = Path(flags[flags.index("--dataset") + 1])
+        asked.append((folder.name, genotypes[0], seed))
+        names = {path.name for path in (folder / "test").rglob("*.png")}
+        asked[-1] += (names, {path.name for path in (folder / "train").rglob("*.png")})
+        return [{"top1": 0.5 + 0.1 * seed + 0.2 * ("swapped" in folder.name), "loss": 1.0}]
+
+    monkeypatch.setattr(study, "train_cells", trained)
+    words = ["--data", "digits", "--variants", "first", "--searches", "1", "--random", "2",
+             "--no-published", "--out", "out", "--cross_validate"]  # fmt: skip
+    study.main(words)
+    tested = {name: tests for name, _, _, tests, _ in asked}
+    assert tested["digits"] | tested["digits-swapped"] == {f"{i:04d}.png" for i in range(40)}
+    assert not tested["digits"] & tested["digits-swapped"]
+    assert all(not tests & trains for *_, tests, trains in asked)
+    found = {(name, cell, seed) for name, cell, seed, *_ in asked} - {
+        (name, gt.to_str(gt.draw("random", i, vars(SearchConfig([])))), seed)
+        for name in tested for i in (0, 1) for seed in (0, 1)
+    }  # fmt: skip
+    assert found == {
+        (name, gt.to_str(gt.PUBLISHED[cell]), seed)
+        for name, cell in (("digits", "DARTS_V2"), ("digits-swapped", "PDARTS")) for seed in (0, 1)
+    }  # fmt: skip
+    results = json.loads(Path("out/study.json").read_text())["results"]
+    assert list(results) == ["digits", "digits-swapped", "digits, cross-validated"]
+    row = results["digits, cross-validated"]["first"]
+    assert row["top1"] == pytest.approx(0.65)  # 0.5 and 0.6 on one side, 0.7 and 0.8 on the other
+    assert row["top1_deviation_of_trainings"] == pytest.approx(0.1 / 2**0.5)
+    assert (row["cells"], row["search_seconds"]) == (1, 2.0)
+    said = capsys.readouterr().out
+    assert "digits-swapped: accuracy in %" in said
+    assert "digits, cross-validated: accuracy in %" in said
+
+    with pytest.raises(SystemExit):
+        study.main([*words, "--compare", "first", "--random", "12", "--replay", "4"])
+    assert "--replay takes no --cross_validate" in capsys.readouterr().err
+    write_images(study, "images")
+    with pytest.raises(SystemExit, match="--cross_validate takes digits, and no folder such as im"):
+        study.main(["--data", "images", "--cross_validate"])
+
+
+def test_a_cell_left_out_on_one_side_is_not_cross_validated(study):
+    def side(data, **tops):
+        scored = {(kind, 0): [{"top1": top, "loss": 1.0}] for kind, top in tops.items()}
+        return SimpleNamespace(data=data, scored=scored, searches={})
+
+    rows = study.cross_validated(side("d", first=0.4, second=0.5), side("e", second=0.6))
+    assert {kind: row["top1"] for kind, row in rows.items()} == {"second": pytest.approx(0.55)}
 
 
 def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here, monkeypatch, capsys):
