@@ -45,9 +45,8 @@ def main(argv=None):
         # data: the training set in two parts; the test split stays closed
         run.load_data()
         run.measure_sizes(taking_part)
-        setting = Setting(
-            run.options, Recipe.from_config(cfg), run.device, cfg.amp, cfg.cuda_graphs, cfg.ops
-        )
+        recipe, cards = Recipe.from_config(cfg), tuple(run.cards)
+        setting = Setting(run.options, recipe, run.device, cards, cfg.amp, cfg.cuda_graphs, cfg.ops)
         if cfg.budget and not known:
             cfg.epochs = epochs_for_budget(run, setting)
 

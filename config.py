@@ -110,6 +110,7 @@ GPUS_HELP = (
     "CUDA card to use, counted from 0 (default: the first); several, such as 0,1,2,3 or all: a "
     "process on each, which share every batch"
 )
+COMPARED_GPUS_HELP = "CUDA cards for the trainings, counted from 0, such as 0,2 (default: all)"
 CACHE_HELP = "keep decoded images of a folder in memory up to this many GB"
 
 
@@ -466,6 +467,7 @@ def add_compare_run_group(parser, root):
          help="trainings at once, a process each, with one thread (default: one per CUDA card, "
               "else one per core)")
     add_device_flag(g)
+    flag(g, "--gpus", metavar="N", keep="free", help=COMPARED_GPUS_HELP)
     flag(g, "--workers", type=processes, keep="free",
          help="loader processes of each training (default: 0 on a CPU and for images in memory, "
               "else up to four)")

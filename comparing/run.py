@@ -93,7 +93,8 @@ class Comparison:
         self.cfg, self.files, self.known = cfg, folder, known
         self.log = Log(cfg.quiet)
         self.signals, self.advice = folder.signals, None
-        self.device = pick.pick_device(cfg.device).type
+        self.cards = pick.spread_cards(cfg.device, cfg.gpus)
+        self.device = "cuda" if self.cards else pick.pick_device(cfg.device).type
         self.candidates = known or []  # records: name, kind, genotype, params, madds, fault
         self.records = comparison.trainings(folder.path) if known else {}
         lost = comparison.n_lines(folder.path) - len(self.records) if known else 0
@@ -158,9 +159,8 @@ class Comparison:
     @property
     def jobs(self):
         """How many trainings go on at once."""
-        cards = pick.cards() if self.device == "cuda" else 0
-        usual = {"cuda": cards, "cpu": pick.cores()}.get(self.device, 1)
-        return self.cfg.jobs or max(1, usual)
+        usual = {"cuda": len(self.cards), "cpu": pick.cores()}.get(self.device, 1)
+        return self.cfg.jobs or usual
 
     def measure_sizes(self, candidates):
         """Who takes part, with the size of each network; one that cannot be built gets a fault."""

@@ -29,8 +29,8 @@ LEAST_RANDOM = 4  # random cells to compare with
 # said anew for each search
 OWN = ("seeds", "seed", "name", "resume", "overwrite", "quiet", "compare")
 # said to compare.py, too; and when it goes on
-ALSO = ("quick", "quiet", "device", "workers", "amp", "cuda_graphs", "seed", "subset")
-FREE = ("quiet", "device", "workers", "cuda_graphs", "data_path", "ops", "cache_gb")
+ALSO = ("quick", "quiet", "device", "gpus", "workers", "amp", "cuda_graphs", "seed", "subset")
+FREE = ("quiet", "device", "gpus", "workers", "cuda_graphs", "data_path", "ops", "cache_gb")
 OF_A_PROCESS = ("gpus", "threads")  # each search may have been given its own
 POLL = 0.3  # seconds
 
@@ -41,14 +41,6 @@ def _seeds(cfg):
 
 def _name(base, seed):
     return f"{base}-seed{seed}"
-
-
-def _cards(cfg):
-    """The CUDA cards that the searches are spread over, one process on each; none on a CPU. Raises
-    ValueError where the machine lacks what was asked for."""
-    cards = pick.named_cards(cfg.gpus, pick.cards()) if pick.cards() else []
-    first = str(cards[0]) if cfg.gpus and cards else cfg.gpus
-    return cards if pick.pick_device(cfg.device, first).type == "cuda" else []
 
 
 class Table:
@@ -130,7 +122,7 @@ class Searches:
         self.waiting = list(self.names)  # the seeds of those that are to be run
         if cfg.new_split:
             self._pass_over_finished()
-        self.cards = _cards(cfg)
+        self.cards = pick.spread_cards(cfg.device, cfg.gpus)
         self.jobs = len(self.cards) or pick.cores()
 
     def _remember(self):

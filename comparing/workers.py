@@ -46,6 +46,7 @@ class Setting(NamedTuple):
     options: DataOptions
     recipe: Recipe
     device: str  # cpu, cuda or mps
+    cards: tuple[int, ...] = ()  # of CUDA, that the processes share
     amp: str = "off"
     graphs: bool = False
     ops: str | None = None  # the file of the user's own blocks, as `own_ops` remembers it
@@ -75,9 +76,9 @@ class Answer(NamedTuple):
 def to_device(setting, slot):
     """The Device of the process number `slot`, which computes with one thread."""
     torch.set_num_threads(1)
-    cards = pick.cards() if setting.device == "cuda" else 0
-    device = torch.device("cuda", slot % cards) if cards else torch.device(setting.device)
-    if cards:
+    device = torch.device(setting.device)
+    if cards := setting.cards:
+        device = torch.device("cuda", cards[slot % len(cards)])
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
     return pick.Device(device, setting.amp, graphs=setting.graphs)

@@ -120,6 +120,14 @@ def _pick_card(gpus, n_cards, group):
     return named[group.local_rank]
 
 
+def spread_cards(device="auto", gpus=None):
+    """The CUDA cards over which --gpus spreads processes that compute by themselves; none where
+    they run on another device. Raises ValueError as `pick_device` does."""
+    named = named_cards(gpus, cards()) if cards() else []
+    one = str(named[0]) if gpus and named else gpus
+    return named if pick_device(device, one).type == "cuda" else []
+
+
 def named_cards(gpus, n_cards):
     """The cards that --gpus names, of `n_cards`: numbers, "all", or None, which is all, too."""
     if gpus in (None, "all"):

@@ -787,7 +787,7 @@ def test_a_process_that_dies_costs_its_own_training_alone():
     options = DataOptions.from_config(config.CompareConfig(["PDARTS", *LEAST, "--workers", "0"]))
     recipe = Recipe(epochs=1, layers=2, init_channels=2)
     text = gt.to_str(gt.random_genotype(1, ["skip_connect"], n_nodes=1))
-    setting = Setting(options, recipe, "cpu", "off")
+    setting = Setting(options, recipe, "cpu")
     jobs = [Job("a", text, 1, 9999, 1), Job("b", text, 1, 1, 1), Job("b", text, 1, 1, 2)]
     answers = []
     with Workers(1, setting) as pool:
@@ -935,7 +935,7 @@ def test_a_training_that_fails_has_warned_before(monkeypatch):
 
     monkeypatch.setattr(workers, "Training", Fails)
     monkeypatch.setattr(workers, "build", lambda *args: None)
-    setting = Setting(None, Recipe(1, 2, 2), "cpu", "off")
+    setting = Setting(None, Recipe(1, 2, 2), "cpu")
     answers = perform(Job("a", "", 1, 1, 1), lambda swapped: (data, CPU), setting)
     assert [(a.kind, a.is_last) for a in answers] == [("warned", False), ("failed", True)]
 
@@ -950,7 +950,7 @@ def test_who_is_to_blame(monkeypatch, error, opening, training):
         raise error
 
     monkeypatch.setattr(workers, "build", fail)
-    setting = Setting(None, Recipe(1, 2, 2), "cpu", "off")
+    setting = Setting(None, Recipe(1, 2, 2), "cpu")
     data = SimpleNamespace(spec=named.spec("digits"))
     for opened, kind in ((fail, opening), (lambda swapped: (data, CPU), training)):
         (answer,) = perform(Job("a", "Genotype", 1, 1, 1), opened, setting)
@@ -1220,6 +1220,9 @@ def test_several_searches_hold_their_name(here, monkeypatch):
             searches._words(2, 0)
         )  # all are compared at the end
         assert "--overwrite" not in several.compare_words(cfg, "digits", ["searchs/digits-seed2"])
+        cfg.gpus = "1,3"  # the comparison keeps to the cards of the searches
+        words = several.compare_words(cfg, "digits", ["searchs/digits-seed2"])
+        assert config.CompareConfig(words).gpus == "1,3"
     folder = run_folder.RunFolder("searchs", "d-seed3")  # its first process was killed
     folder.take("", False)
     for flag, asked in (("--resume", "nothing to resume"), ("--overwrite", "")):

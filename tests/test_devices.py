@@ -11,6 +11,8 @@ from torch import nn
 
 import augment
 import search
+from comparing import workers
+from comparing.workers import Setting
 from config import PredictConfig, SearchConfig
 from console.terminal import plural
 from devices import launch, layout, pick, processes
@@ -82,6 +84,24 @@ def test_each_of_several_processes_gets_a_card_of_its_own(cards):
             card(0, gpus, n=5)
     cards(0)
     assert card(1) == torch.device("cpu")
+
+
+def test_processes_of_their_own_are_spread_over_the_named_cards(cards, monkeypatch):
+    cards(4)
+    assert pick.spread_cards() == pick.spread_cards(gpus="all") == [0, 1, 2, 3]
+    assert pick.spread_cards("cuda", "3,1") == [3, 1]
+    assert pick.spread_cards("cpu") == []
+    for device, gpus in (("cpu", "1"), ("auto", "4"), ("cuda", "1,1")):
+        with pytest.raises(ValueError, match=f"--gpus {gpus}"):
+            pick.spread_cards(device, gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    setting = Setting(None, None, "cuda", cards=(3, 1))
+    indices = [workers.to_device(setting, slot).torch_device.index for slot in range(3)]
+    assert indices == [3, 1, 3]
+    cards(0)
+    assert pick.spread_cards() == []
+    with pytest.raises(ValueError, match="torch sees no CUDA GPU"):
+        pick.spread_cards(gpus="0")
 
 
 def test_several_cards_start_a_process_each(cards, monkeypatch, here):
