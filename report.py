@@ -130,6 +130,7 @@ def collect(run_path):
         "stopped": summary.get("stopped"),
         "how_sure": summary.get("how_sure"),
         "selection": is_selected(run_path) and summary.get("selection"),
+        "removals": summary.get("removals", []) if is_selected(run_path) else [],
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, metadata.get("epoch") if is_search else None)

@@ -128,8 +128,8 @@ def search(cfg):
                 drawing=functools.partial(search_log.draw, run, record, data.spec.name),
             )
         if cfg.select == "perturbation":
-            selected = perturbation.after_search(run, data, net)
-            search_log.record_selection(run, data.spec, net, selected)
+            selected, removals = perturbation.after_search(run, data, net)
+            search_log.record_selection(run, data.spec, net, selected, removals)
         search_log.finish(run, data, pictures)
     return run.files.path
 

@@ -124,12 +124,14 @@ def read_config(run_path):
 
 def read_summary(run_path):
     """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
-    "strategies", "how_sure", "stopped", "selection", "verdict", "more", "warnings", "state",
-    "finished", "rungs" (of a comparison)."""
+    "strategies", "how_sure", "stopped", "selection", "removals" (of --select perturbation),
+    "verdict", "more", "warnings", "state", "finished", "rungs" (of a comparison)."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
     }  # fmt: skip
+    removal = dict.fromkeys(("cell", "edge", "kept", "next"), is_text)
+    removal |= {"top1": is_weight, "next_top1": is_weight}
     texts = dict.fromkeys(("next", "val_name", "gradient", "stopped", "selection"), is_text)
     return keep_fitting(
         read_object(os.path.join(run_path, SUMMARY)),
@@ -141,6 +143,7 @@ def read_summary(run_path):
             "verdict": {"accuracy": is_weight, "chance": is_weight, "text": is_text},
             "more": [{"what": is_text, "command": is_text}],
             "warnings": [is_text],
+            "removals": [removal],
             "finished": lambda value: isinstance(value, bool),
             "rungs": lambda value: value == 0 or is_count(value),
             "training": {"seconds": is_number, "text": is_text},

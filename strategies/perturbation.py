@@ -39,6 +39,27 @@ class Decision(NamedTuple):
         """The ops, or input nodes, from the one whose removal costs most."""
         return ranked(self.without)
 
+    def row(self):
+        """For the page: what was kept, with the accuracy without it, and what was left out next to
+        it ("" where there was nothing else), with that without it. Of several inputs that are kept
+        the least costly."""
+        *_, least = self.ranked()[: len(self.kept)]
+        name = gt.input_name if self.edge is None else str
+        row = {
+            "cell": self.cell,
+            "edge": f"inputs of node {self.node}" if self.edge is None else self.arrow(),
+            "kept": " and ".join(map(name, self.kept)),
+            "top1": self.without[least]["top1"],
+            "next": "",
+            "next_top1": 0.0,
+        }
+        for left_out in self.ranked()[len(self.kept) :][:1]:
+            row |= {"next": name(left_out), "next_top1": self.without[left_out]["top1"]}
+        return row
+
+    def arrow(self):
+        return f"{gt.input_name(self.edge)} -> {self.node}"
+
 
 def ranked(without):
     """The keys of `without`, {name: {"top1", "loss"} without it}, the costliest removal first; on
@@ -183,17 +204,30 @@ class Tuner:
 
 
 class Progress:
-    """Says each decision, and how long the rest takes."""
+    """Says each decision, and how long the rest takes.
+
+    decisions  all so far
+    """
 
     def __init__(self, log, total):
-        self.log, self.total, self.done, self.start = log, total, 0, time.perf_counter()
+        self.log, self.total, self.decisions = log, total, []
+        self.start = time.perf_counter()
 
     def __call__(self, decision):
-        self.done += 1
-        seconds = (time.perf_counter() - self.start) / self.done * (self.total - self.done)
+        self.decisions.append(decision)
+        done = len(self.decisions)
+        seconds = (time.perf_counter() - self.start) / done * (self.total - done)
         self.log.info(
-            f"  {self.done}/{self.total} {describe(decision)}; {tqdm.format_interval(seconds)} left"
+            f"  {done}/{self.total} {describe(decision)}; {tqdm.format_interval(seconds)} left"
         )
+
+    def rows(self):
+        """`Decision.row` of all, in the order of the cell."""
+        nodes = sorted(
+            self.decisions,
+            key=lambda d: (list(CELLS).index(d.cell), d.node, d.edge is None, d.edge or 0),
+        )
+        return [decision.row() for decision in nodes]
 
 
 def describe(decision):
@@ -206,11 +240,12 @@ def describe(decision):
     if edge is None:
         kept = " and ".join(gt.input_name(j) for j in kept)
         return f"{cell}, node {node} keeps {kept} (accuracy without each: {scores})"
-    return f"{cell}, {gt.input_name(edge)} -> {node}: {kept[0]} (accuracy without each: {scores})"
+    return f"{cell}, {decision.arrow()}: {kept[0]} (accuracy without each: {scores})"
 
 
 def after_search(run, data, net):
-    """Select the cell of a finished search, with a line for every decision; returns the Genotype.
+    """Select the cell of a finished search, with a line for every decision; returns the Genotype
+    and the decisions as rows of a table.
 
     The weights in `net` change, nothing on disk does: a run that is stopped here goes on from its
     last checkpoint and selects again, in the same order.
@@ -238,4 +273,5 @@ def after_search(run, data, net):
             f"{whole['top1']:.2%} is near chance, so removal has little to cost and the selection "
             f"means little; search longer first"
         )
-    return select(net, score, tuner, cfg.seed, Progress(log, n_tunes + 1))
+    progress = Progress(log, n_tunes + 1)
+    return select(net, score, tuner, cfg.seed, progress), progress.rows()

@@ -16,6 +16,7 @@ import report
 import search
 from config import SearchConfig
 from records import reader
+from records.files import CELLS
 from strategies import perturbation
 
 OPS = ["sep_conv_3x3", "max_pool_3x3", "skip_connect", "none"]
@@ -199,6 +200,27 @@ def test_the_network_is_left_with_its_alphas_free_and_nothing_overridden(fault):
     assert all(torch.equal(a, b) for a, b in zip(net.alphas(), before, strict=True))
 
 
+def test_a_row_tells_of_what_is_kept_and_what_is_left_out_next_to_it():
+    def decision(edge, kept, **top1):
+        names = [int(name) if edge is None else name for name in top1]
+        scores = [{"top1": score, "loss": 1.0} for score in top1.values()]
+        return perturbation.Decision(
+            "normal", 1, edge, dict(zip(names, scores, strict=True)), kept
+        ).row()
+
+    row = decision(0, ["sep"], pool=0.8, sep=0.3, skip=0.6)
+    assert row == {
+        "cell": "normal", "edge": "c_{k-2} -> 1", "kept": "sep", "top1": 0.3,
+        "next": "skip", "next_top1": 0.6,
+    }  # fmt: skip
+    row = decision(None, [0, 2], **{"0": 0.5, "1": 0.7, "2": 0.2})
+    assert row == {
+        "cell": "normal", "edge": "inputs of node 1", "kept": "c_{k-2} and 0", "top1": 0.5,
+        "next": "c_{k-1}", "next_top1": 0.7,
+    }  # fmt: skip
+    assert decision(2, ["sep"], sep=0.3)["next"] == ""
+
+
 def test_edges_that_differ_are_counted():
     gene = [[("a", 0), ("b", 1)], [("a", 0), ("a", 2)]]
     other = [[("b", 1), ("a", 0)], [("a", 0), ("b", 2)]]
@@ -234,6 +256,16 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, capsys):
     page = (here / run / "report.html").read_text()
     assert "The cell of this search was not chosen by alpha" in page
     assert said in page
+    removals = reader.read_summary(run)["removals"]
+    assert len(removals) == n_tunes + 1
+    for row in removals:  # what the log says, in the order of the cell
+        assert f"{row['kept'].split()[-1]} {row['top1']:.2%}, " in text
+        assert f"{row['next']} {row['next_top1']:.2%}" in text
+    edges = ["c_{k-2} -> 0", "c_{k-1} -> 0", "c_{k-2} -> 1", "c_{k-1} -> 1", "0 -> 1"]
+    edges = [(cell, e) for cell in CELLS for e in [*edges, "inputs of node 1"]]
+    assert [(row["cell"], row["edge"]) for row in removals] == edges
+    for cell, edge in edges:
+        assert f"<tr><td>{cell}</td><td>{edge.replace('->', '→')}</td>" in page
     assert report.cells(run, chosen, 1)[0]["drawing"] == report.data_uri(f"{run}/plots/normal.png")
 
 

@@ -156,9 +156,10 @@ def write_genotype(run, spec, name, found, **metadata):
     files.write_text(run.files.file(name), text + "\n")
 
 
-def record_selection(run, spec, net, genotype):
+def record_selection(run, spec, net, genotype, removals):
     """Recommend the cell that --select perturbation has chosen in the last epoch's supernet, in
-    genotype.json, and say how many edges differ from alpha's, in genotype-last.json."""
+    genotype.json, and say how many edges differ from alpha's, in genotype-last.json. `removals`
+    tell what it has measured, for the page."""
     different, edges = gt.n_different(genotype, net.genotype(run.cfg.max_skips))
     run.chosen = {**run.last, "genotype": gt.to_str(genotype)}
     write_genotype(run, spec, files.GENOTYPE, run.chosen, select="perturbation")
@@ -166,7 +167,8 @@ def record_selection(run, spec, net, genotype):
         f"chosen by perturbation in the supernet of epoch {run.last['epoch']}; {different} of "
         f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
     )
-    run.files.update_summary(selection=run.selection, how_sure=None)  # that was of alpha's cell
+    # how sure it is was said of alpha's cell
+    run.files.update_summary(selection=run.selection, removals=removals, how_sure=None)
 
 
 def flags_to_inherit(cfg):
