@@ -129,8 +129,9 @@ def is_sealed(record):
 
 
 def is_comparison(run_path):
-    found = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
-    return reader.fits(found, [{"name": reader.is_text}])
+    """Whether a folder is that of a comparison, be it damaged."""
+    summary = reader.read_object(os.path.join(run_path, SUMMARY))
+    return "candidates" in summary or bool(trainings(run_path))
 
 
 def trainings(run_path):
@@ -173,8 +174,13 @@ def read(run_path):
     }  # fmt: skip
     summary = reader.read_object(os.path.join(run_path, SUMMARY))
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
-    if not reader.fits(candidates, [wanted]):
+    if not is_comparison(run_path):
         raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
+    if not reader.fits(candidates, [wanted]):
+        raise ValueError(
+            f"{os.path.join(run_path, SUMMARY)} is damaged, which names the candidates; start the "
+            f"comparison again, with --overwrite"
+        )
     rungs = reader.read_summary(run_path).get("rungs")  # None where it is damaged
     records = comparable(list(trainings(run_path).values()), rungs)
     rows = ranking(candidates, records, rank_by if rank_by in list(RANK_BY) else LOSSES)

@@ -367,7 +367,7 @@ def replayed(cells, halves, n_random=N_RANDOM, draws=200):
         for _ in range(draws):
             going_on = [found, *(pool[i] for i in generator.permutation(len(pool))[:n_random])]
             for epochs in sorted(halves[found]):
-                scores = {key: comparable(halves[key][epochs]) for key in going_on}
+                scores = {key: as_in_a_rung(halves[key][epochs]) for key in going_on}
                 going_on = halving.better_half(scores)
             winners.append(going_on[0])
     values = [score[key] for key in winners]
@@ -383,7 +383,7 @@ def replayed(cells, halves, n_random=N_RANDOM, draws=200):
     }
 
 
-def comparable(trainings):
+def as_in_a_rung(trainings):
     """(score, loss) of a candidate, as `halving` compares them in a comparison with --quick."""
     top1, loss = (tuple(t[name] for t in trainings) for name in ("top1", "loss"))
     train_loss = tuple(t["train_losses"][-1] for t in trainings)

@@ -1008,6 +1008,8 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
             code, _, err = run(script, words)
             assert code in (0, 1, 2)
             assert len(err.splitlines()) == (code != 0), err
+            if name == files.SUMMARY and code and script is not compare:  # never "is no comparison"
+                assert "summary.json is damaged, which names the candidates; start the comp" in err
 
 
 def test_other_images_than_at_the_beginning_are_refused(scripted, monkeypatch):
