@@ -54,11 +54,13 @@ def main(argv=None):
     if cfg.seeds > 1:
         return compare.main(several.search(cfg))
     if (n := launch.wanted(cfg)) > 1:
-        return launch.start(cfg.PROG, argv, n)
+        words = launch.start(cfg.PROG, argv, n)
+        return compare.main(words) if words else None
     path = search(cfg)
-    if search_log.is_compared(cfg):
-        return compare.main(several.compare_words(cfg, os.path.basename(path), [path]))
-    return path
+    if not (search_log.is_compared(cfg) and processes.is_first()):
+        return path
+    words = several.compare_words(cfg, os.path.basename(path), [path])
+    return launch.hand_over(words) if processes.under_torchrun() else compare.main(words)
 
 
 def search(cfg):

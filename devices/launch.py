@@ -1,14 +1,19 @@
 """--gpus 0,1,2,3 or all: the same program once for each card, as torchrun would start it."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+import tempfile
 
 from console.errors import ROOT
 from console.terminal import complain
 from devices import pick, processes
-from records import reader
+from records import files, reader
+
+# names the file, in the environment, in which the first process leaves what is to follow
+HANDED_OVER = "DARTS_HANDED_OVER"
 
 
 def wanted(cfg):
@@ -27,15 +32,13 @@ def wanted(cfg):
 
 def start(prog, argv, n):
     """Run the script `prog` of this repository with the command line `argv` (None: this one's) in
-    `n` processes on this machine, and wait for them. Ends the program with their exit code where
-    they fail: the first of them has said why."""
+    `n` processes on this machine, and wait for them. Returns what the first of them hands over, or
+    None. Ends the program with their exit code where they fail: the first of them has said why."""
     from torch.distributed.elastic.multiprocessing.api import SignalException  # takes a second
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     words = sys.argv[1:] if argv is None else argv
-    logging.disable(logging.ERROR)  # torch's report of every process that failed
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(pick.cores() // n, 1)))  # as torchrun does
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -46,7 +49,9 @@ def start(prog, argv, n):
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)(os.path.join(ROOT, prog), *words)
+        with _waiting(n) as path:
+            elastic_launch(config, sys.executable)(os.path.join(ROOT, prog), *words)
+            return reader.read_object(path).get("words")
     except ChildFailedError as error:
         rank, first = error.get_first_failure()
         code = first.exitcode
@@ -55,3 +60,31 @@ def start(prog, argv, n):
         raise SystemExit(code if code > 0 else 1) from None
     except SignalException as error:  # it has ended the others in the same way
         raise SystemExit(128 + error.sigval) from None
+
+
+@contextlib.contextmanager
+def _waiting(n):
+    """What `n` processes that are started inside find in their environment; the path of the file of
+    `HANDED_OVER`. What comes behind finds all as it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = {HANDED_OVER: os.path.join(folder, "next.json")}
+        if "OMP_NUM_THREADS" not in os.environ:
+            own["OMP_NUM_THREADS"] = str(max(pick.cores() // n, 1))  # as torchrun does
+        os.environ.update(own)
+        logging.disable(logging.ERROR)  # torch's report of every process that failed
+        try:
+            yield own[HANDED_OVER]
+        finally:
+            logging.disable(logging.NOTSET)
+            for name in own:
+                del os.environ[name]
+
+
+def takes_over():
+    """Whether something of this program waits for this process, and does what is to follow."""
+    return HANDED_OVER in os.environ
+
+
+def hand_over(words):
+    """Leave a command line to the program that waits for this process."""
+    files.write_json(os.environ[HANDED_OVER], {"words": words})

@@ -1,15 +1,19 @@
 """Where a network runs: devices, precision, memory layout."""
 
 import json
+import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAST_SEARCH, ends_in_one_line
+from conftest import FAST_SEARCH, ends_in_one_line, log_of
 from torch import nn
 
 import augment
+import compare
+import config
 import search
 from comparing import workers
 from comparing.workers import Setting
@@ -118,6 +122,38 @@ def test_several_cards_start_a_process_each(cards, monkeypatch, here):
     assert launch.wanted(SearchConfig(["--name", "s", "--resume", "--gpus", "1"])) == 1
     monkeypatch.setenv("RANK", "0")  # one of those that were started
     assert launch.wanted(SearchConfig(["--gpus", "all"])) == 1
+
+
+def test_a_comparison_follows_behind_several_processes(here, monkeypatch):
+    """The first of them knows which, and hands it over to the program that has started them."""
+    compared, environ = [], dict(os.environ)
+
+    def elastic_launch(config, program):
+        def run(script, *words):
+            logging.disable(logging.NOTSET)  # which a process of its own would not see
+            for rank in "10":  # in turn, and each as if it were alone
+                with monkeypatch.context() as patch:
+                    patch.setenv("RANK", rank)
+                    search.main([*words, "--name", "s" if rank == "0" else "other"])
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", elastic_launch)
+    monkeypatch.setattr(launch, "wanted", lambda cfg: 1 if processes.under_torchrun() else 2)
+    monkeypatch.setattr(compare, "main", compared.append)
+    search.main([*FAST_SEARCH, "--compare", "3"])
+    assert [words[:3] for words in compared] == [["searchs/s", "--random", "3"]]
+    assert config.CompareConfig(compared.pop()).name == "s"
+    assert "Before that it is compared with 3 random cells" in log_of("searchs/s")
+    search.main([*FAST_SEARCH, "--overwrite"])
+    assert "Train it with" in log_of("searchs/s")
+    # torchrun itself waits for nothing
+    monkeypatch.setenv("RANK", "0")
+    search.main([*FAST_SEARCH, "--name", "t", "--compare", "3"])
+    assert not compared
+    assert "compare.py searchs/t --random 3" in log_of("searchs/t")
+    monkeypatch.delenv("RANK")
+    assert dict(os.environ) == environ
 
 
 def test_the_device_of_a_run_is_set_up_by_its_flags(cards, monkeypatch):

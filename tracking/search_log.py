@@ -12,7 +12,7 @@ import visualize
 from config import AugmentConfig
 from console import errors
 from console.terminal import plural, visible
-from devices import processes
+from devices import launch, processes
 from models import augment_cnn, small_maps, stems
 from records import alphas, files, reader, verdict
 from strategies.steering import TRAVEL
@@ -295,7 +295,7 @@ def finish(run, data, pictures):
 
 def is_compared(cfg):
     """Whether a comparison follows: not under torchrun, whose processes would all begin one."""
-    return bool(cfg.compare) and not processes.under_torchrun()
+    return bool(cfg.compare) and (not processes.under_torchrun() or launch.takes_over())
 
 
 def log_genotypes(run, best):
