@@ -8,7 +8,6 @@ the chart and the page are made from what stands here.
 import json
 import math
 import os
-import random
 import statistics
 import zlib
 from collections import defaultdict
@@ -40,7 +39,6 @@ STUDENT = (
     12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
     2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04,
 )  # fmt: skip
-DRAWS = 5_000  # of the bootstrap
 
 
 class Rung(NamedTuple):
@@ -287,8 +285,11 @@ def margin(rows, rung):
     if freedom < 2:  # by two candidates, trained twice, t is 12.7: that tells nothing
         return None
     squares = sum((x - statistics.fmean(g)) ** 2 for g in centred(groups) for x in g)
-    t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
-    return t * math.sqrt(squares / freedom * 2 / n)
+    return student(freedom) * math.sqrt(squares / freedom * 2 / n)
+
+
+def student(freedom):
+    return STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
 
 
 def shared(rungs, what):
@@ -334,33 +335,26 @@ def within_noise(rows):
 # --- chance -------------------------------------------------------------------------------------
 
 
-def bootstrap(found, drawn, seed=0, level=0.95):
-    """(low, high), the interval of mean(found) - mean(drawn), of lists of cells, each the list of
-    its trainings' scores: cells are drawn anew from both sides, with replacement, and of each the
-    trainings. How much found cells differ is not known from one: those drawn stand in for it."""
-    rng = random.Random(seed)
-    means = [statistics.fmean(cell) for cell in drawn]
-    around = [mean - statistics.fmean(means) for mean in means] if len(found) == 1 else [0.0]
-
-    def again(cells):
-        chosen = rng.choices(cells, k=len(cells))
-        return statistics.fmean(statistics.fmean(rng.choices(c, k=len(c))) for c in chosen)
-
-    draws = sorted(again(found) + rng.choice(around) - again(drawn) for _ in range(DRAWS))
-    n_out = round(DRAWS * (1 - level) / 2)
-    return draws[n_out], draws[-n_out - 1]
+def interval(found, drawn):
+    """(low, high), the 95 % interval of mean(found) - mean(drawn), of two lists of numbers, by
+    Student's t. Both sides are supposed to vary alike, since one found cell cannot tell how much
+    others would differ from it. Three numbers are the least."""
+    freedom = len(found) + len(drawn) - 2
+    means = [statistics.fmean(side) for side in (found, drawn)]
+    squares = sum((x - m) ** 2 for side, m in zip((found, drawn), means, strict=True) for x in side)
+    half = student(freedom) * math.sqrt(squares / freedom * (1 / len(found) + 1 / len(drawn)))
+    return means[0] - means[1] - half, means[0] - means[1] + half
 
 
-def chance(rows, seed=0):
+def chance(rows):
     """The `Chance`: found minus random cells in the first rung; None without one found and two
     random cells.
 
     The first rung alone has all cells trained alike; behind it only good ones are left on both
     sides.
     """
-    named = sorted(rows, key=lambda row: row.name)  # the bootstrap depends on the order
     first = {
-        kind: [row.rungs[0] for row in named if row.kind == kind and row.rungs and not row.fault
+        kind: [row.rungs[0] for row in rows if row.kind == kind and row.rungs and not row.fault
                and row.rungs[0].rung == 1]
         for kind in (FOUND, RANDOM)
     }  # fmt: skip
@@ -368,12 +362,12 @@ def chance(rows, seed=0):
     groups = shared([*first[FOUND], *first[RANDOM]], "top1")
     if not n_found or n_random < 2 or not groups[0]:
         return None
-    groups = centred(groups)
-    found, drawn = groups[:n_found], groups[n_found:]
-    low, high = bootstrap(found, drawn, seed)
-    means = [statistics.fmean(map(statistics.fmean, cells)) for cells in (found, drawn)]
+    cells = [statistics.fmean(group) for group in groups]
+    found, drawn = cells[:n_found], cells[n_found:]
+    low, high = interval(found, drawn)
+    difference = statistics.fmean(found) - statistics.fmean(drawn)
     epochs = next(row.rungs[0].epochs for row in rows if row.kind == RANDOM and row.rungs)
-    return Chance(means[0] - means[1], low, high, n_found, n_random, epochs)
+    return Chance(difference, low, high, n_found, n_random, epochs)
 
 
 # --- words --------------------------------------------------------------------------------------
