@@ -289,7 +289,8 @@ def margin(rows, rung):
 
 
 def student(freedom):
-    return STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
+    """The quantile; behind the table by the first terms of its series in 1 / freedom."""
+    return STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.4 / freedom
 
 
 def shared(rungs, what):
