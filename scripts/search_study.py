@@ -325,6 +325,18 @@ def interval(found, random, level=0.95):
     return float(low), float(high)
 
 
+def welch(found, random):
+    """As `interval`, by Welch's t of two numbers or more on both sides. Of few cells the bootstrap
+    says too much: five that are like ten random ones are told from these by it in 12 of 100 cases,
+    by t in 5."""
+    parts = [statistics.variance(side) / len(side) for side in (found, random)]
+    total = sum(parts)
+    freedom = [part**2 / (len(side) - 1) for part, side in zip(parts, (found, random), strict=True)]
+    t = comparison.student(int(total**2 / sum(freedom))) if total else 0.0
+    difference = statistics.mean(found) - statistics.mean(random)
+    return difference - t * total**0.5, difference + t * total**0.5
+
+
 def rank(value, random):
     """Where a score stands among those of random cells: 0 the worst, 1 the best (half for ties)."""
     worse = sum(other < value for other in random) + sum(other == value for other in random) / 2
@@ -349,6 +361,8 @@ def summary(cells, searches):
             if kind != "random" and "random" in means:
                 sign = 1 if score == "top1" else -1  # higher is better
                 row[f"{score}_interval"] = interval(values, means["random"])
+                if values[1:] and means["random"][1:]:
+                    row[f"{score}_welch"] = welch(values, means["random"])
                 ranks = [rank(sign * v, [sign * r for r in means["random"]]) for v in values]
                 row[f"{score}_rank"] = statistics.mean(ranks)
             row[f"{score}_deviation_of_trainings"] = (
@@ -405,15 +419,17 @@ def table(name, rows):
     """A data set's rows as text."""
     lines = [
         f"{name}: accuracy in %, mean and deviation over cells",
-        f"{'':16}{'cells':>6}{'accuracy':>16}{'loss':>8}{'found - random, 95 %':>24}{'rank':>6}"
-        f"{'search, s':>11}",
+        f"{'':16}{'cells':>6}{'accuracy':>16}{'loss':>8}{'found - random, 95 %':>24}{'by t':>18}"
+        f"{'rank':>6}{'search, s':>11}",
     ]
     for kind, row in rows.items():
         mean, deviation = 100 * row["top1"], 100 * row["top1_deviation"]
         line = f"{kind:16}{row['cells']:6}{mean:9.2f} +-{deviation:5.2f}{row['loss']:8.3f}"
         if "top1_interval" in row:
-            low, high = (100 * bound for bound in row["top1_interval"])
-            line += f"{f'{low:+.2f} to {high:+.2f}':>24}{row['top1_rank']:6.2f}"
+            for interval_of, width in (("top1_interval", 24), ("top1_welch", 18)):
+                bounds = (f"{100 * bound:+.2f}" for bound in row.get(interval_of, ()))
+                line += f"{' to '.join(bounds):>{width}}"
+            line += f"{row['top1_rank']:6.2f}"
         if "above" in row:
             line += f"  {row['above']:.0%} of the winners are above the mean of random cells"
         if "search_seconds" in row:

@@ -370,6 +370,24 @@ def test_an_interval_moves_with_the_scores(study):
     assert study.interval([0.5], [0.5, 0.5]) == (0, 0)
 
 
+def test_an_interval_by_welch_by_hand(study):
+    found, random = [0.9, 0.7, 0.8], [0.6, 0.4, 0.5, 0.5, 0.7]  # variances 0.01 and 0.013
+    a, b = 0.01 / 3, 0.013 / 5
+    freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 4)
+    assert 4 < freedom < 5  # t is 2.78 for 4
+    half = 2.78 * math.sqrt(a + b)
+    assert study.welch(found, random) == pytest.approx((0.26 - half, 0.26 + half))
+    assert study.welch([0.5, 0.5], [0.25, 0.25]) == (0.25, 0.25)
+
+
+def test_cells_that_are_like_random_ones_are_told_from_them_once_in_twenty(study):
+    rng, beside = np.random.default_rng(0), 0
+    for _ in range(2000):
+        low, high = study.welch(rng.normal(size=5).tolist(), rng.normal(size=10).tolist())
+        beside += not low < 0 < high
+    assert 0.03 < beside / 2000 < 0.06
+
+
 def test_the_rank_is_the_mean_over_all_orders_of_equals(study):
     for *random, value in itertools.product(range(3), repeat=5):
         ordered = sorted(random)
