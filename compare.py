@@ -186,10 +186,9 @@ def survivors(run, rung, going_on, baselines):
 
 def log_setup(run, inherited):
     cfg, log = run.cfg, run.log
-    log.info(
-        f"{run.files.path} on {run.device}, {comparison.plural(run.jobs, 'training')} at once, "
-        f"seed {cfg.seed}"
-    )
+    where = f"{run.device} {','.join(map(str, run.cards))}".strip()
+    at_once = f"{comparison.plural(run.jobs, 'training')} at once"
+    log.info(f"{run.files.path} on {where}, {at_once}, seed {cfg.seed}")
     for finding in run.files.findings:
         log.warn(finding)
     for finding in filter(None, (*run.findings, inherited)):

@@ -464,8 +464,8 @@ def add_compare_run_group(parser, root):
     flag(g, "--seed", type=seed, default=2, help="of the split and of the first training")
     switch(g, "--quiet", keep="free", help=QUIET_HELP)
     flag(g, "--jobs", type=jobs, keep="free",
-         help="trainings at once, a process each, with one thread (default: one per CUDA card, "
-              "else one per core)")
+         help="trainings at once, a process each, with one thread (default: one per CUDA card of "
+              "--gpus, else one per core)")
     add_device_flag(g)
     flag(g, "--gpus", metavar="N", keep="free", help=COMPARED_GPUS_HELP)
     flag(g, "--workers", type=processes, keep="free",
@@ -680,6 +680,11 @@ class RunConfig(Config):
             for name, value in saved.items()
             if name in self._actions and self._actions[name].keep != "never"
         }
+        # of these two what is said now goes before what was said then of the other
+        if self.said.get("device") in ("cpu", "mps"):
+            kept.pop("gpus", None)
+        if "gpus" in self.said and kept.get("device") in ("cpu", "mps"):
+            del kept["device"]
         self.require_sayable(kept, "the checkpoint")
         self.inherit(kept)
         # a flag that the run did not know yet had its default

@@ -428,7 +428,7 @@ def main(argv=None):
     parser.add_argument("run", metavar="RUN", help="searchs/NAME, augments/NAME or compares/NAME")
     args = parser.parse_args(argv)
     with errors.usage_errors("report.py"):
-        if comparison.is_comparison(args.run):
+        if reader.is_comparison(args.run):
             print(draw_comparison(args.run))
             return
         draw_all(args.run)

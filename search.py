@@ -31,7 +31,7 @@ import utils
 from architect import Architect
 from comparing import several
 from config import SearchConfig
-from console import errors
+from console import errors, one_voice
 from console.terminal import command
 from data_sets import loader_speed, loaders
 from devices import launch, layout, pick, processes
@@ -57,7 +57,7 @@ def main(argv=None):
         words = launch.start(cfg.PROG, argv, n)
         return compare.main(words) if words else None
     path = search(cfg)
-    if not (search_log.is_compared(cfg) and processes.is_first()):
+    if one_voice.rank() or not search_log.is_compared(cfg):
         return path
     words = several.compare_words(cfg, os.path.basename(path), [path])
     return launch.hand_over(words) if processes.under_torchrun() else compare.main(words)
@@ -70,7 +70,7 @@ def search(cfg):
         errors.usage_errors(cfg.PROG, budget.advice),
         run_folder.set_up(cfg, group=processes.join(cfg)) as folder,
     ):
-        several.require_comparable(cfg)
+        processes.here().from_main(lambda: several.require_comparable(cfg))
         state = resume.to_resume(cfg, folder, processes.here())
         device = check_space(cfg, state, budget)
         name = loaders.default_run_name(cfg.dataset, cfg.data_path)

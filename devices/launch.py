@@ -14,13 +14,16 @@ from records import files, reader
 
 # names the file, in the environment, in which the first process leaves what is to follow
 HANDED_OVER = "DARTS_HANDED_OVER"
+# that torch handles from then on, as long as this process lives
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 def wanted(cfg):
     """How many processes the flags ask for, or those of the run to resume; 1 where torchrun or this
     module has started them, or where there are no such cards, which is said later."""
     gpus = cfg.gpus
-    if gpus is None and cfg.resume:
+    if gpus is None and cfg.resume and cfg.device not in ("cpu", "mps"):
         gpus = reader.read_config(os.path.join(cfg.ROOT, cfg.name))["flags"].get("gpus")
     if not isinstance(gpus, str) or processes.under_torchrun():
         return 1
@@ -72,12 +75,16 @@ def _waiting(n):
             own["OMP_NUM_THREADS"] = str(max(pick.cores() // n, 1))  # as torchrun does
         os.environ.update(own)
         logging.disable(logging.ERROR)  # torch's report of every process that failed
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         try:
             yield own[HANDED_OVER]
         finally:
             logging.disable(logging.NOTSET)
             for name in own:
                 del os.environ[name]
+            for number, handler in handlers.items():
+                if handler is not None:  # not one of Python's
+                    signal.signal(number, handler)
 
 
 def takes_over():

@@ -206,11 +206,6 @@ def under_torchrun():
     return "RANK" in os.environ
 
 
-def is_first():
-    """Whether this process is the first that torchrun has started, or alone."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def refuse_torchrun(what):
     """Raise ValueError where torchrun has started what starts processes itself."""
     if under_torchrun():

@@ -126,12 +126,6 @@ def is_sealed(record):
     return record.get("checksum") == checksum(rest)
 
 
-def is_comparison(run_path):
-    """Whether a folder is that of a comparison, be it damaged."""
-    summary = reader.read_object(os.path.join(run_path, SUMMARY))
-    return "candidates" in summary or bool(trainings(run_path))
-
-
 def trainings(run_path):
     """The whole lines of metrics.jsonl, by (rung, candidate, seed), in order."""
     wanted = {"rung": reader.is_count, "candidate": reader.is_text, "seed": reader.is_number}
@@ -172,7 +166,7 @@ def read(run_path):
     }  # fmt: skip
     summary = reader.read_object(os.path.join(run_path, SUMMARY))
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
-    if not is_comparison(run_path):
+    if not reader.is_comparison(run_path):
         raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
     if not reader.fits(candidates, [wanted]):
         raise ValueError(
@@ -289,7 +283,8 @@ def margin(rows, rung):
 
 
 def student(freedom):
-    """The quantile; behind the table by the first terms of its series in 1 / freedom."""
+    """Student's two-sided 95 % quantile for so many degrees of freedom; behind the table by the
+    first terms of its series in 1 / freedom."""
     return STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.4 / freedom
 
 
@@ -349,7 +344,7 @@ def interval(found, drawn):
 
 def chance(rows):
     """The `Chance`: found minus random cells in the first rung; None without one found and two
-    random cells.
+    random cells, four in all: of three, t is 12.7, which tells nothing.
 
     The first rung alone has all cells trained alike; behind it only good ones are left on both
     sides.
@@ -361,7 +356,7 @@ def chance(rows):
     }  # fmt: skip
     n_found, n_random = (len(first[kind]) for kind in (FOUND, RANDOM))
     groups = shared([*first[FOUND], *first[RANDOM]], "top1")
-    if not n_found or n_random < 2 or not groups[0]:
+    if not n_found or n_random < 2 or n_found + n_random < 4 or not groups[0]:
         return None
     cells = [statistics.fmean(group) for group in groups]
     found, drawn = cells[:n_found], cells[n_found:]
@@ -393,8 +388,8 @@ def chance_words(rows):
     found = chance(rows)
     if found is None:
         return (
-            "Whether the search beat chance is not known: that takes a found cell and two random "
-            "ones (--random 4) that were trained alike."
+            "Whether the search beat chance is not known: that takes a found cell and three random "
+            "ones, or two of each, that were trained alike (--random 4)."
         )
     who = f"{plural(found.n_found, 'found cell')} and {plural(found.n_random, 'random cell')}"
     interval = (

@@ -125,7 +125,8 @@ def read_config(run_path):
 def read_summary(run_path):
     """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
     "strategies", "how_sure", "stopped", "selection", "removals" (of --select perturbation),
-    "verdict", "more", "warnings", "state", "finished", "rungs" (of a comparison)."""
+    "verdict", "more", "warnings", "state", "training" (the time of one), "finished", "rungs" (of a
+    comparison)."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
@@ -150,6 +151,14 @@ def read_summary(run_path):
             "state": {"is": is_text, "text": is_text, "command": is_text},
             **texts,
         },
+    )
+
+
+def is_comparison(run_path):
+    """Whether a folder is that of a comparison, be it damaged."""
+    return "candidates" in read_object(os.path.join(run_path, SUMMARY)) or any(
+        {"rung", "candidate"} <= record.keys()
+        for record in read_lines(os.path.join(run_path, METRICS))
     )
 
 
@@ -187,7 +196,7 @@ def read_metrics(run_path):
     for record in read_lines(path):
         if fits(record, wanted) and record["phase"] in phases:
             phases[record["phase"]][record["epoch"]] = keep_fitting(record, optional)
-    if "candidates" in read_object(os.path.join(run_path, SUMMARY)):
+    if is_comparison(run_path):
         raise ValueError(f"{run_path} is a comparison, without epochs; plot_compare.py draws it")
     if not any(phases.values()):
         raise ValueError(f"{path} records no finished epoch yet")

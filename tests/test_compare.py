@@ -27,6 +27,7 @@ import compare
 import config
 import genotypes as gt
 import plot_compare
+import plot_train_val
 import report
 import search
 from comparing import baselines, halving, several, workers
@@ -436,7 +437,9 @@ def test_the_most_accurate_baseline_is_named():
 
 
 def test_chance_is_told_by_the_trainings_that_all_have_finished():
-    rows = rows_of({("f", "found"): (0.9, 0.1), ("a", "random"): (0.8,), ("b", "random"): (0.7,)})
+    scores = {("f", "found"): (0.9, 0.1), ("a", "random"): (0.8,), ("b", "random"): (0.7,)}
+    assert comparison.chance(rows_of(scores)) is None  # three cells tell nothing
+    rows = rows_of({**scores, ("c", "random"): (0.75,)})
     assert comparison.chance(rows).difference == pytest.approx(0.15)
 
 
@@ -986,7 +989,7 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
     for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE, "c.log"):
         for script, words in (
             (compare, ["--name", "c", "--resume", "--quiet"]), (plot_compare, [COMMAND]),
-            (report, [COMMAND]),
+            (report, [COMMAND]), (plot_train_val, [COMMAND]),
         ):  # fmt: skip
             copy_of("whole/c", COMMAND)
             if not Path(COMMAND, name).exists():
@@ -995,7 +998,10 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
             code, _, err = run(script, words)
             assert code in (0, 1, 2)
             assert len(err.splitlines()) == (code != 0), err
-            if name == files.SUMMARY and code and script is not compare:  # never "is no comparison"
+            if script is plot_train_val:
+                records = name == files.METRICS and kind in ("missing", "folder", "fifo")
+                assert ("is it a run folder?" if records else "is a comparison, without") in err
+            elif name == files.SUMMARY and code and script is not compare:
                 assert "summary.json is damaged, which names the candidates; start the comp" in err
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,17 +121,23 @@ def test_several_cards_start_a_process_each(cards, monkeypatch, here):
     Path("searchs/s/config.json").write_text(json.dumps({"flags": {"gpus": "0,1"}}))
     assert launch.wanted(SearchConfig(["--name", "s", "--resume"])) == 2
     assert launch.wanted(SearchConfig(["--name", "s", "--resume", "--gpus", "1"])) == 1
+    assert launch.wanted(SearchConfig(["--name", "s", "--resume", "--device", "cpu"])) == 1
     monkeypatch.setenv("RANK", "0")  # one of those that were started
     assert launch.wanted(SearchConfig(["--gpus", "all"])) == 1
 
 
 def test_a_comparison_follows_behind_several_processes(here, monkeypatch):
     """The first of them knows which, and hands it over to the program that has started them."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
     compared, environ = [], dict(os.environ)
+    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    handlers = [*map(signal.getsignal, numbers)]
 
     def elastic_launch(config, program):
         def run(script, *words):
             logging.disable(logging.NOTSET)  # which a process of its own would not see
+            for number in numbers:  # so does torch, and leaves them
+                signal.signal(number, lambda *_: None)
             for rank in "10":  # in turn, and each as if it were alone
                 with monkeypatch.context() as patch:
                     patch.setenv("RANK", rank)
@@ -154,6 +161,19 @@ def test_a_comparison_follows_behind_several_processes(here, monkeypatch):
     assert "compare.py searchs/t --random 3" in log_of("searchs/t")
     monkeypatch.delenv("RANK")
     assert dict(os.environ) == environ
+    assert [*map(signal.getsignal, numbers)] == handlers
+
+
+def test_the_device_of_a_run_that_goes_on_may_be_another():
+    cfg = SearchConfig(["--name", "s", "--resume", "--device", "cpu"])
+    cfg.resume_from({"gpus": "0,1", "device": "auto"})
+    assert (cfg.device, cfg.gpus) == ("cpu", None)
+    cfg = SearchConfig(["--name", "s", "--resume", "--gpus", "1"])
+    cfg.resume_from({"gpus": None, "device": "cpu"})
+    assert (cfg.device, cfg.gpus) == ("auto", "1")
+    cfg = SearchConfig(["--name", "s", "--resume"])
+    cfg.resume_from({"gpus": "0,1", "device": "cuda"})
+    assert (cfg.device, cfg.gpus) == ("cuda", "0,1")
 
 
 def test_the_device_of_a_run_is_set_up_by_its_flags(cards, monkeypatch):

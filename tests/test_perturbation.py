@@ -1,7 +1,9 @@
 """Selection by perturbation (DARTS-PT) against a slow reference that takes ops out one by one."""
 
 import copy
+import itertools
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ from torch import nn
 import genotypes as gt
 import report
 import search
+import utils
 from config import SearchConfig
 from records import reader
 from records.files import CELLS
@@ -240,7 +243,13 @@ def genotypes(run):
 
 
 @pytest.mark.pictures
-def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, capsys):
+def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, monkeypatch):
+    numbers, evaluate = itertools.count(1), utils.evaluate
+
+    def differently(*args):  # two steps are too few to tell one op from another
+        return {**evaluate(*args), "top1": (next(numbers) * 37 % 100) / 1000}
+
+    monkeypatch.setattr(utils, "evaluate", differently)
     run = search.main(WORDS)
     chosen, of_alpha = genotypes(run)
     text, checkpoint = log_of(run), checkpoint_of(run)
@@ -258,9 +267,22 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, capsys):
     assert said in page
     removals = reader.read_summary(run)["removals"]
     assert len(removals) == n_tunes + 1
-    for row in removals:  # what the log says, in the order of the cell
-        assert f"{row['kept'].split()[-1]} {row['top1']:.2%}, " in text
-        assert f"{row['next']} {row['next_top1']:.2%}" in text
+    said = re.findall(r"  \d+/\d+ (\w+), (.+?)(?:: | keeps )(.+) \(.*without each: (.+)\);", text)
+    assert len(said) == len(removals)
+    for cell, where, kept, without in said:  # the costliest first
+        row = next(
+            r
+            for r in removals
+            if [r["cell"], r["edge"]] == [cell, where.replace("node", "inputs of node")]
+        )
+        names, scores = zip(*(word.split() for word in without.split(", ")), strict=True)
+        n = len(kept.split(" and "))
+        assert (
+            sorted(names[:n]) == sorted(kept.split(" and ")) == sorted(row["kept"].split(" and "))
+        )
+        assert [f"{row['top1']:.2%}", f"{row['next_top1']:.2%}"] == [*scores[n - 1 : n + 1]]
+        assert row["next"] == names[n]
+        assert f'<td class="n">{100 * row["top1"]:.2f} %</td>' in page
     edges = ["c_{k-2} -> 0", "c_{k-1} -> 0", "c_{k-2} -> 1", "c_{k-1} -> 1", "0 -> 1"]
     edges = [(cell, e) for cell in CELLS for e in [*edges, "inputs of node 1"]]
     assert [(row["cell"], row["edge"]) for row in removals] == edges

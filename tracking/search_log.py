@@ -167,7 +167,7 @@ def record_selection(run, spec, net, genotype, removals):
         f"chosen by perturbation in the supernet of epoch {run.last['epoch']}; {different} of "
         f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
     )
-    # how sure it is was said of alpha's cell
+    # "how_sure" was about alpha's cell
     run.files.update_summary(selection=run.selection, removals=removals, how_sure=None)
 
 
@@ -294,7 +294,7 @@ def finish(run, data, pictures):
 
 
 def is_compared(cfg):
-    """Whether a comparison follows: not under torchrun, whose processes would all begin one."""
+    """Whether a comparison follows: not under torchrun, behind which nobody would begin one."""
     return bool(cfg.compare) and (not processes.under_torchrun() or launch.takes_over())
 
 
@@ -350,6 +350,7 @@ def next_steps(run):
     """What else can be done with the cell, as [{"what": in words, "command": to paste}]."""
     words = ["compare.py", run.files.path, "--random", str(run.cfg.compare or 4)]
     words += ["--quick"] if run.cfg.quick else []
+    words += run.cfg.words([flag for flag in ("device", "gpus") if flag in run.cfg.said])
     return [{"what": "see whether random cells are as good", "command": errors.command(*words)}]
 
 
