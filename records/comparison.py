@@ -283,9 +283,13 @@ def margin(rows, rung):
 
 
 def student(freedom):
-    """Student's two-sided 95 % quantile for so many degrees of freedom; behind the table by the
-    first terms of its series in 1 / freedom."""
-    return STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.4 / freedom
+    """Student's two-sided 95 % quantile for so many degrees of freedom, 1 or more. Between two of
+    the table it is linear in 1 / freedom, behind the table in the first terms of its series."""
+    if freedom >= len(STUDENT):
+        return 1.96 + 2.4 / freedom
+    n = int(freedom)
+    part = (1 / n - 1 / freedom) / (1 / n - 1 / (n + 1))
+    return STUDENT[n - 1] + part * (STUDENT[n] - STUDENT[n - 1])
 
 
 def shared(rungs, what):

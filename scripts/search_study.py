@@ -332,13 +332,15 @@ def welch(found, random):
     parts = [statistics.variance(side) / len(side) for side in (found, random)]
     total = sum(parts)
     freedom = [part**2 / (len(side) - 1) for part, side in zip(parts, (found, random), strict=True)]
-    t = comparison.student(int(total**2 / sum(freedom))) if total else 0.0
+    t = comparison.student(total**2 / sum(freedom)) if total else 0.0
     difference = statistics.mean(found) - statistics.mean(random)
     return difference - t * total**0.5, difference + t * total**0.5
 
 
 def rank(value, random):
-    """Where a score stands among those of random cells: 0 the worst, 1 the best (half for ties)."""
+    """Where a score stands among those of random cells: 0 the worst, 1 the best (half for ties,
+    which means of equally many right images are, however they were rounded)."""
+    value, random = round(value, 9), [round(other, 9) for other in random]
     worse = sum(other < value for other in random) + sum(other == value for other in random) / 2
     return (worse + 0.5) / (len(random) + 1)
 
@@ -439,7 +441,9 @@ def table(name, rows):
     if noise is not None:  # of cells that were trained once nothing is known
         lines.append(f"trainings of one cell differ by {100 * noise:.2f} (deviation)")
     if name.endswith(CROSS_VALIDATED):
-        lines.append("each is a mean of both sides; of a variant that is one of two cells")
+        lines.append(
+            "each value is a mean of both sides; of a variant, of the two cells found with one seed"
+        )
     return "\n".join(lines)
 
 
