@@ -83,7 +83,8 @@ def _waiting(n):
             for name in own:
                 del os.environ[name]
             for number, handler in handlers.items():
-                if handler is not None:  # not one of Python's
+                # one that is not Python's, or another thread than the main one
+                with contextlib.suppress(TypeError, ValueError):
                     signal.signal(number, handler)
 
 
