@@ -464,7 +464,7 @@ def draw(results, out):
         if "random" in rows:
             axes.axvline(100 * rows["random"]["top1"], color=palette.FAINT, linewidth=1)
         axes.set_yticks(range(len(rows)), rows)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(name)
         axes.set_xlabel("test accuracy in %; a dot is a cell, a bar the mean")
     return figure.save(fig, out)
