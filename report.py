@@ -95,6 +95,7 @@ def collect(run_path):
     except (ValueError, OSError):
         genotype = None
     size = metadata.get("size")
+    selected = is_selected(run_path)
     return {
         "name": os.path.basename(os.path.abspath(run_path)),
         "kind": "search" if is_search else "training",
@@ -129,8 +130,8 @@ def collect(run_path):
         "strategies": summary.get("strategies", []),
         "stopped": summary.get("stopped"),
         "how_sure": summary.get("how_sure"),
-        "selection": is_selected(run_path) and summary.get("selection"),
-        "removals": summary.get("removals", []) if is_selected(run_path) else [],
+        "selection": selected and summary.get("selection"),
+        "removals": summary.get("removals", []) if selected else [],
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, metadata.get("epoch") if is_search else None)

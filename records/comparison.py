@@ -166,9 +166,9 @@ def read(run_path):
     }  # fmt: skip
     summary = reader.read_object(os.path.join(run_path, SUMMARY))
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
-    if not reader.is_comparison(run_path):
-        raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
     if not reader.fits(candidates, [wanted]):
+        if not reader.is_comparison(run_path):
+            raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
         raise ValueError(
             f"{os.path.join(run_path, SUMMARY)} is damaged, which names the candidates; start the "
             f"comparison again, with --overwrite"

@@ -196,9 +196,10 @@ def read_metrics(run_path):
     for record in read_lines(path):
         if fits(record, wanted) and record["phase"] in phases:
             phases[record["phase"]][record["epoch"]] = keep_fitting(record, optional)
-    if is_comparison(run_path):
-        raise ValueError(f"{run_path} is a comparison, without epochs; plot_compare.py draws it")
     if not any(phases.values()):
+        if is_comparison(run_path):
+            what = "is a comparison, without epochs; plot_compare.py draws it"
+            raise ValueError(f"{run_path} {what}")
         raise ValueError(f"{path} records no finished epoch yet")
     return {phase: dict(sorted(records.items())) for phase, records in phases.items()}
 

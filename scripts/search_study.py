@@ -493,8 +493,8 @@ class Study:
         genotypes = self.cells(searches)
         if args.compare and not args.replay:
             genotypes |= self.compare()
-        name, usual = self.data.removesuffix(SWAPPED), EPOCHS.get(self.data.split("-")[0])
-        jobs, epochs = [], args.epochs or EPOCHS.get(name) or usual or OTHER_EPOCHS
+        usual = (n for name, n in EPOCHS.items() if f"{self.data}-".startswith(f"{name}-"))
+        jobs, epochs = [], args.epochs or next(usual, OTHER_EPOCHS)
         for n in range(args.trainings):
             jobs += self.trainings(genotypes, "train", self.flags, epochs, n)
         taking_part = {k: c for k, c in genotypes.items() if k[0] in ("random", *args.compare)}

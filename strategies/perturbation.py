@@ -43,19 +43,16 @@ class Decision(NamedTuple):
         """For the page: what was kept, with the accuracy without it, and what was left out next to
         it ("" where there was nothing else), with that without it. Of several inputs that are kept
         the least costly."""
-        *_, least = self.ranked()[: len(self.kept)]
+        order, n = self.ranked(), len(self.kept)
         name = gt.input_name if self.edge is None else str
-        row = {
+        return {
             "cell": self.cell,
             "edge": f"inputs of node {self.node}" if self.edge is None else self.arrow(),
             "kept": " and ".join(map(name, self.kept)),
-            "top1": self.without[least]["top1"],
-            "next": "",
-            "next_top1": 0.0,
+            "top1": self.without[order[n - 1]]["top1"],
+            "next": name(order[n]) if order[n:] else "",
+            "next_top1": self.without[order[n]]["top1"] if order[n:] else 0.0,
         }
-        for left_out in self.ranked()[len(self.kept) :][:1]:
-            row |= {"next": name(left_out), "next_top1": self.without[left_out]["top1"]}
-        return row
 
     def arrow(self):
         return f"{gt.input_name(self.edge)} -> {self.node}"
