@@ -348,7 +348,9 @@ def interval(found, drawn):
 
 def chance(rows):
     """The `Chance`: found minus random cells in the first rung; None without one found and two
-    random cells, four in all: of three, t is 12.7, which tells nothing.
+    random cells, four in all: of three, t is 12.7, which tells nothing. None, too, where they do
+    not differ on either side, as cells that have not learned anything: that shows no noise to
+    measure the difference by.
 
     The first rung alone has all cells trained alike; behind it only good ones are left on both
     sides.
@@ -364,6 +366,8 @@ def chance(rows):
         return None
     cells = [statistics.fmean(group) for group in groups]
     found, drawn = cells[:n_found], cells[n_found:]
+    if len(set(found)) == len(set(drawn)) == 1:
+        return None
     low, high = interval(found, drawn)
     difference = statistics.fmean(found) - statistics.fmean(drawn)
     epochs = next(row.rungs[0].epochs for row in rows if row.kind == RANDOM and row.rungs)
@@ -393,7 +397,7 @@ def chance_words(rows):
     if found is None:
         return (
             "Whether the search beat chance is not known: that takes a found cell and three random "
-            "ones, or two of each, that were trained alike (--random 4)."
+            "ones, or two of each, that were trained alike and differ (--random 4)."
         )
     who = f"{plural(found.n_found, 'found cell')} and {plural(found.n_random, 'random cell')}"
     interval = (

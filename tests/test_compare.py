@@ -443,6 +443,15 @@ def test_chance_is_told_by_the_trainings_that_all_have_finished():
     assert comparison.chance(rows).difference == pytest.approx(0.15)
 
 
+def test_cells_that_have_not_learned_anything_are_not_better_than_chance():
+    at_chance = {(f"r{i}", "random"): (0.1, 0.0986) for i in range(3)}
+    rows = rows_of({("f", "found"): (0.1014, 0.1), **at_chance})
+    assert comparison.chance(rows) is None
+    assert "is not known" in comparison.chance_words(rows)
+    rows = rows_of({("f", "found"): (0.1014, 0.1), **at_chance, ("r3", "random"): (0.1014, 0.1)})
+    assert comparison.chance(rows).low < 0
+
+
 def test_found_minus_random_and_its_interval():
     found = [[0.90, 0.94], [0.86, 0.90]]  # means 0.92 and 0.88, squares 2 * 0.02 ** 2
     drawn = [[0.80, 0.82], [0.83, 0.85], [0.77, 0.79]]  # 0.81, 0.84, 0.78, squares 2 * 0.03 ** 2
