@@ -166,7 +166,10 @@ def read(run_path):
     }  # fmt: skip
     summary = reader.read_object(os.path.join(run_path, SUMMARY))
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
-    if not reader.fits(candidates, [wanted]):
+    sizes = {"params": reader.is_number, "madds": reader.is_number}  # of all that could be built
+    if not reader.fits(candidates, [wanted]) or not all(
+        c["fault"] or reader.fits(c, sizes) for c in candidates
+    ):
         if not reader.is_comparison(run_path):
             raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
         raise ValueError(

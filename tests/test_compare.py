@@ -732,6 +732,19 @@ def test_a_damaged_number_of_rungs_costs_no_traceback(scripted, rungs):
     assert reader.read_summary(COMMAND)["rungs"] == 2
 
 
+@pytest.mark.parametrize("size", [{"madds": None}, {"params": "x"}])
+def test_a_damaged_size_of_a_network_costs_no_traceback(scripted, size):
+    compare.main([*TINY, "--random", "3", *NAMED])
+    path = Path(COMMAND, "summary.json")
+    summary = json.loads(path.read_text())
+    summary["candidates"][1] |= size
+    path.write_text(json.dumps(summary))
+    for script in (plot_compare, report):
+        code, _, err = run(script, [COMMAND])
+        assert (code, err.count("\n")) == (2, 1)
+        assert "summary.json is damaged" in err
+
+
 @pytest.mark.parametrize("end", ["failed", "ended"])
 def test_a_trial_that_warns_before_it_fails_costs_nothing(scripted, monkeypatch, end):
     perform = scripted.perform
