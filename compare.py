@@ -28,8 +28,6 @@ from records import comparison, files
 from records.comparison import BASELINE
 from tracking import run_folder
 
-LEAST_AHEAD = 1 / 9  # of the way from guessing to no mistake: 20 % right of ten classes
-
 
 @command
 def main(argv=None):
@@ -64,6 +62,8 @@ def main(argv=None):
             if rung == 1:
                 warn_of_weak(run)
             run.end_rung(rung, is_last=rung == len(plan))
+            if rung == len(plan):
+                run.estimate()
             run.show()
         concluded = conclude(run)
     if not concluded:
@@ -222,14 +222,13 @@ def describe_rung(rung, n_rungs, epochs, taking_part, n_seeds):
 
 def warn_of_weak(run):
     """Of trainings in the first rung that were too short to tell anything."""
-    guessing = 1 / len(run.spec.classes)
-    first = [row.rungs[0].mean for row in run.rows() if row.rungs]
-    weak = [top1 for top1 in first if top1 < guessing + LEAST_AHEAD * (1 - guessing)]
+    first = [row.rungs[0] for row in run.rows() if row.rungs]
+    weak = [rung.mean for rung in first if rung.is_weak]
     if weak:
         run.log.warn(
             f"{len(weak)} of {comparison.plural(len(first), 'candidate')} of the first rung had "
             f"hardly learned anything ({min(weak):.2%} to {max(weak):.2%}, guessing has "
-            f"{guessing:.2%}): that is too short to choose among cells; take more --epochs"
+            f"{first[0].guessing:.2%}): that is too short to choose among cells; take more --epochs"
         )
 
 
@@ -238,10 +237,12 @@ def conclude(run):
     rows = run.rows()
     run.bar.close()
     run.log.info(comparison.table(rows))
-    if comparison.winner(rows) is None:
+    best = comparison.winner(rows)
+    if best is None:
         return False
     says = (comparison.chance_words, comparison.noise_words, comparison.winner_words)
-    look = f"look at {run.files.file(files.REPORT)}, and train it with\n{run.next_command()}"
+    how = "to train it all the same:" if best.last.is_weak else "and train it with"
+    look = f"look at {run.files.file(files.REPORT)}, {how}\n{run.next_command()}"
     run.log.result("\n".join(filter(None, (*(say(rows) for say in says), look))))
     return True
 

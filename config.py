@@ -818,13 +818,14 @@ class SearchConfig(RunConfig):
     def _check_selection(self):
         others = set(self.primitives) - {"skip_connect", "none"}
         chooses = "skip_connect" in self.primitives and others
-        if "max_skips" not in self.said and (self.stop_skips is not None or not chooses):
+        by_alpha = self.select != "perturbation"
+        if "max_skips" not in self.said and not (by_alpha and chooses and self.stop_skips is None):
             self.max_skips = None  # the limit of --quick gives way
         if self.max_skips is not None and not chooses:
             self.error(
                 "--max_skips chooses between skip_connect and other ops; --primitives lacks these"
             )
-        if "max_skips" in self.said and self.select == "perturbation":
+        if "max_skips" in self.said and not by_alpha:
             self.error(
                 "--max_skips limits what is read from alpha, and --select perturbation reads the "
                 "cell from elsewhere; choose one"

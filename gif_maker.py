@@ -277,9 +277,10 @@ def make_gifs(run_path, out=None, fps=3):
     records = [record for record in records if record["epoch"] in scores] or records
     n_epochs = reader.read_config(run_path)["flags"].get("epochs")
     known = reader.keep_fitting(gt.metadata(run_path), {"epoch": reader.is_count})
+    recommended = None if reader.is_selected(run_path) else known.get("epoch")  # no frame has it
     paths = {cell: os.path.join(out, f"{cell}.gif") for cell in CELLS}
     for cell, path in paths.items():
-        write(frames_of(records, cell, scores, n_epochs, known.get("epoch")), path, fps)
+        write(frames_of(records, cell, scores, n_epochs, recommended), path, fps)
     return list(paths.values())
 
 

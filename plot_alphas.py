@@ -55,22 +55,23 @@ def recommended(run_path, history):
     return next((record for record in history if record["epoch"] == epoch), history[-1])
 
 
-def figure(history, title=None, chosen=None):
+def figure(history, title=None, chosen=None, by_alpha=True):
     """matplotlib Figure from `reader.read_alphas`: all edges of both cells, and the entropy. What
-    is kept, and how clearly, is said of the record `chosen` (default: the last)."""
+    is kept, and how clearly, is said of the record `chosen` (default: the last); the search has
+    another cell unless it was found `by_alpha`."""
     chosen = chosen or history[-1]
     n_nodes = len(chosen["normal"])
     n_rows = n_nodes + 1  # inputs that an edge can come from
     values = {r["epoch"]: r["eigenvalue"] for r in history if reader.is_number(r.get("eigenvalue"))}
     below = [1.7, 1.5] if values else [1.7]  # heights of what stands below the panels
-    size = (max(3.7 * n_nodes, NARROWEST), 1.15 * n_rows + 1.9 + sum(below))
+    size = (max(3.1 * n_nodes, NARROWEST), 1.1 * n_rows + 1.9 + sum(below))
     fig = Figure(figsize=size, layout="constrained")
-    grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(1.15 * n_rows, *below))
+    grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(1.1 * n_rows, *below))
     tables = [rows for record in history for cell in CELLS for rows in record[cell]]
     weights = [weight for rows in tables for row in rows for weight in row]
     limits = limits_of(weights)
     said = [title] if title else []
-    said += explain(limits, chosen)
+    said += explain(limits, chosen, by_alpha)
     fig.suptitle("\n".join(said), parse_math=False, fontsize="medium")
     for i, (cell, name) in enumerate(CELLS.items()):
         axes = fig.add_subplot(grid[0, i])
@@ -109,7 +110,7 @@ def steered_by(flags):
     return textwrap.fill(words, LINE, break_on_hyphens=False)
 
 
-def explain(limits, chosen):
+def explain(limits, chosen, by_alpha=True):
     """What the panels show, in three lines."""
     low, high = limits
     scale = "from 0 to 1"
@@ -119,10 +120,11 @@ def explain(limits, chosen):
             f"magnified {times:,.0f} times: from {number(low, limits)} to {number(high, limits)}"
         )
     undecided = 1 / len(chosen["primitives"])
+    kept = "kept" if by_alpha else "what alpha keeps, which is not the found cell,"
     return [
         f"a line: the mixing weight of an op, epoch by epoch, {scale}",
         f"dotted: undecided ({undecided:.3f}); "
-        f"framed: kept at epoch {chosen['epoch']}, the upright line",
+        f"framed: {kept} at epoch {chosen['epoch']}, the upright line",
         "below: the strongest op besides none, and how far it is ahead of the next",
     ]
 
@@ -182,12 +184,12 @@ def name_edges(axes, edges):
     for edge in edges:
         where = (edge["node"] + WIDE / 2, -edge["input"] - 0.04)
         axes.annotate(
-            edge["op"], where, ha="center", va="top", fontsize=7.5, color=palette.color(edge["op"]),
+            edge["op"], where, ha="center", va="top", fontsize=8, color=palette.color(edge["op"]),
             fontweight="bold" if edge["kept"] else "normal",
         )  # fmt: skip
         if edge["second"] is not None:
             axes.annotate(
-                f"+{edge['margin']:.4f} to {edge['second']}", where, xytext=(0, -9),
+                f"{edge['margin']:+.4f} to {edge['second']}", where, xytext=(0, -9),
                 textcoords="offset points", ha="center", va="top", fontsize=6, color=palette.INK,
             )  # fmt: skip
         if edge["edge_weight"] is not None:
@@ -240,7 +242,7 @@ def eigenvalue(axes, values, chosen):
 
 def table(record):
     """The edges of both cells as text, one line each: what is ahead of what, and by how much."""
-    lines = [f"  {'cell':<7} {'edge':<12} {'kept':<4}  {'strongest op':<18} {'weight':>6}   "
+    lines = [f"  {'cell':<9} {'edge':<12} {'kept':<4}  {'strongest op':<18} {'weight':>6}   "
              f"{'runner-up':<18} {'weight':>6}  {'margin':>6}"]  # fmt: skip
     if "edge_weights" in record:
         lines[0] += f"  {'edge weight':>11}  {'strength':>8}"
@@ -248,7 +250,8 @@ def table(record):
         for e in alphas.edges(record, cell):
             edge = f"{gt.input_name(e['input'])} -> {e['node']}"
             mark = "*" if e["kept"] else ""
-            line = f"  {cell:<7} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
+            which = CELLS[cell].split()[0]
+            line = f"  {which:<9} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
             if e["second"] is not None:
                 line += f"   {e['second']:<18} {e['second_weight']:6.4f}  {e['margin']:6.4f}"
             if e["edge_weight"] is not None:
@@ -265,7 +268,8 @@ def plot_run(run_path, out=None):
     title = [os.path.normpath(run_path), steered_by(reader.read_config(run_path)["flags"])]
     stopped = reader.read_summary(run_path).get("stopped")
     title += [f"ended early: {stopped}"] if stopped else []
-    fig = figure(history, "\n".join(filter(None, title)), recommended(run_path, history))
+    chosen, by_alpha = recommended(run_path, history), not reader.is_selected(run_path)
+    fig = figure(history, "\n".join(filter(None, title)), chosen, by_alpha)
     return save(fig, os.path.join(run_path, ALPHA_FIGURE) if out is None else out, dpi=110)
 
 
@@ -279,7 +283,10 @@ def main(argv=None):
     with errors.usage_errors("plot_alphas.py"):
         print(plot_run(args.run, args.out))
         record = recommended(args.run, reader.read_alphas(args.run))
-        print(f"epoch {record['epoch']}, whose cell is the best by the alpha half:")
+        what = "whose cell is the best by the alpha half"
+        if reader.is_selected(args.run):
+            what = "what alpha keeps, which is not the found cell"
+        print(f"epoch {record['epoch']}, {what}:")
         print(table(record))
 
 

@@ -53,8 +53,8 @@ def size_of(rung, n_rungs):
 
 
 def draw_ranking(axes, rows):
-    """A line for each candidate: its trainings as ticks, the mean of each rung as a dot, the better
-    the further to the right."""
+    """A line for each candidate: its trainings as ticks, those of the last rung longer, the mean of
+    each rung as a dot, the better the further to the right."""
     is_loss = rows[0].last.rank_by == comparison.LOSSES
     scale = -1 if is_loss else 100
     n_rungs = max(row.last.rung for row in rows)
@@ -70,8 +70,12 @@ def draw_ranking(axes, rows):
         axes.plot(means, [y] * len(means), color=color, linewidth=1.2, alpha=0.6, zorder=2)
         for rung, mean in zip(row.rungs, means, strict=True):
             trained = [scale * score for score in rung.scores]
-            axes.plot(trained, [y] * len(trained), "|", color=color, markersize=11, alpha=0.8)
-            filling = color if rung.rung == n_rungs else "white"
+            is_last = rung.rung == n_rungs  # ticks of both rungs may be mixed
+            axes.plot(
+                trained, [y] * len(trained), "|", color=color, markersize=13 if is_last else 7,
+                alpha=0.9 if is_last else 0.6,
+            )  # fmt: skip
+            filling = color if is_last else "white"
             axes.plot(
                 [mean], [y], "o", markersize=size_of(rung.rung, n_rungs), color=color,
                 markerfacecolor=filling, markeredgewidth=1.5, zorder=3,

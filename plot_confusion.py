@@ -22,7 +22,7 @@ from console.parser import Parser, out_file
 from console.terminal import command
 from records import palette, reader
 from records.figure import save
-from records.files import CONFUSION, CONFUSION_FIGURE
+from records.files import CONFUSION, CONFUSION_FIGURE, TRAININGS
 
 NUMBERED, NAMED = 20, 60  # classes up to which cells have numbers, and rows and columns names
 LONGEST = 18  # letters of a name
@@ -72,6 +72,7 @@ def shorten(name):
 def plot_run(run_path, out=None):
     """Draw the confusion matrix of a training to `out` (default: confusion.png in its folder);
     returns it."""
+    reader.require_folder(run_path, TRAININGS)
     found = reader.read_confusion(run_path)
     if found is None:
         there = os.path.join(run_path, CONFUSION)

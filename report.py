@@ -95,7 +95,7 @@ def collect(run_path):
     except (ValueError, OSError):
         genotype = None
     size = metadata.get("size")
-    selected = is_selected(run_path)
+    selected = reader.is_selected(run_path)
     return {
         "name": os.path.basename(os.path.abspath(run_path)),
         "kind": "search" if is_search else "training",
@@ -105,6 +105,7 @@ def collect(run_path):
         "val_name": "alpha half" if is_search else summary.get("val_name", "test"),
         "epoch": last,
         "epochs": flags.get("epochs", last),
+        "progress": f"epoch {last} of {flags.get('epochs', last)}",
         "best": best and {"epoch": best[0], "top1": best[1]},
         "last": {phase: found.get(last, {}) for phase, found in metrics.items()},
         "rows": rows(metrics),
@@ -188,7 +189,7 @@ def cells(run_path, genotype, epoch):
     found = []
     for cell, name in CELLS.items():
         names = [drawing(cell)]  # of a training, or of a cell that alpha has not chosen
-        if reader.is_count(epoch) and not is_selected(run_path):
+        if reader.is_count(epoch) and not reader.is_selected(run_path):
             names.insert(0, drawing(cell, epoch))  # of a search
         paths = [os.path.join(run_path, files.PLOTS, f"{name}.png") for name in names]
         picture = next(filter(os.path.isfile, paths), paths[-1])
@@ -261,13 +262,8 @@ def draw_epochs(run_path, only_missing=False):
         epoch = record["epoch"]
         if not (only_missing and all(epoch in found for found in have)):
             visualize.plot_epoch(record, plot_path, dataset, scores.get(epoch))
-    if is_selected(run_path):
+    if reader.is_selected(run_path):
         draw_cell(run_path)
-
-
-def is_selected(run_path):
-    """Whether the cell of a search was chosen by other means than alpha (--select)."""
-    return "select" in gt.metadata(run_path)
 
 
 def draw_search(run_path):
@@ -329,7 +325,7 @@ def compared(run_path, genotype):
         return None
     if comparison.winner(rows) is None:
         return None
-    words = comparison.winner_words(rows)
+    words = f"{comparison.place_words(rows, cell)} {comparison.winner_words(rows)}"
     return {"words": words, "page": page, "next": summary["next"], "finished": True}
 
 
@@ -365,9 +361,12 @@ def write_comparison(run_path):
     metadata, best = gt.metadata(run_path), comparison.winner(rows)
     words = (comparison.winner_words, comparison.chance_words, comparison.noise_words)
     name = os.path.basename(os.path.abspath(run_path))
+    go_on = errors.command("compare.py", "--name", name, "--resume")
+    finished = summary.get("finished", False)
     page = template("compare.html.j2").render(
         name=name,
-        state={"is": ""},
+        state={"is": comparison.state(run_path), "text": "", "command": go_on},
+        progress=comparison.plural(sum(len(r.top1) for row in rows for r in row.rungs), "training"),
         dataset=metadata.get("dataset") or config["flags"].get("dataset", "unknown data"),
         size=metadata.get("size"),
         device=config.get("device"),
@@ -379,15 +378,15 @@ def write_comparison(run_path):
         n_waiting=sum(not row.rungs and not row.fault for row in rows),
         decided=bool(best) and summary.get("rungs") != 0,
         warnings=summary.get("warnings", []),
-        go_on=errors.command("compare.py", "--name", name, "--resume"),
         searched=any(row.kind == comparison.FOUND for row in rows),
         best=best,
         order=comparison.order_words(rows) if best else "",
         by_losses=comparison.ranked_by_losses(rows),
         chance=comparison.chance(rows),
         words=list(filter(None, (say(rows) for say in words))) if best else [],
-        next=summary.get("next", ""),
-        finished=summary.get("finished", False),
+        next=summary.get("next") if finished else None,
+        training=summary.get("training"),
+        finished=finished,
         kinds=comparison.KINDS,
         colors=palette.CANDIDATES,
         chart=data_uri(os.path.join(run_path, files.COMPARISON)),

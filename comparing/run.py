@@ -16,6 +16,7 @@ import os
 import sys
 import time
 
+from torch import nn
 from tqdm import tqdm
 
 import genotypes as gt
@@ -24,6 +25,7 @@ import utils
 from comparing import baselines
 from comparing.candidates import Candidate
 from comparing.training import Recipe
+from config import AugmentConfig
 from console import errors, interrupts
 from console.log import Log
 from data_sets import loaders, splits
@@ -31,6 +33,7 @@ from data_sets.options import DataOptions
 from devices import pick
 from models import augment_cnn
 from records import comparison, files, reader
+from tracking import estimate
 from tracking.picture_schedule import attempt
 from tracking.run import load_and_listen
 
@@ -207,6 +210,7 @@ class Comparison:
         what = {"candidates": self.candidates, "images": self.images}
         checksum = _checksum(self.cfg, self.cfg.flags(), what)
         more |= {"next": self.next_command(), "rank_by": self.cfg.rank_by, "rungs": self.rungs}
+        more |= {"guessing": 1 / len(self.spec.classes)}
         self.files.update_summary(**what, checksum=checksum, **more)
 
     def __exit__(self, kind, error, traceback):
@@ -301,7 +305,8 @@ class Comparison:
                 attempt(self.log, "report", lambda path=c["name"]: report.write(path))
 
     def rows(self):
-        return comparison.ranking(self.candidates, self.records.values(), self.cfg.rank_by)
+        records, guessing = self.records.values(), 1 / len(self.spec.classes)
+        return comparison.ranking(self.candidates, records, self.cfg.rank_by, guessing)
 
     def failed(self, rung):
         """The names of those that were left out in a rung, or before."""
@@ -357,13 +362,37 @@ class Comparison:
         )
         files.write_text(self.files.file(files.GENOTYPE), text + "\n")
 
-    def next_command(self):
-        """The complete command that trains the winner."""
+    def estimate(self):
+        """Say and record how long the winner's training will take, for the page; nothing where that
+        cannot be measured, or there is no winner to train."""
+        if comparison.winner(self.rows()) is None:
+            return
+        try:
+            final = AugmentConfig(self._next_words())
+            final.inherit(gt.metadata(self.files.path)["flags"])
+            device = pick.Device(pick.pick_device(final.device), final.amp)
+            # the training takes all images
+            n_images = round((self.n_trained + self.n_scored) / self.cfg.subset)
+            found = estimate.of_training(
+                self.spec, final, gt.load(self.files.path), n_images, nn.CrossEntropyLoss(), device,
+                about="about " if self.cfg.subset < 1 else "",
+            )  # fmt: skip
+        except Exception as error:  # mostly memory
+            self.log.detail(f"the time of the training was not estimated: {errors.one_line(error)}")
+            return
+        self.files.update_summary(training=found)
+        self.log.info(found["text"])
+
+    def _next_words(self):
         words = ["--genotype", self.files.path]
         for name in ("device", "workers"):
             if name in self.cfg.said:
                 words += [f"--{name}", str(getattr(self.cfg, name))]
-        return errors.command("augment.py", *words, *(["--quick"] if self.cfg.quick else []))
+        return words + (["--quick"] if self.cfg.quick else [])
+
+    def next_command(self):
+        """The complete command that trains the winner."""
+        return errors.command("augment.py", *self._next_words())
 
 
 def _differences(before, images):

@@ -90,7 +90,10 @@ def pick_device(device="auto", gpus=None, group=processes.ALONE):
         raise ValueError(f"--gpus {gpus} picks a CUDA card and contradicts --device {device}")
     if gpus is not None or device == "cuda":
         if not n_cards:
-            raise ValueError("torch sees no CUDA GPU here; use --device cpu, without --gpus")
+            said = "--device cuda" if gpus is None else f"--gpus {gpus}"
+            raise ValueError(
+                f"{said}: torch sees no CUDA GPU here; leave that out, or take --device cpu"
+            )
         return torch.device("cuda", _pick_card(gpus, n_cards, group))
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("torch sees no MPS device (Apple GPU) here; use --device cpu")

@@ -151,20 +151,21 @@ def _is_clear(lead):
 
 
 def how_sure(history, epoch):
-    """{"edges", "decided", "text"}: how many of the kept edges are decided at `epoch`, and what to
-    do about it, in one sentence."""
+    """{"edges", "decided", "text", "advice"}: how many of the kept edges are decided at `epoch`,
+    and what to do about it, "" where nothing is to be done."""
     found = decided(history, epoch)
     kept, sure = len(found), sum(found.values())
     text = f"{sure} of {kept} edges are decided by more than the noise of the last epochs"
+    advice = ""
     skips = strong_skips([record for record in history if record["epoch"] <= epoch][-1], found)
     in_normal = sum(cell == "normal" for cell, *_ in found)
     if 2 * skips >= in_normal:
         text += (
             f"; {skips} of {in_normal} in the normal cell are decided skip connections, which "
-            f"train poorly: search with --max_skips 2 or for fewer epochs, or compare with other "
-            f"cells"
+            f"train poorly"
         )
+        advice = "search with --max_skips 2 or for fewer epochs, or compare with other cells"
     elif sure < kept:
-        rest = "the rest is" if sure else "all are"
-        text += f"; {rest} close to chance: search longer, or compare with other cells"
-    return {"edges": kept, "decided": sure, "text": text}
+        text += f"; {'the rest is' if sure else 'all are'} close to chance"
+        advice = "search longer, or compare with other cells"
+    return {"edges": kept, "decided": sure, "text": text, "advice": advice}

@@ -13,7 +13,6 @@ import zlib
 from collections import defaultdict
 from typing import NamedTuple
 
-import genotypes as gt
 from console.terminal import plural
 from records import reader
 from records.files import COMPARISONS, METRICS, SUMMARY
@@ -34,6 +33,7 @@ RANK_BY = {
     LOSSES: "both losses, the mean of that of the training and that on the scored images",
     ACCURACY: "accuracy on the scored images",
 }
+LEAST_AHEAD = 1 / 9  # of the way from guessing to no mistake: 20 % right of ten classes
 # two-sided 95 % quantiles of Student's t, by degrees of freedom; 1.96 in the limit
 STUDENT = (
     12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
@@ -51,6 +51,13 @@ class Rung(NamedTuple):
     train_loss: tuple  # of its last epoch, as it went
     seeds: tuple
     rank_by: str = LOSSES
+    guessing: float = 0.0  # the accuracy of a guess; of a damaged summary 0
+
+    @property
+    def is_weak(self):
+        """Whether hardly anything was learned, so that nothing can be chosen by it."""
+        enough = self.guessing + LEAST_AHEAD * (1 - self.guessing)
+        return self.guessing > 0 and self.mean < enough
 
     @property
     def scores(self):
@@ -154,12 +161,17 @@ def genotypes(run_path):
     return {c["name"]: c["genotype"] for c in found} if reader.fits(found, [wanted]) else {}
 
 
+def state(run_path):
+    """How a comparison stands: "finished", "running" or "broken off"."""
+    if reader.read_summary(run_path).get("finished"):
+        return "finished"
+    return "running" if reader.is_held(run_path) else "broken off"
+
+
 def read(run_path):
     """The `ranking` of what can be compared so far (`comparable`). Raises ValueError where there is
     no comparison, or nothing in it yet."""
-    if not os.path.isdir(run_path):
-        hint = gt.run_of_that_name(run_path, COMPARISONS)
-        raise ValueError(f"there is no run folder {run_path}{hint}")
+    reader.require_folder(run_path, COMPARISONS)
     wanted = {
         "name": reader.is_text, "kind": lambda kind: reader.is_text(kind) and kind in KINDS,
         "genotype": reader.is_text, "fault": reader.is_text,
@@ -172,13 +184,17 @@ def read(run_path):
     ):
         if not reader.is_comparison(run_path):
             raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
+        path = os.path.join(run_path, SUMMARY)
+        what = "damaged" if os.path.exists(path) else "missing"
         raise ValueError(
-            f"{os.path.join(run_path, SUMMARY)} is damaged, which names the candidates; start the "
-            f"comparison again, with --overwrite"
+            f"{path} is {what}, and it alone says who takes part; start the comparison again, with "
+            f"--name {os.path.basename(os.path.abspath(run_path))} --overwrite"
         )
-    rungs = reader.read_summary(run_path).get("rungs")  # None where it is damaged
+    known = reader.read_summary(run_path)
+    rungs, guessing = known.get("rungs"), known.get("guessing", 0.0)  # None, 0: damaged
     records = comparable(list(trainings(run_path).values()), rungs)
-    rows = ranking(candidates, records, rank_by if rank_by in list(RANK_BY) else LOSSES)
+    by = rank_by if rank_by in list(RANK_BY) else LOSSES
+    rows = ranking(candidates, records, by, guessing)
     if not any(row.rungs for row in rows):
         raise ValueError(f"{run_path} records no finished training yet")
     return rows
@@ -207,13 +223,14 @@ def comparable(records, rungs):
 # --- ranking ------------------------------------------------------------------------------------
 
 
-def ranking(candidates, records, rank_by=LOSSES):
+def ranking(candidates, records, rank_by=LOSSES, guessing=0.0):
     """The candidates as `Row`s, the best first.
 
     candidates  {"name", "kind", "genotype", "params", "madds", "fault"} of each
     records     {"rung", "candidate", "seed", "epochs", "top1", "loss", "train_loss"} of each
                 finished training, "fault" instead of the scores for one that failed
     rank_by     a key of RANK_BY
+    guessing    the accuracy of a guess, where it is known
 
     Who came further in the halving stands before the others; within a rung `Rung.score` decides,
     then the loss. Who was left out, for a single training that failed, stands last.
@@ -236,6 +253,7 @@ def ranking(candidates, records, rank_by=LOSSES):
                     for name in ("top1", "loss", "train_loss", "seed")
                 ),
                 rank_by,
+                guessing,
             )
             for (name, rung), found in sorted(by_rung.items())
             if name == c["name"]
@@ -270,7 +288,8 @@ def margin(rows, rung):
     """Up to which difference of `Rung.score` two candidates of a rung are within the noise: t * s *
     sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
     the rung, and t Student's 95 % quantile. None where fewer than three candidates were
-    trained twice, or two three times.
+    trained twice, or two three times, and where all differ alike from one training to the next, as
+    cells that have learned nothing do.
 
     What a training has in common with those of all other cells, the images that it is scored on
     above all, is no noise.
@@ -282,6 +301,8 @@ def margin(rows, rung):
     if freedom < 2:  # by two candidates, trained twice, t is 12.7: that tells nothing
         return None
     squares = sum((x - statistics.fmean(g)) ** 2 for g in centred(groups) for x in g)
+    if math.isclose(squares, 0, abs_tol=1e-12):
+        return None
     return student(freedom) * math.sqrt(squares / freedom * 2 / n)
 
 
@@ -427,7 +448,7 @@ def noise_words(rows):
     if close is None:
         return (
             "How much is noise is not known: that takes three candidates with two trainings in one "
-            "rung, or two with three (compare.py --seeds 3)."
+            "rung, or two with three (compare.py --seeds 3), that differ."
         )
     most = margin(rows, best.last.rung)
     amount = points(most) if best.last.rank_by == ACCURACY else f"{most:.4f} in {LOSSES}"
@@ -438,9 +459,21 @@ def noise_words(rows):
     return f"No other cell of its rung is within the noise of {best.name} ({where})."
 
 
+def place_words(rows, name):
+    """Where a candidate has come, in a sentence; "" where it is not among `rows`, or left out."""
+    names = [row.name for row in rows if row.rungs and not row.fault and row.kind != BASELINE]
+    return f"It has place {names.index(name) + 1} of {len(names)}." if name in names else ""
+
+
 def winner_words(rows):
     """Which cell to train, in a sentence or two."""
     best, other = winner(rows), best_baseline(rows)
+    if best.last.is_weak:
+        return (
+            f"No cell can be chosen yet: {best.name}, {WHAT[best.kind]}, is first with "
+            f"{best.last.mean:.2%} on the scored images, where guessing has "
+            f"{best.last.guessing:.2%}. Compare again with more --epochs."
+        )
     text = f"Train {best.name}, {WHAT[best.kind]}: {best.last.mean:.2%} on the scored images."
     most = max(rivals(rows), key=lambda row: row.last.mean, default=best)
     if most.last.mean > best.last.mean:

@@ -58,19 +58,18 @@ def row(path):
         started=config.get("start_time", ""),
         bytes=size_on_disk(path),
     )
-    return found._replace(**_of_comparison(path, summary)) if kind == "comparison" else found
+    return found._replace(**_of_comparison(path)) if kind == "comparison" else found
 
 
-def _of_comparison(path, summary):
+def _of_comparison(path):
     """What is otherwise known of a comparison."""
     records = comparison.trainings(path)
     try:
         best = comparison.winner(comparison.read(path))
     except (ValueError, OSError):  # not begun, or damaged
         best = None
-    ended = "finished" if summary.get("finished") else "broken off"
     return {
-        "state": "running" if reader.is_held(path) else ended,
+        "state": comparison.state(path),
         "epochs": comparison.plural(len(records), "training"),
         "top1": best and best.last.mean,
         "part": "scored half",

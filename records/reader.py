@@ -113,6 +113,14 @@ def state(run_path):
 # --- the records of a run -----------------------------------------------------------------------
 
 
+def require_folder(run_path, *roots):
+    """Raise ValueError where there is no such folder; a run of that name below `roots`, such as
+    "searchs", is named."""
+    if not os.path.isdir(run_path):
+        hint = gt.run_of_that_name(run_path, *roots)
+        raise ValueError(f"there is no run folder {run_path}{hint}")
+
+
 def read_config(run_path):
     """What config.json knows: {"flags": {...}, "versions": {...}} and, where they are recorded,
     "device" and "start_time"."""
@@ -125,14 +133,16 @@ def read_config(run_path):
 def read_summary(run_path):
     """What summary.json knows of "picture_seconds", "network", "next", "val_name", "gradient",
     "strategies", "how_sure", "stopped", "selection", "removals" (of --select perturbation),
-    "verdict", "more", "warnings", "state", "training" (the time of one), "finished", "rungs" (of a
-    comparison)."""
+    "verdict", "more", "warnings", "state", "training" (the time of one), "finished",
+    "rungs", "guessing" (of a comparison)."""
     network = {
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
     }  # fmt: skip
     removal = dict.fromkeys(("cell", "edge", "kept", "next"), is_text)
-    removal |= {"top1": is_weight, "next_top1": is_weight}
+    removal |= {"turn": is_count, "stays": lambda value: isinstance(value, bool)}
+    for name in ("", "next_"):
+        removal |= {f"{name}top1": is_weight, f"{name}loss": is_number}
     texts = dict.fromkeys(("next", "val_name", "gradient", "stopped", "selection"), is_text)
     return keep_fitting(
         read_object(os.path.join(run_path, SUMMARY)),
@@ -140,11 +150,17 @@ def read_summary(run_path):
             "picture_seconds": is_number,
             "network": network,
             "strategies": [is_text],
-            "how_sure": {"edges": is_count, "decided": is_number, "text": is_text},
+            "how_sure": {
+                "edges": is_count,
+                "decided": is_number,
+                "text": is_text,
+                "advice": is_text,
+            },
             "verdict": {"accuracy": is_weight, "chance": is_weight, "text": is_text},
             "more": [{"what": is_text, "command": is_text}],
             "warnings": [is_text],
             "removals": [removal],
+            "guessing": is_weight,
             "finished": lambda value: isinstance(value, bool),
             "rungs": lambda value: value == 0 or is_count(value),
             "training": {"seconds": is_number, "text": is_text},
@@ -152,6 +168,11 @@ def read_summary(run_path):
             **texts,
         },
     )
+
+
+def is_selected(run_path):
+    """Whether the cell of a search was chosen by other means than alpha (--select)."""
+    return "select" in gt.metadata(run_path)
 
 
 def is_comparison(run_path):
@@ -185,9 +206,7 @@ def read_metrics(run_path):
     Raises ValueError if no epoch is recorded.
     """
     path = os.path.join(run_path, METRICS)
-    if not os.path.isdir(run_path):
-        hint = gt.run_of_that_name(run_path, files.SEARCHES, files.TRAININGS)
-        raise ValueError(f"there is no run folder {run_path}{hint}")
+    require_folder(run_path, files.SEARCHES, files.TRAININGS)
     if not os.path.isfile(path):
         raise ValueError(f"{run_path} has no {METRICS}; is it a run folder?")
     phases = {"train": {}, "val": {}}
@@ -209,6 +228,7 @@ def read_alphas(run_path):
 
     All have the same ops and the same number of nodes. Raises ValueError if there are none.
     """
+    require_folder(run_path, files.SEARCHES)
     path = os.path.join(run_path, ALPHAS)
     records = [record for record in read_lines(path) if _is_alpha_record(record)]
     if not records:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import genotypes as gt
 import utils
+from console.terminal import plural
 from devices.step_guard import StepGuard
 from records.files import CELLS
 
@@ -40,19 +41,26 @@ class Decision(NamedTuple):
         return ranked(self.without)
 
     def row(self):
-        """For the page: what was kept, with the accuracy without it, and what was left out next to
-        it ("" where there was nothing else), with that without it. Of several inputs that are kept
+        """For the page: what was kept, with the scores without it, and what was left out next to
+        it ("" where there was nothing else), with those without it. Of several inputs that are kept
         the least costly."""
         order, n = self.ranked(), len(self.kept)
         name = gt.input_name if self.edge is None else str
+        last, other = self.without[order[n - 1]], self.without[order[n]] if order[n:] else None
         return {
-            "cell": self.cell,
+            "cell": self.in_words(),
             "edge": f"inputs of node {self.node}" if self.edge is None else self.arrow(),
             "kept": " and ".join(map(name, self.kept)),
-            "top1": self.without[order[n - 1]]["top1"],
-            "next": name(order[n]) if order[n:] else "",
-            "next_top1": self.without[order[n]]["top1"] if order[n:] else 0.0,
+            "top1": last["top1"],
+            "loss": last["loss"],
+            "next": name(order[n]) if other else "",
+            "next_top1": other["top1"] if other else 0.0,
+            "next_loss": other["loss"] if other else 0.0,
         }
+
+    def in_words(self):
+        """Which cell: "normal" or "reduction"."""
+        return CELLS[self.cell].split()[0]
 
     def arrow(self):
         return f"{gt.input_name(self.edge)} -> {self.node}"
@@ -65,15 +73,17 @@ def ranked(without):
 
 
 def work(n_nodes, n_ops, k):
-    """(how often the supernet is scored, how often it is tuned) for `n_ops` ops besides "none"."""
+    """(how often the supernet is scored, how often it is tuned) for `n_ops` ops besides "none";
+    the last score is that of the cell alone."""
     n_inputs = range(2, n_nodes + 2)
     nodes = [n for n in n_inputs if n > k]
-    n_scores = 2 * (n_ops * sum(n_inputs) + sum(nodes))
+    n_scores = 2 * (n_ops * sum(n_inputs) + sum(nodes)) + 1
     return n_scores, 2 * (sum(n_inputs) + len(nodes)) - 1
 
 
 def select(net, score, tune, seed, decided=lambda decision: None):
-    """The genotype of a SearchCNNController that removal decides.
+    """The genotype of a SearchCNNController that removal decides, and {"top1", "loss"} of what is
+    then left of it, that cell alone.
 
     score    () -> {"top1", "loss"} of `net` as it is then, on the alpha half
     tune     () -> None: trains its weights a little; called between two decisions
@@ -104,12 +114,13 @@ def select(net, score, tune, seed, decided=lambda decision: None):
                 decision = _choose_op(net, cell, node, j, score)
                 (ops[cell, node, j],) = decision.kept
             decided(decision)
+        alone = _numbers(score())
     normal, reduce = (
         [[(ops[cell, i, j], j) for j in inputs[cell, i]] for i in range(net.n_nodes)]
         for cell in CELLS
     )
     concat = range(2, net.n_nodes + 2)
-    return gt.Genotype(normal, concat, reduce, concat)
+    return gt.Genotype(normal, concat, reduce, concat), alone
 
 
 def _choose_op(net, cell, node, j, score):
@@ -219,17 +230,28 @@ class Progress:
         )
 
     def rows(self):
-        """`Decision.row` of all, in the order of the cell."""
-        nodes = sorted(
-            self.decisions,
-            key=lambda d: (list(CELLS).index(d.cell), d.node, d.edge is None, d.edge or 0),
-        )
-        return [decision.row() for decision in nodes]
+        """`Decision.row` of all, in the order of the cell, with the "turn" in which it was decided,
+        and whether it "stays": an edge may be decided, and then not be kept by its node."""
+        kept = {(d.cell, d.node): d.kept for d in self.decisions if d.edge is None}
+
+        def place(turn):
+            cell, node, edge, *_ = self.decisions[turn]
+            return list(CELLS).index(cell), node, edge is None, edge or 0
+
+        def stays(d):
+            return d.edge is None or d.edge in kept.get((d.cell, d.node), [d.edge])
+
+        return [
+            {**d.row(), "turn": turn + 1, "stays": stays(d)}
+            for turn in sorted(range(len(self.decisions)), key=place)
+            for d in [self.decisions[turn]]
+        ]
 
 
 def describe(decision):
     """A Decision in one line."""
-    cell, node, edge, without, kept = decision
+    _, node, edge, without, kept = decision
+    cell = decision.in_words()
     scores = ", ".join(
         f"{gt.input_name(name) if edge is None else name} {without[name]['top1']:.2%}"
         for name in decision.ranked()
@@ -241,8 +263,9 @@ def describe(decision):
 
 
 def after_search(run, data, net):
-    """Select the cell of a finished search, with a line for every decision; returns the Genotype
-    and the decisions as rows of a table.
+    """Select the cell of a finished search, with a line for every decision; returns the Genotype,
+    the decisions as rows of a table, and how much of the supernet is left with that cell alone, in
+    words.
 
     The weights in `net` change, nothing on disk does: a run that is stopped here goes on from its
     last checkpoint and selects again, in the same order.
@@ -262,8 +285,8 @@ def after_search(run, data, net):
     seconds = whole["seconds"] * (n_scores + 3 * images * n_tunes)  # forward and backward: 3 times
     log.info(
         f"selection by perturbation: the supernet, {whole['top1']:.2%} on the alpha half, is "
-        f"scored {n_scores} times and tuned {n_tunes} times for {tuner.steps} steps; about "
-        f"{tqdm.format_interval(seconds)}. Ctrl-C loses no epoch: --resume selects again"
+        f"scored {n_scores} times and tuned {n_tunes} times for {plural(tuner.steps, 'step')}; "
+        f"about {tqdm.format_interval(seconds)}. Ctrl-C loses no epoch: --resume selects again"
     )
     if whole["top1"] < 2 / len(data.spec.classes):
         log.warn(
@@ -271,4 +294,10 @@ def after_search(run, data, net):
             f"means little; search longer first"
         )
     progress = Progress(log, n_tunes + 1)
-    return select(net, score, tuner, cfg.seed, progress), progress.rows()
+    genotype, alone = select(net, score, tuner, cfg.seed, progress)
+    left = (
+        f"with the chosen cell alone the supernet has {alone['top1']:.2%} on the alpha half; with "
+        f"all ops, before the tuning, it had {whole['top1']:.2%}"
+    )
+    log.info(left)
+    return genotype, progress.rows(), left

@@ -122,6 +122,7 @@ class Strategies:
         if cfg.auxiliary_skip:
             lines.append("auxiliary skip: one more on every edge, which fades out over the epochs")
         if cfg.max_skips is not None:
+            # with the other selection where a search that had a limit is selected anew
             whose = " that alpha keeps" if cfg.select == "perturbation" else ""
             lines.append(f"at most {cfg.max_skips} skip connections in the normal cell{whose}")
         if self.wants_eigenvalue:

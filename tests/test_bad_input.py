@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,23 @@ COMMANDS = {
     gif_maker: ["nothere"], plot_alphas: ["nothere"], plot_train_val: ["nothere"],
     report: ["nothere"], runs: [],
 }  # fmt: skip
+
+
+RUN_OF = {
+    gif_maker: "searchs", plot_alphas: "searchs", plot_confusion: "augments",
+    plot_compare: "compares", plot_train_val: "augments", report: "searchs",
+    evaluate: "augments", export: "augments",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", RUN_OF, ids=lambda script: script.__name__)
+def test_a_folder_that_is_not_there_is_said_to_be_missing(here, script):
+    words = ["--format", "torchscript"] if script is export else []
+    said = ends_in_one_line(script.main, ["pets", *words], code=2)
+    assert re.search(r"there is no (run folder|file or folder) pets$", said.strip())
+    os.makedirs(f"{RUN_OF[script]}/pets")
+    said = ends_in_one_line(script.main, ["pets", *words], code=2)
+    assert said.strip().endswith(f"pets; did you mean {RUN_OF[script]}/pets?")
 
 
 class Parsed(Exception):

@@ -350,6 +350,8 @@ def test_the_noise_is_that_between_trainings():
     scores = {("a", "found"): (0.90, 0.92, 0.9), ("b", "random"): (0.88, 0.91, 0.88)}
     text = comparison.noise_words(rows_of(scores, "accuracy"))
     assert "differences below 1.43 points are noise there" in text  # 4.30 * sqrt(5e-5 / 3 * 2 / 3)
+    alike = rows_of({(name, "random"): (0.5, 0.4) for name in "abc"})  # nothing was learned
+    assert comparison.within_noise(alike) is None
     few = rows_of({key: top1[:2] for key, top1 in scores.items()})
     assert comparison.within_noise(few) is None
     assert "takes three candidates with two trainings" in comparison.noise_words(few)
@@ -427,6 +429,26 @@ def test_a_winner_that_is_not_the_most_accurate_is_explained():
     text = comparison.winner_words(sorted([rows[0], first, rows[2]], key=comparison.order))
     assert text.startswith("Train a, a random cell: 80.00% on the scored images. b has a higher ")
     assert "accuracy, 90.00%, but higher losses" in text
+
+
+@pytest.mark.parametrize(
+    ("top1", "guessing", "is_weak"),
+    [(0.19, 0.1, True), (0.21, 0.1, False), (0.55, 0.5, True), (0.56, 0.5, False), (0.1, 0, False)],
+)
+def test_a_winner_that_hardly_learned_is_not_to_be_trained(top1, guessing, is_weak):
+    names = candidates(("a", "random"), ("b", "random"))
+    rows = comparison.ranking(
+        names, [record("a", top1, 0), record("b", 0.05, 0)], "losses", guessing
+    )
+    assert rows[0].last.is_weak == is_weak
+    words = comparison.winner_words(rows)
+    assert words.startswith("No cell can be chosen yet: a, a rand" if is_weak else "Train a, ")
+
+
+def test_the_place_of_a_cell_is_that_among_cells():
+    rows = rows_of({("net", "baseline"): (0.9,), ("a", "random"): (0.8,), ("f", "found"): (0.7,)})
+    assert comparison.place_words(rows, "f") == "It has place 2 of 2."
+    assert comparison.place_words(rows, "gone") == ""
 
 
 def test_the_most_accurate_baseline_is_named():
@@ -534,9 +556,11 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     assert found.top1 == json.loads(Path("compares/c/genotype.json").read_text())["score"]
     Path("compares/c/summary.json").write_text(json.dumps({**summary, "finished": False}))
     report.main(["compares/c"])
-    assert "It has not finished: the last word may be another" in (
-        Path("compares/c/report.html").read_text()
-    )
+    page = Path("compares/c/report.html").read_text()
+    assert "It has not finished: the last word may be another" in page
+    assert re.search(r"broken off</span>\s+after 3 trainings", page)
+    assert '<span class="flag">--name</span> c <span class="flag">--resume</span>' in page
+    assert "augment.py" not in page
     Path("compares/c/summary.json").write_text(json.dumps(summary))
     report.main(["compares/c"])
     assert len(gt.load("compares/c").normal) == 2  # the search's n_nodes, and no baseline's
@@ -548,8 +572,12 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     }  # fmt: skip
     page = Path("compares/c/report.html").read_text()
     assert page.count("data:image/png") == 5  # the chart, two cells of two candidates
-    assert "Train " in page
+    assert "No cell can be chosen yet" in page  # of 143 images an epoch tells nothing
     assert "It has not finished" not in page
+    assert re.search(r"finished</span>\s+after 3 trainings\.", page)
+    how_long = summary["training"]["text"]
+    assert how_long in out
+    assert f"T{how_long[1:]}." in page
     before = Path("compares/c/comparison.png").read_bytes()
     report.main(["compares/c"])
     assert Path("compares/c/comparison.png").read_bytes() == before
@@ -1024,7 +1052,9 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
                 records = name == files.METRICS and kind in ("missing", "folder", "fifo")
                 assert ("is it a run folder?" if records else "is a comparison, without") in err
             elif name == files.SUMMARY and code and script is not compare:
-                assert "summary.json is damaged, which names the candidates; start the comp" in err
+                how = "missing" if kind == "missing" else "damaged"
+                assert f"summary.json is {how}, and it alone says who takes part" in err
+                assert "--name c --overwrite" in err
 
 
 def test_other_images_than_at_the_beginning_are_refused(scripted, monkeypatch):

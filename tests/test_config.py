@@ -117,7 +117,7 @@ def test_quick_sets_a_few_flags_unless_said(config, needed, quick):
 
 @pytest.mark.parametrize(
     ("said", "limit"),
-    [("", 2), ("--max_skips 1", 1), ("--stop_skips 3", None), ("--select perturbation", 2),
+    [("", 2), ("--max_skips 1", 1), ("--stop_skips 3", None), ("--select perturbation", None),
      ("--primitives none,sep_conv_3x3", None), ("--primitives darts", 2)],
 )  # fmt: skip
 def test_the_limit_of_skips_of_quick_gives_way_to_what_is_said(said, limit):

@@ -55,8 +55,8 @@ def test_pick_device(cards, monkeypatch):
 @pytest.mark.parametrize(
     ("n", "device", "gpus", "message"),
     [
-        (0, "cuda", None, "no CUDA GPU"),
-        (0, "auto", "0", "no CUDA GPU"),
+        (0, "cuda", None, "--device cuda: torch sees no CUDA GPU"),
+        (0, "auto", "x", "--gpus x: torch sees no CUDA GPU"),
         (0, "mps", None, "no MPS device"),
         (2, "auto", "2", "no such card; this machine has 0..1"),
         (2, "auto", "x", "no such card"),

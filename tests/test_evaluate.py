@@ -148,10 +148,11 @@ def test_apples_gpus_have_no_float64(there):
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("augments/none", "augments/none: No such file or directory"),
+        ("augments/none", "there is no file or folder augments/none"),
         ("augments/a/config.json", "augments/a/config.json is damaged or no checkpoint"),
         ("searchs/s", "searchs/s/checkpoint.pt is the supernet of a search, not a trained network"),
-        ("searchs", "searchs/checkpoint.pt: No such file or directory"),
+        ("a", "there is no file or folder a; did you mean augments/a?"),
+        ("searchs", "there is no file or folder searchs/checkpoint.pt"),
         ("augments/a --batch_size 1", "argument --batch_size"),
         ("augments/a --lr 9", "unrecognized arguments: --lr 9"),
         ("", "the following arguments are required: RUN"),

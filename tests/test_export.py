@@ -194,8 +194,8 @@ def test_dilated_convolutions_leave_as_plain_ones():
     ("run", "message"),
     [
         ("searchs/s", "searchs/s/checkpoint.pt is the supernet of a search"),
-        ("augments/none", "augments/none: No such file or directory"),
-        ("augments", "augments/checkpoint.pt: No such file or directory"),
+        ("augments/none", "there is no file or folder augments/none"),
+        ("augments", "there is no file or folder augments/checkpoint.pt"),
         ("augments/a/config.json", "augments/a/config.json is damaged or no checkpoint"),
     ],
 )

@@ -51,7 +51,9 @@ def test_clear_edges_are_decided_and_three_epochs_are_needed():
     early = alphas.how_sure(history(4, 0.01), 2)
     assert (early["edges"], early["decided"]) == (8, 0)
     assert "0 of 8 edges are decided" in early["text"]
-    assert "; all are close to chance: search longer, or compare" in early["text"]
+    assert early["text"].endswith("; all are close to chance")
+    assert early["advice"] == "search longer, or compare with other cells"
+    assert alphas.how_sure(history(4, 0.01), 4)["advice"] == ""
 
 
 def test_noise_decides_nothing():
@@ -121,9 +123,10 @@ def test_log_summary_and_page_say_the_same(here):
     verdict = json.loads(Path(run, "summary.json").read_text())["how_sure"]
     assert verdict == alphas.how_sure(reader.read_alphas(run), 1)
     assert (verdict["edges"], verdict["decided"]) == (8, 0)
-    assert verdict["text"] in log_of(run)
+    words = f"{verdict['text']}: {verdict['advice']}"
+    assert words in log_of(run)
     page = Path(report.write(run)).read_text()
-    assert verdict["text"] in page
+    assert words in page
     assert "<th>decided</th>" in page
     # two steps: alpha cannot get anywhere, which is said at the start
     assert "alpha can move by 0.06 at most (2 steps of 0.03; in the paper by 5.85)" in log_of(run)

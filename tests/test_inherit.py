@@ -283,8 +283,8 @@ def test_tensors_that_do_not_fit_are_named_four_at_most():
     ("words", "message"),
     [
         ("--init_from searchs/s", "searchs/s/checkpoint.pt is the supernet of a search"),
-        ("--init_from nothere", "nothere: No such file or directory"),
-        ("--init_from augments", "augments/checkpoint.pt: No such file or directory"),
+        ("--init_from nothere", "there is no file or folder nothere"),
+        ("--init_from augments", "there is no file or folder augments/checkpoint.pt"),
         ("--init_from augments/a/config.json", "augments/a/config.json is damaged"),
     ],
 )

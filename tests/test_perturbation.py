@@ -4,8 +4,10 @@ import copy
 import itertools
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import imageio.v3 as iio
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from test_wide import batches, pair
 from torch import nn
 
 import genotypes as gt
+import gif_maker
 import report
 import search
 import utils
@@ -87,11 +90,11 @@ def test_every_decision_is_that_of_a_slow_reference(monkeypatch):
     plain, fast = pair(monkeypatch, C=2, n_nodes=2, primitives=OPS, k=1)
     X, y, val_X, val_y = batches(torch.float64, n=24, size=6)
     decisions = []
-    found = perturbation.select(
+    found, left = perturbation.select(
         fast, lambda: score_of(fast, val_X, val_y), lambda: tune(fast, X, y), 3, decisions.append
     )
     n_scores, n_tunes = perturbation.work(2, 3, 1)
-    assert sum(len(d.without) for d in decisions) == n_scores
+    assert sum(len(d.without) for d in decisions) == n_scores - 1  # the last is of the cell alone
     assert len(decisions) == n_tunes + 1
 
     ops, kept = {}, {}
@@ -129,6 +132,9 @@ def test_every_decision_is_that_of_a_slow_reference(monkeypatch):
     for cell in ("normal", "reduce"):
         gene = [[(ops[cell, i, j], j) for j in kept[cell, i]] for i in (0, 1)]
         assert getattr(found, cell) == gene
+    alone = score_of(plain, val_X, val_y)
+    assert left["top1"] == alone["top1"]
+    assert left["loss"] == pytest.approx(alone["loss"], rel=1e-9)
 
 
 def small(**changes):
@@ -140,7 +146,7 @@ def small(**changes):
 def decisions_of(net, seed=0, score=None):
     made = []
     scores = score or (lambda: {"top1": 0.5, "loss": 1.0})
-    genotype = perturbation.select(net, scores, lambda: None, seed, made.append)
+    genotype, _ = perturbation.select(net, scores, lambda: None, seed, made.append)
     return genotype, made
 
 
@@ -206,20 +212,21 @@ def test_the_network_is_left_with_its_alphas_free_and_nothing_overridden(fault):
 def test_a_row_tells_of_what_is_kept_and_what_is_left_out_next_to_it():
     def decision(edge, kept, **top1):
         names = [int(name) if edge is None else name for name in top1]
-        scores = [{"top1": score, "loss": 1.0} for score in top1.values()]
+        scores = [{"top1": score, "loss": 1 - score} for score in top1.values()]
         return perturbation.Decision(
             "normal", 1, edge, dict(zip(names, scores, strict=True)), kept
         ).row()
 
     row = decision(0, ["sep"], pool=0.8, sep=0.3, skip=0.6)
     assert row == {
-        "cell": "normal", "edge": "c_{k-2} -> 1", "kept": "sep", "top1": 0.3,
-        "next": "skip", "next_top1": 0.6,
+        "cell": "normal", "edge": "c_{k-2} -> 1", "kept": "sep", "top1": 0.3, "loss": 0.7,
+        "next": "skip", "next_top1": 0.6, "next_loss": 0.4,
     }  # fmt: skip
     row = decision(None, [0, 2], **{"0": 0.5, "1": 0.7, "2": 0.2})
     assert row == {
-        "cell": "normal", "edge": "inputs of node 1", "kept": "c_{k-2} and 0", "top1": 0.5,
-        "next": "c_{k-1}", "next_top1": 0.7,
+        "cell": "normal", "edge": "inputs of node 1", "kept": "c_{k-2} and 0",
+        "top1": 0.5, "loss": 0.5,
+        "next": "c_{k-1}", "next_top1": 0.7, "next_loss": pytest.approx(0.3),
     }  # fmt: skip
     assert decision(2, ["sep"], sep=0.3)["next"] == ""
 
@@ -235,6 +242,7 @@ def test_edges_that_differ_are_counted():
 
 # --- a search -----------------------------------------------------------------------------------
 
+WHICH = {"normal": "normal", "reduce": "reduction"}
 WORDS = [*FAST_SEARCH, "--select", "perturbation", "--tune_epochs", "0.5", "--name", "s"]
 
 
@@ -255,7 +263,7 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, monkeypatch):
     text, checkpoint = log_of(run), checkpoint_of(run)
     assert gt.to_str(of_alpha) == checkpoint["genotype"]
     n_scores, n_tunes = perturbation.work(2, len(FAST_OPS) - 1, 2)
-    assert f"is scored {n_scores} times and tuned {n_tunes} times for 1 steps; about " in text
+    assert f"is scored {n_scores} times and tuned {n_tunes} times for 1 step; about " in text
     assert text.count("(accuracy without each: ") == n_tunes + 1
     assert "near chance, so removal has little to cost" in text  # after two steps
     different, edges = gt.n_different(chosen, of_alpha)
@@ -263,8 +271,10 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, monkeypatch):
     assert f"{said} (genotype-last.json) (recommended): {chosen}" in text
     assert gt.metadata(run)["select"] == "perturbation"
     page = (here / run / "report.html").read_text()
-    assert "The cell of this search was not chosen by alpha" in page
+    assert "How alpha decided, whose cell was not taken" in page
     assert said in page
+    left = re.search(r"with the chosen cell alone the supernet has .+ had .+%", text)[0]
+    assert left in page
     removals = reader.read_summary(run)["removals"]
     assert len(removals) == n_tunes + 1
     said = re.findall(r"  \d+/\d+ (\w+), (.+?)(?:: | keeps )(.+) \(.*without each: (.+)\);", text)
@@ -285,9 +295,26 @@ def test_a_search_ends_with_the_cell_that_removal_has_chosen(here, monkeypatch):
         assert f'<td class="n">{100 * row["top1"]:.2f} %</td>' in page
     edges = ["c_{k-2} -> 0", "c_{k-1} -> 0", "c_{k-2} -> 1", "c_{k-1} -> 1", "0 -> 1"]
     edges = [(cell, e) for cell in CELLS for e in [*edges, "inputs of node 1"]]
-    assert [(row["cell"], row["edge"]) for row in removals] == edges
-    for cell, edge in edges:
-        assert f"<tr><td>{cell}</td><td>{edge.replace('->', '→')}</td>" in page
+    assert [(row["cell"], row["edge"]) for row in removals] == [(WHICH[c], e) for c, e in edges]
+    turns = [(cell, where.replace("node", "inputs of node")) for cell, where, *_ in said]
+    kept = {cell: [{j for _, j in edges} for edges in getattr(chosen, cell)] for cell in CELLS}
+    for row, (cell, edge) in zip(removals, edges, strict=True):
+        assert turns[row["turn"] - 1] == (row["cell"], row["edge"])
+        node, found = int(edge[-1]), re.match(r"\S+", edge)[0]
+        j = {"c_{k-2}": 0, "c_{k-1}": 1, "0": 2}.get(found)
+        assert row["stays"] == (j is None or j in kept[cell][node])
+        grey = "" if row["stays"] else ' class="off"'
+        assert (
+            f'<tr{grey}><td class="n">{row["turn"]}</td><td>{WHICH[cell]}</td>'
+            f"<td>{edge.replace('->', '→')}</td>"
+        ) in page
+    assert not all(row["stays"] for row in removals)
+    for name in ("normal.gif", "reduce.gif"):  # no frame has the found cell
+        marked = iio.imread(Path(run, name))[-1]
+        monkeypatch.setattr(reader, "is_selected", lambda run: False)
+        gif_maker.make_gifs(run, out="other")
+        monkeypatch.setattr(reader, "is_selected", lambda run: True)
+        assert (iio.imread(Path("other", name))[-1] != marked).any()
     assert report.cells(run, chosen, 1)[0]["drawing"] == report.data_uri(f"{run}/plots/normal.png")
 
 
@@ -328,10 +355,10 @@ def test_a_finished_search_can_be_selected_anew_and_back(here):
     search.main([*again, "perturbation"])
     assert genotypes("searchs/t") == [by_removal, of_alpha]
     assert "how_sure" not in reader.read_summary("searchs/t")  # it is said of alpha's cell
-    assert report.is_selected("searchs/t")
+    assert reader.is_selected("searchs/t")
     search.main([*again, "alpha"])
     assert genotypes("searchs/t") == by_alpha
-    assert not report.is_selected("searchs/t")
+    assert not reader.is_selected("searchs/t")
 
 
 def test_flags_of_selection_that_do_nothing_are_refused(here):

@@ -190,7 +190,7 @@ def test_apples_gpus_have_no_float64(there, pictures, monkeypatch):
         ("searchs/s/tb --from augments/a", "searchs/s/tb: no image in this folder"),
         ("p.png nothere --from augments/a --out x.csv", "nothere: there is no such file"),
         ("p.png --from searchs/s", "searchs/s/checkpoint.pt is the supernet of a search"),
-        ("p.png --from nothere", "nothere: No such file or directory"),
+        ("p.png --from nothere", "there is no file or folder nothere"),
         ("p.png --from p.png", "p.png is damaged or no checkpoint"),
         ("p.png --from augments/a --gpus 0 --device cpu", "--gpus 0 picks a CUDA card and"),
     ],

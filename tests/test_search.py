@@ -180,7 +180,7 @@ def test_what_the_log_says(finished_search):
             rf"{val['top1']:.2%} +{max(top1[:epoch]):.2%} +\d+\*? +{skips}/4 +\d+ +[\d:]+$",
             out, re.M,
         )  # fmt: skip
-    assert len(re.findall(r"^  (?:normal|reduce) .* -> .*\d$", out, re.M)) == 10  # every edge
+    assert len(re.findall(r"^  (?:normal|reduction) .* -> .*\d$", out, re.M)) == 10  # every edge
     assert re.search(r"pictures took [\d.]+ s, [\d.]+% of the [\d.]+ s of the epochs", out)
     command = out.strip().splitlines()[-1]
     assert shlex.split(command)[2:] == ["--genotype", "searchs/s"]

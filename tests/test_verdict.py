@@ -198,9 +198,10 @@ def test_no_warning_of_skips_beside_an_undecided_alpha():
     assert alphas.strong_skips(undecided[-1]) == 0
     assert "skip" not in alphas.how_sure(undecided, 3)["text"]
     assert alphas.strong_skips(decided[-1]) == 2
-    text = alphas.how_sure(decided, 3)["text"]
-    assert "2 of 2 in the normal cell are decided skip connections" in text
-    assert "longer" not in text
+    found = alphas.how_sure(decided, 3)
+    assert "2 of 2 in the normal cell are decided skip connections" in found["text"]
+    assert "--max_skips 2 or for fewer epochs" in found["advice"]
+    assert "longer" not in found["advice"]
 
 
 def test_the_picture_of_the_matrix(finished_augment, tmp_path, capsys):

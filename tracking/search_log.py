@@ -156,10 +156,10 @@ def write_genotype(run, spec, name, found, **metadata):
     files.write_text(run.files.file(name), text + "\n")
 
 
-def record_selection(run, spec, net, genotype, removals):
+def record_selection(run, spec, net, genotype, removals, left):
     """Recommend the cell that --select perturbation has chosen in the last epoch's supernet, in
     genotype.json, and say how many edges differ from alpha's, in genotype-last.json. `removals`
-    tell what it has measured, for the page."""
+    and `left` tell what it has measured (`perturbation.after_search`)."""
     different, edges = gt.n_different(genotype, net.genotype(run.cfg.max_skips))
     run.chosen = {**run.last, "genotype": gt.to_str(genotype)}
     write_genotype(run, spec, files.GENOTYPE, run.chosen, select="perturbation")
@@ -168,7 +168,8 @@ def record_selection(run, spec, net, genotype, removals):
         f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
     )
     # "how_sure" was about alpha's cell
-    run.files.update_summary(selection=run.selection, removals=removals, how_sure=None)
+    words = f"{run.selection}; {left}"
+    run.files.update_summary(selection=words, removals=removals, how_sure=None)
 
 
 def flags_to_inherit(cfg):
@@ -361,7 +362,7 @@ def log_how_sure(run):
     except (ValueError, IndexError):  # the records were damaged or deleted
         return
     run.files.update_summary(how_sure=found)
-    run.log.result(found["text"])
+    run.log.result(": ".join(filter(None, (found["text"], found["advice"]))))
 
 
 def final_flags(run):

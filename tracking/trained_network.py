@@ -51,6 +51,9 @@ def checkpoint_path(run):
 
 def read(path):
     """A checkpoint of augment.py as a dict. Raises ValueError for anything else."""
+    if not os.path.exists(path):
+        hint = gt.run_of_that_name(path, files.TRAININGS)
+        raise ValueError(f"there is no file or folder {path}{hint}")
     try:
         state = checkpoint.load(path)
     except ValueError as error:
