@@ -48,23 +48,23 @@ def main(argv=None):
         if cfg.budget and not known:
             cfg.epochs = epochs_for_budget(run, setting)
 
-    with errors.run_errors(cfg.PROG, run), run, Workers(run.jobs, setting) as workers:
+    with errors.run_errors(cfg.PROG, run), run:
         log_setup(run, inherited)
         going_on = names(run, lambda c: c["kind"] != BASELINE)
         baselines = names(run, lambda c: c["kind"] == BASELINE)
         plan = halving.plan(len(going_on), cfg.epochs)
         run.open_bar(planned(run, plan), "epochs")
-        for rung, epochs in enumerate(plan, start=1):
-            run.log.info(describe_rung(rung, len(plan), epochs, [*going_on, *baselines], cfg.seeds))
-            run.keep_records(rung, [*going_on, *baselines])
-            train_all(run, workers, rung, epochs, [*going_on, *baselines])
-            going_on, baselines = survivors(run, rung, going_on, baselines)
-            if rung == 1:
-                warn_of_weak(run)
-            run.end_rung(rung, is_last=rung == len(plan))
-            if rung == len(plan):
-                run.estimate()
-            run.show()
+        with Workers(run.jobs, setting) as workers:
+            for rung, epochs in enumerate(plan, start=1):
+                everyone = [*going_on, *baselines]
+                run.log.info(describe_rung(rung, len(plan), epochs, everyone, cfg.seeds))
+                run.keep_records(rung, everyone)
+                train_all(run, workers, rung, epochs, everyone)
+                going_on, baselines = survivors(run, rung, going_on, baselines)
+                if rung == 1:
+                    warn_of_weak(run)
+                run.end_rung(rung, is_last=rung == len(plan))
+                run.show()
         concluded = conclude(run)
     if not concluded:
         errors.end(cfg.PROG, f"no cell could be trained; {run.files.path} says why", 1, None)
@@ -227,8 +227,9 @@ def warn_of_weak(run):
     if weak:
         run.log.warn(
             f"{len(weak)} of {comparison.plural(len(first), 'candidate')} of the first rung had "
-            f"hardly learned anything ({min(weak):.2%} to {max(weak):.2%}, guessing has "
-            f"{first[0].guessing:.2%}): that is too short to choose among cells; take more --epochs"
+            f"hardly learned anything ({min(weak):.2%} to {max(weak):.2%}, naming the same class "
+            f"always has {first[0].guessing:.2%}): that is too short to choose among cells; take "
+            f"more --epochs"
         )
 
 
@@ -237,13 +238,15 @@ def conclude(run):
     rows = run.rows()
     run.bar.close()
     run.log.info(comparison.table(rows))
-    best = comparison.winner(rows)
-    if best is None:
+    if comparison.winner(rows) is None:
         return False
-    says = (comparison.chance_words, comparison.noise_words, comparison.winner_words)
-    how = "to train it all the same:" if best.last.is_weak else "and train it with"
-    look = f"look at {run.files.file(files.REPORT)}, {how}\n{run.next_command()}"
-    run.log.result("\n".join(filter(None, (*(say(rows) for say in says), look))))
+    best, *others = comparison.conclusions(rows)  # the command stands behind the winner
+    run.log.result("\n".join([*others, best]))
+    is_weak = comparison.is_weak(rows)
+    if not is_weak:
+        run.estimate()
+    how = "to train it all the same:" if is_weak else "and train it with"
+    run.log.result(f"look at {run.files.file(files.REPORT)}, {how}\n{run.next_command()}")
     return True
 
 

@@ -24,6 +24,7 @@ from console.parser import (
     duration,
     folder_name,
     fraction,
+    gpus,
     jobs,
     nodes,
     non_negative,
@@ -222,7 +223,7 @@ def add_device_flag(g):
 def add_device_flags(g, quick_threads=None, gpus_help=ONE_GPU_HELP):
     """The flags of every command that runs a network."""
     add_device_flag(g)
-    flag(g, "--gpus", metavar="N", keep="free", help=gpus_help)
+    flag(g, "--gpus", type=gpus, metavar="N", keep="free", help=gpus_help)
     flag(g, "--threads", type=threads, quick=quick_threads, keep="free",
          help="CPU threads of torch (default: its own choice, all cores); on a shared machine "
               "fewer can be much faster")
@@ -467,7 +468,7 @@ def add_compare_run_group(parser, root):
          help="trainings at once, a process each, with one thread (default: one per CUDA card of "
               "--gpus, else one per core)")
     add_device_flag(g)
-    flag(g, "--gpus", metavar="N", keep="free", help=COMPARED_GPUS_HELP)
+    flag(g, "--gpus", type=gpus, metavar="N", keep="free", help=COMPARED_GPUS_HELP)
     flag(g, "--workers", type=processes, keep="free",
          help="loader processes of each training (default: 0 on a CPU and for images in memory, "
               "else up to four)")
@@ -819,7 +820,8 @@ class SearchConfig(RunConfig):
         others = set(self.primitives) - {"skip_connect", "none"}
         chooses = "skip_connect" in self.primitives and others
         by_alpha = self.select != "perturbation"
-        if "max_skips" not in self.said and not (by_alpha and chooses and self.stop_skips is None):
+        obeyed = by_alpha or self.resume  # a search that goes on keeps the limit of its records
+        if "max_skips" not in self.said and not (obeyed and chooses and self.stop_skips is None):
             self.max_skips = None  # the limit of --quick gives way
         if self.max_skips is not None and not chooses:
             self.error(

@@ -223,17 +223,19 @@ def draw_foot(pen, width, y, changed, recommended, epoch):
         pen.box(x - 4, y - 6, x + 4, y + 5, palette.BEST, radius=2)
 
 
-def frames_of(records, cell, scores, n_epochs=None, recommended=None):
+def frames_of(records, cell, scores, n_epochs=None, recommended=None, whose=""):
     """The frames of one cell, (height, width, 3) uint8 each, of equal size.
 
     records      lines of alphas.jsonl, one per epoch
     scores       {epoch: accuracy}, of those that have one
     n_epochs     epochs that the search was to have
     recommended  the epoch whose cell the search recommends
+    whose        "alpha's " where the search has another cell
     """
     genes = [getattr(gt.from_str(record["genotype"]), cell) for record in records]
     names = dict.fromkeys(op for gene in genes for op in edges_of(gene).values())
-    longest = f"{CELLS[cell]}, epoch 000 of {n_epochs}"
+    name = f"{whose}{CELLS[cell]}"
+    longest = f"{name}, epoch 000 of {n_epochs}"
     header = Pen.width(f"{longest}   supernet 100.00%", 18)
     grid, colors = Grid(names, len(genes[0]), header), color_table(names)
     frames, before = [], None
@@ -241,7 +243,7 @@ def frames_of(records, cell, scores, n_epochs=None, recommended=None):
         pen, epoch, edges = Pen(grid.width, grid.height), record["epoch"], edges_of(gene)
         if epoch == recommended:
             pen.box(0, 0, grid.width - 0.5, grid.height - 0.5, "white", palette.BEST, 4, radius=0)
-        draw_band(pen, grid.width, CELLS[cell], epoch, n_epochs, scores.get(epoch), recommended)
+        draw_band(pen, grid.width, name, epoch, n_epochs, scores.get(epoch), recommended)
         concat = getattr(gt.from_str(record["genotype"]), f"{cell}_concat")
         draw_cell(pen, grid, gene, concat, pen_widths(record, gene, cell), before or edges)
         changed = None
@@ -277,10 +279,12 @@ def make_gifs(run_path, out=None, fps=3):
     records = [record for record in records if record["epoch"] in scores] or records
     n_epochs = reader.read_config(run_path)["flags"].get("epochs")
     known = reader.keep_fitting(gt.metadata(run_path), {"epoch": reader.is_count})
-    recommended = None if reader.is_selected(run_path) else known.get("epoch")  # no frame has it
+    recommended, whose = known.get("epoch"), ""
+    if reader.is_selected(run_path):  # no frame has that cell
+        recommended, whose = None, "alpha's "
     paths = {cell: os.path.join(out, f"{cell}.gif") for cell in CELLS}
     for cell, path in paths.items():
-        write(frames_of(records, cell, scores, n_epochs, recommended), path, fps)
+        write(frames_of(records, cell, scores, n_epochs, recommended, whose), path, fps)
     return list(paths.values())
 
 

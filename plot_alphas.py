@@ -120,7 +120,7 @@ def explain(limits, chosen, by_alpha=True):
             f"magnified {times:,.0f} times: from {number(low, limits)} to {number(high, limits)}"
         )
     undecided = 1 / len(chosen["primitives"])
-    kept = "kept" if by_alpha else "what alpha keeps, which is not the found cell,"
+    kept = "kept" if by_alpha else "what alpha keeps (removal chose the found cell)"
     return [
         f"a line: the mixing weight of an op, epoch by epoch, {scale}",
         f"dotted: undecided ({undecided:.3f}); "
@@ -285,7 +285,7 @@ def main(argv=None):
         record = recommended(args.run, reader.read_alphas(args.run))
         what = "whose cell is the best by the alpha half"
         if reader.is_selected(args.run):
-            what = "what alpha keeps, which is not the found cell"
+            what = "what alpha keeps; removal chose the found cell"
         print(f"epoch {record['epoch']}, {what}:")
         print(table(record))
 

@@ -61,7 +61,7 @@ def draw_ranking(axes, rows):
     best, most = comparison.winner(rows), None
     if best is not None:
         most = comparison.margin(rows, best.last.rung)
-    if most is not None:
+    if most:
         low, high = (scale * (best.last.score + side) for side in (-most, most))
         axes.axvspan(low, high, color=palette.INPUT, alpha=0.5, linewidth=0)
     for y, row in enumerate(rows):
@@ -95,8 +95,8 @@ def draw_ranking(axes, rows):
         axes.set_xlabel("accuracy on the scored images [%]")
     *first, (_, n) = sorted({(r.rung, r.epochs) for row in rows for r in row.rungs})
     hollow = "".join(f" (hollow: {n})" for _, n in first)
-    band = "" if most is None else "; green: noise around the best"
-    axes.set_title(f"Ranking after {n} epochs{hollow}; ticks: trainings{band}",
+    band = "; green: noise around the best" if most else ""
+    axes.set_title(f"Ranking after {comparison.plural(n, 'epoch')}{hollow}; ticks: trainings{band}",
                    fontsize="small", loc="left")  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
 

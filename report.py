@@ -96,6 +96,7 @@ def collect(run_path):
         genotype = None
     size = metadata.get("size")
     selected = reader.is_selected(run_path)
+    pending = flags.get("select") == "perturbation" and not selected
     return {
         "name": os.path.basename(os.path.abspath(run_path)),
         "kind": "search" if is_search else "training",
@@ -132,7 +133,9 @@ def collect(run_path):
         "stopped": summary.get("stopped"),
         "how_sure": summary.get("how_sure"),
         "selection": selected and summary.get("selection"),
-        "removals": summary.get("removals", []) if selected else [],
+        "removals": [r for r in summary.get("removals", []) if reader.is_removal(r)],
+        "selected": selected,
+        "pending": pending,
         "genotype": genotype and gt.to_str(genotype),
         "words": genotype and gt.describe(genotype, network and network["layers"]),
         "cells": cells(run_path, genotype, metadata.get("epoch") if is_search else None)
@@ -266,6 +269,13 @@ def draw_epochs(run_path, only_missing=False):
         draw_cell(run_path)
 
 
+def draw_figures(run_path):
+    """Draw the curves of a run, and of a search the figure of alpha, anew."""
+    plot_train_val.plot_run(run_path)
+    if os.path.exists(os.path.join(run_path, files.ALPHAS)):
+        plot_alphas.plot_run(run_path)
+
+
 def draw_search(run_path):
     """Draw all epochs of a search, and both animations, anew."""
     draw_epochs(run_path)
@@ -275,7 +285,10 @@ def draw_search(run_path):
 def draw_cell(run_path):
     """Draw the cell of a training, or one that alpha has not chosen, into its plots/ anew."""
     paths = [os.path.join(run_path, files.PLOTS, drawing(cell)) for cell in CELLS]
-    visualize.plot(gt.load(run_path), *paths, gt.metadata(run_path).get("dataset"))
+    caption = gt.metadata(run_path).get("dataset")
+    if reader.is_selected(run_path):
+        caption = f"{caption}, chosen by removal"
+    visualize.plot(gt.load(run_path), *paths, caption)
 
 
 def cell_trained(flags, metadata):
@@ -294,8 +307,9 @@ def cell_trained(flags, metadata):
 
 
 def compared(run_path, genotype):
-    """What the newest comparison of this search's cell says, {"words", "page", "next", "finished"},
-    or that it has not finished. None where there is none of the cell that the search has now."""
+    """What the newest comparison of this search's cell says, {"words", "page", "next", "finished",
+    "is_weak"}, or that it has not finished. None where there is none of the cell that the search
+    has now."""
     path, name = os.path.split(os.path.abspath(run_path))
     root = os.path.join(os.path.dirname(path), files.COMPARISONS)
     cell, text = os.path.join(files.SEARCHES, name), genotype and gt.to_str(genotype)
@@ -318,15 +332,19 @@ def compared(run_path, genotype):
             "off, this goes on with it:"
         )
         command = errors.command("compare.py", "--name", name, "--resume")
-        return {"words": text, "page": page, "next": command, "finished": False}
+        found = {"words": text, "page": page, "next": command, "finished": False}
+        return {**found, "is_weak": False}
     try:
         rows = comparison.read(folder)
     except (ValueError, OSError):  # damaged
         return None
     if comparison.winner(rows) is None:
         return None
-    words = f"{comparison.place_words(rows, cell)} {comparison.winner_words(rows)}"
-    return {"words": words, "page": page, "next": summary["next"], "finished": True}
+    is_weak = comparison.is_weak(rows)
+    words = comparison.weak_words(rows) if is_weak else comparison.winner_words(rows)
+    words = f"{comparison.place_words(rows, cell)} {words}"
+    found = {"words": words, "page": page, "next": summary["next"], "finished": True}
+    return {**found, "is_weak": is_weak}
 
 
 def drawings_of(run_path, row, number):
@@ -359,16 +377,14 @@ def write_comparison(run_path):
     rows = comparison.read(run_path)
     config, summary = reader.read_config(run_path), reader.read_summary(run_path)
     metadata, best = gt.metadata(run_path), comparison.winner(rows)
-    words = (comparison.winner_words, comparison.chance_words, comparison.noise_words)
     name = os.path.basename(os.path.abspath(run_path))
-    go_on = errors.command("compare.py", "--name", name, "--resume")
-    finished = summary.get("finished", False)
+    finished, size = summary.get("finished", False), metadata.get("size")
     page = template("compare.html.j2").render(
         name=name,
-        state={"is": comparison.state(run_path), "text": "", "command": go_on},
-        progress=comparison.plural(sum(len(r.top1) for row in rows for r in row.rungs), "training"),
+        state=reader.state(run_path) or {"is": "", "text": "", "command": ""},
+        progress=comparison.plural(len(comparison.trainings(run_path)), "training"),
         dataset=metadata.get("dataset") or config["flags"].get("dataset", "unknown data"),
-        size=metadata.get("size"),
+        size=size if reader.fits(size, [reader.is_count]) else None,
         device=config.get("device"),
         started=config.get("start_time"),
         written=time.strftime("%Y-%m-%d %H:%M"),
@@ -383,7 +399,8 @@ def write_comparison(run_path):
         order=comparison.order_words(rows) if best else "",
         by_losses=comparison.ranked_by_losses(rows),
         chance=comparison.chance(rows),
-        words=list(filter(None, (say(rows) for say in words))) if best else [],
+        words=comparison.conclusions(rows, finished) if best else [],
+        is_weak=comparison.is_weak(rows),
         next=summary.get("next") if finished else None,
         training=summary.get("training"),
         finished=finished,
@@ -428,6 +445,7 @@ def main(argv=None):
     parser.add_argument("run", metavar="RUN", help="searchs/NAME, augments/NAME or compares/NAME")
     args = parser.parse_args(argv)
     with errors.usage_errors("report.py"):
+        reader.require_folder(args.run, files.SEARCHES, files.TRAININGS, files.COMPARISONS)
         if reader.is_comparison(args.run):
             print(draw_comparison(args.run))
             return

@@ -17,6 +17,7 @@ import urllib.parse
 
 import jinja2
 
+import genotypes as gt
 from console import errors
 from console.parser import Parser
 from console.terminal import byte_size, command, plural, visible
@@ -77,7 +78,8 @@ def remove(path, yes):
     is no run folder of the current folder, or one of a run that is going on."""
     path = os.path.normpath(path)
     if os.path.dirname(path) not in index.KINDS or not os.path.isdir(path):
-        raise ValueError(f"{visible(path)} is no run; name one as the list does, such as searchs/a")
+        hint = gt.run_of_that_name(path, *index.KINDS) or "; name one as the list does"
+        raise ValueError(f"{visible(path)} is no run{hint}")
     if not os.path.isfile(os.path.join(path, files.CONFIG)) or os.path.islink(path):
         raise ValueError(f"{visible(path)} is no run folder (no {files.CONFIG}); not removed")
     if reader.is_held(path):

@@ -130,8 +130,8 @@ def search(cfg):
                 drawing=functools.partial(search_log.draw, run, record, data.spec.name),
             )
         if cfg.select == "perturbation":
-            selected, removals, left = perturbation.after_search(run, data, net)
-            search_log.record_selection(run, data.spec, net, selected, removals, left)
+            selected, *measured = perturbation.after_search(run, data, net)
+            search_log.record_selection(run, data.spec, net, selected, *measured)
         search_log.finish(run, data, pictures)
     return run.files.path
 

@@ -2,7 +2,8 @@
 
     config.json      flags, versions, device, start time
     NAME.log         what the terminal said, without the bar
-    summary.json     who takes part, with their sizes; which images were read; the next command
+    summary.json     who takes part, with their sizes; which images were read; how it stands; the
+                     next command and how long that will take
     metrics.jsonl    one JSON object per training: its scores, or why it failed
     genotype.json    the best cell of the rungs that are over
     comparison.png   the chart;  plots/  the drawings of the cells;  report.html  the page
@@ -112,7 +113,7 @@ class Comparison:
             self.rungs = min([reader.read_summary(folder.path).get("rungs", 0), *reopened])
         self.tried_again = try_again(self.records)
         self.findings, self.spec, self.options = [], None, None
-        self.n_scored = self.images = None
+        self.n_scored = self.images = self.guessing = None
         self.bar = tqdm(disable=True)
         self._next_show = 0.0  # not before this time of perf_counter
         if known is None:
@@ -152,6 +153,7 @@ class Comparison:
             known_spec=data.spec, batch_size=batch_size, cache_gb=options.cache_gb / self.jobs
         )
         self.n_trained = len(data.train.dataset)
+        self.guessing = max(data.class_counts) / sum(data.class_counts)
 
     @property
     def swaps(self):
@@ -194,7 +196,7 @@ class Comparison:
                 files.remove_temporary(folder.path, files.OWN)
                 self._rewrite_records()
             folder.write_config(cfg.flags(), self.device)
-            self.write_summary(finished=False)
+            self.write_summary(finished=False, training=None, state=self._state("running"))
             self.log.open(folder.file(f"{folder.name}.log"))
             self.tell_searches()
         except BaseException:
@@ -210,7 +212,7 @@ class Comparison:
         what = {"candidates": self.candidates, "images": self.images}
         checksum = _checksum(self.cfg, self.cfg.flags(), what)
         more |= {"next": self.next_command(), "rank_by": self.cfg.rank_by, "rungs": self.rungs}
-        more |= {"guessing": 1 / len(self.spec.classes)}
+        more |= {"guessing": self.guessing}
         self.files.update_summary(**what, checksum=checksum, **more)
 
     def __exit__(self, kind, error, traceback):
@@ -220,6 +222,7 @@ class Comparison:
                 text = found[0] if found else f"stopped by {kind.__name__}: {error}"
                 with contextlib.suppress(OSError):  # the disk is full, perhaps
                     self.log.detail(text)  # the terminal gets it from errors
+                    self.files.update_summary(state=self._state("broken off", text))
                     if self.records:
                         self.show()
         finally:
@@ -230,6 +233,12 @@ class Comparison:
         with contextlib.ExitStack() as stack:
             for close in (self.signals.__exit__, leave, self.log.close, self.bar.close):
                 stack.callback(close)
+
+    def _state(self, state, text=""):
+        """For the page: "running", "finished" or "broken off", why, and the command that goes on
+        with it."""
+        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
+        return {"is": state, "text": text, "command": again}
 
     # --- while it goes on -----------------------------------------------------------------------
 
@@ -295,7 +304,8 @@ class Comparison:
         """Record that a rung is over, and its best cell."""
         self.write_genotype()
         self.rungs = max(self.rungs, rung)
-        self.files.update_summary(rungs=self.rungs, finished=is_last)
+        state = self._state("finished" if is_last else "running")
+        self.files.update_summary(rungs=self.rungs, finished=is_last, state=state)
 
     def tell_searches(self):
         """Say on the pages of the searches that take part how their comparison stands."""
@@ -305,8 +315,8 @@ class Comparison:
                 attempt(self.log, "report", lambda path=c["name"]: report.write(path))
 
     def rows(self):
-        records, guessing = self.records.values(), 1 / len(self.spec.classes)
-        return comparison.ranking(self.candidates, records, self.cfg.rank_by, guessing)
+        records = self.records.values()
+        return comparison.ranking(self.candidates, records, self.cfg.rank_by, self.guessing)
 
     def failed(self, rung):
         """The names of those that were left out in a rung, or before."""
@@ -363,31 +373,29 @@ class Comparison:
         files.write_text(self.files.file(files.GENOTYPE), text + "\n")
 
     def estimate(self):
-        """Say and record how long the winner's training will take, for the page; nothing where that
-        cannot be measured, or there is no winner to train."""
-        if comparison.winner(self.rows()) is None:
-            return
-        try:
+        """How long the winner's training will take, for terminal and page. By the next command, in
+        this process: those of the trainings must have ended, for their memory."""
+
+        def measured():
             final = AugmentConfig(self._next_words())
             final.inherit(gt.metadata(self.files.path)["flags"])
-            device = pick.Device(pick.pick_device(final.device), final.amp)
             # the training takes all images
             n_images = round((self.n_trained + self.n_scored) / self.cfg.subset)
-            found = estimate.of_training(
-                self.spec, final, gt.load(self.files.path), n_images, nn.CrossEntropyLoss(), device,
-                about="about " if self.cfg.subset < 1 else "",
+            return estimate.of_training(
+                self.spec, final, gt.load(self.files.path), n_images, nn.CrossEntropyLoss(),
+                pick.prepare_device(final), about="about " if self.cfg.subset < 1 else "",
             )  # fmt: skip
-        except Exception as error:  # mostly memory
-            self.log.detail(f"the time of the training was not estimated: {errors.one_line(error)}")
-            return
-        self.files.update_summary(training=found)
-        self.log.info(found["text"])
+
+        if estimate.say_of_training(self, measured):
+            self.draw()
 
     def _next_words(self):
         words = ["--genotype", self.files.path]
         for name in ("device", "workers"):
             if name in self.cfg.said:
                 words += [f"--{name}", str(getattr(self.cfg, name))]
+        if "gpus" in self.cfg.said and self.cards:  # a training of its own takes one
+            words += ["--gpus", str(self.cards[0])]
         return words + (["--quick"] if self.cfg.quick else [])
 
     def next_command(self):

@@ -175,6 +175,16 @@ def nodes(text):
     return whole(text, 1, 100)
 
 
+def gpus(text):
+    """CUDA cards as they are said: numbers with commas between, or all."""
+    if text != "all" and not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not a number of a CUDA card, counted from 0, several such as 0,2, "
+            f"or all"
+        )
+    return text
+
+
 def threads(text):
     return whole(text, 1, 1024)
 

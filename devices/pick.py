@@ -92,7 +92,7 @@ def pick_device(device="auto", gpus=None, group=processes.ALONE):
         if not n_cards:
             said = "--device cuda" if gpus is None else f"--gpus {gpus}"
             raise ValueError(
-                f"{said}: torch sees no CUDA GPU here; leave that out, or take --device cpu"
+                f"{said}: torch sees no CUDA GPU here; take --device cpu, without --gpus"
             )
         return torch.device("cuda", _pick_card(gpus, n_cards, group))
     if device == "mps" and not torch.backends.mps.is_available():

@@ -33,7 +33,10 @@ RANK_BY = {
     LOSSES: "both losses, the mean of that of the training and that on the scored images",
     ACCURACY: "accuracy on the scored images",
 }
-LEAST_AHEAD = 1 / 9  # of the way from guessing to no mistake: 20 % right of ten classes
+# a cell has learned something from 1/9 of the way between guessing and no mistake on (20 % right of
+# ten classes), of many classes from three times a guess on
+LEAST_AHEAD, LEAST_TIMES = 1 / 9, 3
+ALIKE = 5e-5  # a margin that is printed as 0
 # two-sided 95 % quantiles of Student's t, by degrees of freedom; 1.96 in the limit
 STUDENT = (
     12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
@@ -51,13 +54,13 @@ class Rung(NamedTuple):
     train_loss: tuple  # of its last epoch, as it went
     seeds: tuple
     rank_by: str = LOSSES
-    guessing: float = 0.0  # the accuracy of a guess; of a damaged summary 0
+    guessing: float = 0.0  # the accuracy of naming the same class always; of a damaged summary 0
 
     @property
     def is_weak(self):
         """Whether hardly anything was learned, so that nothing can be chosen by it."""
-        enough = self.guessing + LEAST_AHEAD * (1 - self.guessing)
-        return self.guessing > 0 and self.mean < enough
+        guess = self.guessing
+        return self.mean < min(guess + LEAST_AHEAD * (1 - guess), LEAST_TIMES * guess)
 
     @property
     def scores(self):
@@ -161,13 +164,6 @@ def genotypes(run_path):
     return {c["name"]: c["genotype"] for c in found} if reader.fits(found, [wanted]) else {}
 
 
-def state(run_path):
-    """How a comparison stands: "finished", "running" or "broken off"."""
-    if reader.read_summary(run_path).get("finished"):
-        return "finished"
-    return "running" if reader.is_held(run_path) else "broken off"
-
-
 def read(run_path):
     """The `ranking` of what can be compared so far (`comparable`). Raises ValueError where there is
     no comparison, or nothing in it yet."""
@@ -176,22 +172,23 @@ def read(run_path):
         "name": reader.is_text, "kind": lambda kind: reader.is_text(kind) and kind in KINDS,
         "genotype": reader.is_text, "fault": reader.is_text,
     }  # fmt: skip
-    summary = reader.read_object(os.path.join(run_path, SUMMARY))
+    summary = reader.read_summary(run_path)
     candidates, rank_by = summary.get("candidates"), summary.get("rank_by")
     sizes = {"params": reader.is_number, "madds": reader.is_number}  # of all that could be built
     if not reader.fits(candidates, [wanted]) or not all(
         c["fault"] or reader.fits(c, sizes) for c in candidates
     ):
         if not reader.is_comparison(run_path):
-            raise ValueError(f"{run_path} is no comparison: its {SUMMARY} names no candidates")
+            raise ValueError(f"{run_path} is no comparison; report.py draws any run")
         path = os.path.join(run_path, SUMMARY)
         what = "damaged" if os.path.exists(path) else "missing"
+        names = dict.fromkeys(name for _, name, _ in trainings(run_path))
         raise ValueError(
-            f"{path} is {what}, and it alone says who takes part; start the comparison again, with "
+            f"{path} is {what}, and it alone says who takes part; start the comparison again: name "
+            f"its cells{' (' * bool(names)}{', '.join(names)}{')' * bool(names)}, with "
             f"--name {os.path.basename(os.path.abspath(run_path))} --overwrite"
         )
-    known = reader.read_summary(run_path)
-    rungs, guessing = known.get("rungs"), known.get("guessing", 0.0)  # None, 0: damaged
+    rungs, guessing = summary.get("rungs"), summary.get("guessing", 0.0)  # None, 0: damaged
     records = comparable(list(trainings(run_path).values()), rungs)
     by = rank_by if rank_by in list(RANK_BY) else LOSSES
     rows = ranking(candidates, records, by, guessing)
@@ -230,7 +227,7 @@ def ranking(candidates, records, rank_by=LOSSES, guessing=0.0):
     records     {"rung", "candidate", "seed", "epochs", "top1", "loss", "train_loss"} of each
                 finished training, "fault" instead of the scores for one that failed
     rank_by     a key of RANK_BY
-    guessing    the accuracy of a guess, where it is known
+    guessing    the accuracy of naming the same class always, where it is known
 
     Who came further in the halving stands before the others; within a rung `Rung.score` decides,
     then the loss. Who was left out, for a single training that failed, stands last.
@@ -272,7 +269,18 @@ def order(row):
 
 def winner(rows):
     """The row of the cell to train, None without one: a baseline is no cell."""
-    return next((r for r in rows if r.kind != BASELINE and r.rungs and not r.fault), None)
+    return next(iter(ranked_cells(rows)), None)
+
+
+def ranked_cells(rows):
+    """The rows of the cells that have been trained and not left out."""
+    return [r for r in rows if r.kind != BASELINE and r.rungs and not r.fault]
+
+
+def is_weak(rows):
+    """Whether even the most accurate cell of the winner's rung has hardly learned anything."""
+    best = winner(rows)
+    return best is not None and all(row.last.is_weak for row in [best, *rivals(rows)])
 
 
 def best_baseline(rows):
@@ -288,8 +296,8 @@ def margin(rows, rung):
     """Up to which difference of `Rung.score` two candidates of a rung are within the noise: t * s *
     sqrt(2 / n), s the deviation between the n trainings of a cell, pooled over all candidates of
     the rung, and t Student's 95 % quantile. None where fewer than three candidates were
-    trained twice, or two three times, and where all differ alike from one training to the next, as
-    cells that have learned nothing do.
+    trained twice, or two three times. 0 where trainings come out alike, as those of cells that
+    have learned nothing do.
 
     What a training has in common with those of all other cells, the images that it is scored on
     above all, is no noise.
@@ -301,9 +309,8 @@ def margin(rows, rung):
     if freedom < 2:  # by two candidates, trained twice, t is 12.7: that tells nothing
         return None
     squares = sum((x - statistics.fmean(g)) ** 2 for g in centred(groups) for x in g)
-    if math.isclose(squares, 0, abs_tol=1e-12):
-        return None
-    return student(freedom) * math.sqrt(squares / freedom * 2 / n)
+    most = student(freedom) * math.sqrt(squares / freedom * 2 / n)
+    return most if most >= ALIKE else 0.0
 
 
 def student(freedom):
@@ -448,9 +455,11 @@ def noise_words(rows):
     if close is None:
         return (
             "How much is noise is not known: that takes three candidates with two trainings in one "
-            "rung, or two with three (compare.py --seeds 3), that differ."
+            "rung, or two with three (compare.py --seeds 3)."
         )
     most = margin(rows, best.last.rung)
+    if not most:
+        return "How much is noise is not known: all trainings of a cell came out alike."
     amount = points(most) if best.last.rank_by == ACCURACY else f"{most:.4f} in {LOSSES}"
     where = f"differences below {amount} are noise there"
     if close:
@@ -460,20 +469,47 @@ def noise_words(rows):
 
 
 def place_words(rows, name):
-    """Where a candidate has come, in a sentence; "" where it is not among `rows`, or left out."""
-    names = [row.name for row in rows if row.rungs and not row.fault and row.kind != BASELINE]
-    return f"It has place {names.index(name) + 1} of {len(names)}." if name in names else ""
+    """Where a cell has come, in a sentence; "" where it is not among `rows`."""
+    names = [row.name for row in ranked_cells(rows)]
+    if name in names:
+        return f"Of {plural(len(names), 'cell')} it is number {names.index(name) + 1}."
+    return "It was left out." if name in [row.name for row in rows] else ""
+
+
+def weak_words(rows, finished=True):
+    """That no cell can be chosen, in a sentence or two."""
+    best = winner(rows)
+    what_next = "Compare again with more --epochs" if finished else "The next rung trains longer"
+    return (
+        f"No cell can be chosen yet: {best.name}, {WHAT[best.kind]}, is first with "
+        f"{best.last.mean:.2%} on the scored images, where naming the same class always has "
+        f"{best.last.guessing:.2%}. {what_next}."
+    )
+
+
+def conclusions(rows, finished=True):
+    """What follows from the ranking, the sentences about the winner, chance and noise."""
+    if is_weak(rows):  # then neither noise nor an interval means anything
+        return [weak_words(rows, finished)]
+    words = (winner_words, dropped_words, chance_words, noise_words)
+    return list(filter(None, (say(rows) for say in words)))
+
+
+def dropped_words(rows):
+    """Who was dropped before it had learned anything, in a sentence; "" where nobody was."""
+    last = winner(rows).last.rung
+    names = [r.name for r in ranked_cells(rows) if r.last.rung < last and r.last.is_weak]
+    if not names:
+        return ""
+    return (
+        f"Dropped while they had hardly learned anything: {', '.join(names)}; more --epochs would "
+        f"be fairer."
+    )
 
 
 def winner_words(rows):
     """Which cell to train, in a sentence or two."""
     best, other = winner(rows), best_baseline(rows)
-    if best.last.is_weak:
-        return (
-            f"No cell can be chosen yet: {best.name}, {WHAT[best.kind]}, is first with "
-            f"{best.last.mean:.2%} on the scored images, where guessing has "
-            f"{best.last.guessing:.2%}. Compare again with more --epochs."
-        )
     text = f"Train {best.name}, {WHAT[best.kind]}: {best.last.mean:.2%} on the scored images."
     most = max(rivals(rows), key=lambda row: row.last.mean, default=best)
     if most.last.mean > best.last.mean:

@@ -69,7 +69,6 @@ def _of_comparison(path):
     except (ValueError, OSError):  # not begun, or damaged
         best = None
     return {
-        "state": comparison.state(path),
         "epochs": comparison.plural(len(records), "training"),
         "top1": best and best.last.mean,
         "part": "scored half",

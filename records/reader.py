@@ -112,6 +112,8 @@ def state(run_path):
 
 # --- the records of a run -----------------------------------------------------------------------
 
+A_COMPARISON = "is a comparison, without epochs; plot_compare.py draws it"
+
 
 def require_folder(run_path, *roots):
     """Raise ValueError where there is no such folder; a run of that name below `roots`, such as
@@ -139,10 +141,6 @@ def read_summary(run_path):
         "params": is_number, "madds": is_number, "size": [is_count], "layers": is_count,
         "channels": is_count,
     }  # fmt: skip
-    removal = dict.fromkeys(("cell", "edge", "kept", "next"), is_text)
-    removal |= {"turn": is_count, "stays": lambda value: isinstance(value, bool)}
-    for name in ("", "next_"):
-        removal |= {f"{name}top1": is_weight, f"{name}loss": is_number}
     texts = dict.fromkeys(("next", "val_name", "gradient", "stopped", "selection"), is_text)
     return keep_fitting(
         read_object(os.path.join(run_path, SUMMARY)),
@@ -159,7 +157,7 @@ def read_summary(run_path):
             "verdict": {"accuracy": is_weight, "chance": is_weight, "text": is_text},
             "more": [{"what": is_text, "command": is_text}],
             "warnings": [is_text],
-            "removals": [removal],
+            "removals": lambda value: isinstance(value, list),
             "guessing": is_weight,
             "finished": lambda value: isinstance(value, bool),
             "rungs": lambda value: value == 0 or is_count(value),
@@ -173,6 +171,15 @@ def read_summary(run_path):
 def is_selected(run_path):
     """Whether the cell of a search was chosen by other means than alpha (--select)."""
     return "select" in gt.metadata(run_path)
+
+
+def is_removal(value):
+    """Whether a value of "removals" is whole: a row of strategies.perturbation."""
+    wanted = dict.fromkeys(("cell", "edge", "kept", "next"), is_text)
+    wanted |= {"turn": is_count, "stays": lambda value: isinstance(value, bool)}
+    for name in ("", "next_"):
+        wanted |= {f"{name}top1": is_weight, f"{name}loss": is_number}
+    return fits(value, wanted)
 
 
 def is_comparison(run_path):
@@ -217,8 +224,7 @@ def read_metrics(run_path):
             phases[record["phase"]][record["epoch"]] = keep_fitting(record, optional)
     if not any(phases.values()):
         if is_comparison(run_path):
-            what = "is a comparison, without epochs; plot_compare.py draws it"
-            raise ValueError(f"{run_path} {what}")
+            raise ValueError(f"{run_path} {A_COMPARISON}")
         raise ValueError(f"{path} records no finished epoch yet")
     return {phase: dict(sorted(records.items())) for phase, records in phases.items()}
 
@@ -231,6 +237,8 @@ def read_alphas(run_path):
     require_folder(run_path, files.SEARCHES)
     path = os.path.join(run_path, ALPHAS)
     records = [record for record in read_lines(path) if _is_alpha_record(record)]
+    if not records and is_comparison(run_path):
+        raise ValueError(f"{run_path} {A_COMPARISON}")
     if not records:
         raise ValueError(f"{path} holds no epoch; alpha is recorded by a search, epoch by epoch")
     spaces = [(tuple(record["primitives"]), len(record["normal"])) for record in records]

@@ -45,7 +45,7 @@ class Decision(NamedTuple):
         it ("" where there was nothing else), with those without it. Of several inputs that are kept
         the least costly."""
         order, n = self.ranked(), len(self.kept)
-        name = gt.input_name if self.edge is None else str
+        name = _input_in_words if self.edge is None else str
         last, other = self.without[order[n - 1]], self.without[order[n]] if order[n:] else None
         return {
             "cell": self.in_words(),
@@ -64,6 +64,10 @@ class Decision(NamedTuple):
 
     def arrow(self):
         return f"{gt.input_name(self.edge)} -> {self.node}"
+
+
+def _input_in_words(j):
+    return gt.input_name(j) if j < 2 else f"node {gt.input_name(j)}"
 
 
 def ranked(without):
@@ -248,6 +252,24 @@ class Progress:
         ]
 
 
+def how_sure(rows, n_images):
+    """As `records.alphas.how_sure`: on how many of the kept edges the op was missed on more images
+    than the runner-up, by two at least.
+
+    rows  `Progress.rows`;  n_images  of the alpha half
+    """
+    leads = [
+        r["next_top1"] - r["top1"] for r in rows if r["stays"] and r["next"] and " -> " in r["edge"]
+    ]
+    sure = sum(round(lead * n_images) > 1 for lead in leads)
+    text = f"{sure} of {len(leads)} edges were chosen by more than one of {n_images:,} images"
+    advice = ""
+    if sure < len(leads):
+        text += f"; {'the rest is' if sure else 'all are'} close to chance"
+        advice = "search longer, or compare with other cells"
+    return {"edges": len(leads), "decided": sure, "text": text, "advice": advice}
+
+
 def describe(decision):
     """A Decision in one line."""
     _, node, edge, without, kept = decision
@@ -264,8 +286,8 @@ def describe(decision):
 
 def after_search(run, data, net):
     """Select the cell of a finished search, with a line for every decision; returns the Genotype,
-    the decisions as rows of a table, and how much of the supernet is left with that cell alone, in
-    words.
+    the decisions as rows of a table, `how_sure`, and how much of the supernet is left with that
+    cell alone, in words.
 
     The weights in `net` change, nothing on disk does: a run that is stopped here goes on from its
     last checkpoint and selects again, in the same order.
@@ -297,7 +319,9 @@ def after_search(run, data, net):
     genotype, alone = select(net, score, tuner, cfg.seed, progress)
     left = (
         f"with the chosen cell alone the supernet has {alone['top1']:.2%} on the alpha half; with "
-        f"all ops, before the tuning, it had {whole['top1']:.2%}"
+        f"all ops, before the tuning, it had {whole['top1']:.2%}; all this took "
+        f"{tqdm.format_interval(time.perf_counter() - progress.start)}"
     )
     log.info(left)
-    return genotype, progress.rows(), left
+    rows = progress.rows()
+    return genotype, rows, how_sure(rows, len(data.val.dataset)), left

@@ -141,6 +141,7 @@ BAD = {
     ),
     types.cells: ([*NO_WHOLE, "0", "1001"], "a whole number of 1 or more, 1,000 at most"),
     types.nodes: ([*NO_WHOLE, "0", "101"], "a whole number of 1 or more, 100 at most"),
+    types.gpus: (["-1", "a", "0,", ",1", "0;1", "1.5", "All", "\u0661"], "a number of a CUDA card"),
     types.threads: ([*NO_WHOLE, "0", "1025"], "a whole number of 1 or more, 1,024 at most"),
     types.processes: ([*NO_WHOLE, "1025"], "a whole number of 0 or more, 1,024 at most"),
     types.jobs: ([*NO_WHOLE, "0", "1025"], "a whole number of 1 or more, 1,024 at most"),

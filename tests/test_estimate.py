@@ -43,18 +43,24 @@ def test_the_first_steps_are_left_out_of_the_time_of_a_step(clock):
     assert text.startswith("about 2 min 0 s for 240 steps of 0.5 s that are left")
 
 
-@pytest.mark.parametrize(("is_cuda", "seconds"), [(True, 1.0), (False, 9.0)])
-def test_the_step_of_a_card_that_looks_for_kernels_is_not_the_measure(
-    is_cuda, seconds, clock, monkeypatch
-):
-    """On a CPU one step of seconds is enough."""
+@pytest.mark.parametrize(
+    ("is_cuda", "times", "seconds", "n"),
+    [
+        (False, [11.0, 1.0], 11.0, 1),  # one step of many seconds is enough
+        (False, [1.8, 0.4, 0.7, 0.1], 0.4, 3),
+        (False, [0.4, 0.3, 0.9, 0.2], 0.3, 3),  # the first is no measure, nor is a disturbed one
+        (False, [0.1] * 9 + [0.01, 0.05], 0.01, 11),
+        (True, [9.0, 7.0, 2.0, 3.0, 0.1], 2.0, 4),  # a card looks for kernels more than once
+    ],
+)
+def test_the_step_is_the_fastest_of_a_few(is_cuda, times, seconds, n, clock):
 
     class Net(torch.nn.Linear):
         steps = 0
 
         def forward(self, X):
+            clock.now += times[self.steps]
             self.steps += 1
-            clock.now += 9.0 if self.steps == 1 else 1.0
             return super().forward(X.flatten(1)), None
 
     device = SimpleNamespace(
@@ -62,8 +68,10 @@ def test_the_step_of_a_card_that_looks_for_kernels_is_not_the_measure(
     )
     cfg = AugmentConfig(["--genotype", "DARTS_V2", "--batch_size", "2"])
     spec = named.spec("digits")
-    found = estimate.seconds_per_step(Net(64, 10), spec, cfg, utils.criterion(cfg, (), CPU), device)
-    assert found == seconds
+    net = Net(64, 10)
+    found = estimate.seconds_per_step(net, spec, cfg, utils.criterion(cfg, (), CPU), device)
+    assert found == pytest.approx(seconds)
+    assert net.steps == n
 
 
 def test_the_time_of_a_training_is_its_steps_times_that_of_one(monkeypatch):

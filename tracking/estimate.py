@@ -5,11 +5,14 @@ import time
 import torch
 
 import report
+from console import errors
 from console.terminal import plural
 from models import augment_cnn
 
 FIRST, LAST = 3, 13  # steps of a call between which the time is taken; the first ones are slower
 TRIED, LONG = 10, 1.0  # steps, and seconds after which there are enough of them
+LEAST = 3  # steps on a card, where each may still look for kernels
+TOO_LONG = 10.0  # seconds of a first step on a CPU behind which no other is tried
 
 
 class FirstSteps:
@@ -46,14 +49,15 @@ def describe(seconds_per_step, steps_left, cfg):
 
 def seconds_per_step(net, spec, cfg, criterion, device):
     """Seconds of a training step of a final network on random images, as `cfg`, the flags of
-    augment.py, has it: of the fastest of a few, since the first looks for kernels and takes memory,
-    and other programs are in the way of others. Changes the weights of `net`."""
+    augment.py, has it: of the fastest of a few, since other programs may be in the way of some. The
+    first, which looks for kernels and takes memory, counts only where it alone takes long, on a
+    CPU. Changes the weights of `net`."""
     net.to(device.torch_device).train()
     optim = torch.optim.SGD(net.parameters(), cfg.lr, cfg.momentum)
     X = torch.rand(cfg.batch_size, spec.C_in, *spec.size)
     y = torch.arange(cfg.batch_size) % len(spec.classes)
     steps = []
-    while len(steps) < TRIED and (sum(steps) < LONG or len(steps) < 1 + device.is_cuda):
+    for n in range(1 + TRIED):
         start = time.perf_counter()
         batch_X, batch_y = device.put((X, y))
         optim.zero_grad()
@@ -62,8 +66,25 @@ def seconds_per_step(net, spec, cfg, criterion, device):
         loss.backward()
         optim.step()
         loss.item()  # waits for the device
-        steps.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if n or (seconds > TOO_LONG and not device.is_cuda):
+            steps.append(seconds)
+        if sum(steps) > LONG and len(steps) >= (LEAST if device.is_cuda else 1):
+            break
     return min(steps)
+
+
+def say_of_training(run, measured):
+    """What `measured()` gives, an `of_training`, for terminal, page and summary.json of a run or a
+    comparison. Returns whether it could be measured."""
+    try:
+        found = measured()
+    except Exception as error:  # mostly memory, which the supernet still holds
+        run.log.detail(f"the time of the training was not estimated: {errors.one_line(error)}")
+        return False
+    run.files.update_summary(training=found)
+    run.log.info(found["text"])
+    return True
 
 
 def of_training(spec, cfg, genotype, n_images, criterion, device, about=""):

@@ -156,10 +156,10 @@ def write_genotype(run, spec, name, found, **metadata):
     files.write_text(run.files.file(name), text + "\n")
 
 
-def record_selection(run, spec, net, genotype, removals, left):
+def record_selection(run, spec, net, genotype, removals, how_sure, left):
     """Recommend the cell that --select perturbation has chosen in the last epoch's supernet, in
-    genotype.json, and say how many edges differ from alpha's, in genotype-last.json. `removals`
-    and `left` tell what it has measured (`perturbation.after_search`)."""
+    genotype.json, and say how many edges differ from alpha's, in genotype-last.json. The
+    others tell what it has measured (`perturbation.after_search`)."""
     different, edges = gt.n_different(genotype, net.genotype(run.cfg.max_skips))
     run.chosen = {**run.last, "genotype": gt.to_str(genotype)}
     write_genotype(run, spec, files.GENOTYPE, run.chosen, select="perturbation")
@@ -167,9 +167,9 @@ def record_selection(run, spec, net, genotype, removals, left):
         f"chosen by perturbation in the supernet of epoch {run.last['epoch']}; {different} of "
         f"{edges} edges differ from those that alpha keeps there ({files.GENOTYPE_LAST})"
     )
-    # "how_sure" was about alpha's cell
     words = f"{run.selection}; {left}"
-    run.files.update_summary(selection=words, removals=removals, how_sure=None)
+    run.files.update_summary(selection=words, removals=removals, how_sure=how_sure)
+    say_how_sure(run, how_sure)
 
 
 def flags_to_inherit(cfg):
@@ -327,7 +327,8 @@ def log_genotypes(run, best):
     if best_epoch in history:
         run.log.info(
             f"{'edges by alpha' if run.selection else 'its edges'}, strongest op besides none and "
-            f"runner-up (* is kept):\n" + plot_alphas.table(history[best_epoch])
+            f"runner-up (* {'alpha keeps it, not removal' if run.selection else 'is kept'}):\n"
+            + plot_alphas.table(history[best_epoch])
         )
 
 
@@ -362,6 +363,10 @@ def log_how_sure(run):
     except (ValueError, IndexError):  # the records were damaged or deleted
         return
     run.files.update_summary(how_sure=found)
+    say_how_sure(run, found)
+
+
+def say_how_sure(run, found):
     run.log.result(": ".join(filter(None, (found["text"], found["advice"]))))
 
 
@@ -377,16 +382,9 @@ def log_time_to_train(run, data, genotype, final):
     # the training takes all images
     n_images = round((len(data.train.dataset) + len(data.alpha.dataset)) / run.cfg.subset)
     criterion = utils.criterion(final, data.class_counts, run.device)
-    try:
-        found = estimate.of_training(
-            data.spec, final, genotype, n_images, criterion, run.device,
-            about="about " if run.cfg.subset < 1 else "",
-        )  # fmt: skip
-    except Exception as error:  # mostly memory, which the supernet still holds
-        run.log.detail(f"the time of the training was not estimated: {errors.one_line(error)}")
-        return
-    run.files.update_summary(training=found)
-    run.log.info(found["text"])
+    about = "about " if run.cfg.subset < 1 else ""
+    what = data.spec, final, genotype, n_images, criterion, run.device, about
+    estimate.say_of_training(run, lambda: estimate.of_training(*what))
 
 
 def size_of_final_network(run, spec, genotype, final):

@@ -1,6 +1,7 @@
 """A trained network, from its checkpoint alone."""
 
 import argparse
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from config import AugmentConfig
 from console import errors
 from data_sets.named import DataSpec
 from models import augment_cnn, ops, own_ops
-from records import files
+from records import files, reader
 from tracking import checkpoint
 
 
@@ -51,19 +52,39 @@ def checkpoint_path(run):
 
 def read(path):
     """A checkpoint of augment.py as a dict. Raises ValueError for anything else."""
-    if not os.path.exists(path):
-        hint = gt.run_of_that_name(path, files.TRAININGS)
-        raise ValueError(f"there is no file or folder {path}{hint}")
+    with contextlib.suppress(OSError):  # which `load` will name
+        _require_there(path)
     try:
         state = checkpoint.load(path)
     except ValueError as error:
         raise ValueError(f"{error}{_others(path)}") from None
     if checkpoint.kind_of(state) != "augment.py":
         raise ValueError(
-            f"{path} is the supernet of a search, not a trained network; train the cell it found: "
-            f"{errors.command('augment.py', '--genotype', os.path.dirname(path))}"
+            f"{path} is the supernet of a search, not a trained network; train the cell it found"
+            f"{_next(os.path.dirname(path))}"
         )
     return state
+
+
+def _require_there(path):
+    """Raise ValueError where there is no such file, with what may have been meant."""
+    try:
+        os.stat(path)
+        return
+    except FileNotFoundError:
+        folder, name = os.path.split(path)
+    if name == files.CHECKPOINT and reader.is_comparison(folder):
+        raise ValueError(f"{folder} is a comparison; train its winner{_next(folder)}")
+    if name == files.CHECKPOINT and os.path.isfile(os.path.join(folder, files.CONFIG)):
+        raise ValueError(f"{folder} has no {name}: no epoch of it has finished")
+    hint = gt.run_of_that_name(path, files.TRAININGS)
+    raise ValueError(f"there is no file or folder {path}{hint}")
+
+
+def _next(folder):
+    """The command that trains what a search or a comparison has found, for the end of an error."""
+    usual = errors.command("augment.py", "--genotype", folder)
+    return f": {reader.read_summary(folder).get('next', usual)}"
 
 
 def _others(path):
