@@ -331,7 +331,13 @@ def compare_words(cfg, base, found):
     words += cfg.words([flag for flag in ALSO if getattr(cfg, flag) != cfg.default(flag)])
     if not os.path.exists(path):
         return [*words, "--name", base]
-    is_its = cfg.overwrite or not comparison.genotypes(path).keys().isdisjoint(found)
+    known = comparison.genotypes(path)
+    is_its = cfg.overwrite or not known.keys().isdisjoint(found)
+    if not is_its and not known and reader.is_comparison(path):
+        print(
+            f"WARNING: {path} is damaged, {files.SUMMARY} does not say whose comparison it was; "
+            f"this one takes another name"
+        )
     return [*words, "--name", base, "--overwrite"] if is_its else words
 
 

@@ -253,14 +253,16 @@ class Progress:
 
 
 def how_sure(rows, n_images):
-    """As `records.alphas.how_sure`: on how many of the kept edges the op was missed on more images
-    than the runner-up, by two at least.
+    """As `records.alphas.how_sure`; None where nothing was chosen. A kept edge is decided if
+    without its op at least two images less are right than without the runner-up.
 
     rows  `Progress.rows`;  n_images  of the alpha half
     """
     leads = [
         r["next_top1"] - r["top1"] for r in rows if r["stays"] and r["next"] and " -> " in r["edge"]
     ]
+    if not leads:
+        return None
     sure = sum(round(lead * n_images) > 1 for lead in leads)
     text = f"{sure} of {len(leads)} edges were chosen by more than one of {n_images:,} images"
     advice = ""

@@ -1,5 +1,6 @@
 """compare.py: halving, what it says and refuses; resuming; bad candidates; several searches."""
 
+import contextlib
 import html
 import io
 import json
@@ -1294,6 +1295,11 @@ def test_several_searches_hold_their_name(here, monkeypatch):
             searches._words(2, 0)
         )  # all are compared at the end
         assert "--overwrite" not in several.compare_words(cfg, "digits", ["searchs/digits-seed2"])
+        with contextlib.redirect_stdout(io.StringIO()) as out:  # of one whose summary is lost
+            Path("compares/digits/metrics.jsonl").write_text('{"rung": 1, "candidate": "a"}\n')
+            words = several.compare_words(cfg, "digits", ["searchs/digits-seed2"])
+        assert "--name" not in words
+        assert "WARNING: compares/digits is damaged, summary.json does not say" in out.getvalue()
         cfg.gpus = "1,3"  # the comparison keeps to the cards of the searches
         words = several.compare_words(cfg, "digits", ["searchs/digits-seed2"])
         assert config.CompareConfig(words).gpus == "1,3"

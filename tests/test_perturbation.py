@@ -232,6 +232,28 @@ def test_a_row_tells_of_what_is_kept_and_what_is_left_out_next_to_it():
     assert decision(2, ["sep"], sep=0.3)["next"] == ""
 
 
+def test_an_edge_that_hangs_on_one_image_is_not_decided():
+    def row(lead, edge="0 -> 1", stays=True, runner_up="skip"):
+        return {
+            "edge": edge,
+            "stays": stays,
+            "next": runner_up,
+            "top1": 0.5,
+            "next_top1": 0.5 + lead,
+        }
+
+    rows = [row(0.0), row(0.01), row(0.02), row(0.3), row(0.3, stays=False),
+            row(0.3, "inputs of node 1"), row(0.3, runner_up="")]  # fmt: skip
+    found = perturbation.how_sure(rows, 100)
+    assert (found["edges"], found["decided"]) == (4, 2)
+    assert found["text"] == (
+        "2 of 4 edges were chosen by more than one of 100 images; the rest is close to chance"
+    )
+    assert found["advice"].startswith("search longer, or compare")
+    assert perturbation.how_sure(rows[3:4], 100)["advice"] == ""
+    assert perturbation.how_sure(rows[5:], 100) is None
+
+
 def test_edges_that_differ_are_counted():
     gene = [[("a", 0), ("b", 1)], [("a", 0), ("a", 2)]]
     other = [[("b", 1), ("a", 0)], [("a", 0), ("b", 2)]]

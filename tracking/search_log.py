@@ -169,7 +169,8 @@ def record_selection(run, spec, net, genotype, removals, how_sure, left):
     )
     words = f"{run.selection}; {left}"
     run.files.update_summary(selection=words, removals=removals, how_sure=how_sure)
-    say_how_sure(run, how_sure)
+    if how_sure is not None:
+        say_how_sure(run, how_sure)
 
 
 def flags_to_inherit(cfg):
