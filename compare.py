@@ -225,9 +225,10 @@ def warn_of_weak(run):
     first = [row.rungs[0] for row in run.rows() if row.rungs]
     weak = [rung.mean for rung in first if rung.is_weak]
     if weak:
+        span = dict.fromkeys(f"{top1:.2%}" for top1 in (min(weak), max(weak)))
         run.log.warn(
             f"{len(weak)} of {comparison.plural(len(first), 'candidate')} of the first rung had "
-            f"hardly learned anything ({min(weak):.2%} to {max(weak):.2%}, naming the same class "
+            f"hardly learned anything ({' to '.join(span)}, naming the same class "
             f"always has {first[0].guessing:.2%}): that is too short to choose among cells; take "
             f"more --epochs"
         )

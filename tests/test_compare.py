@@ -706,8 +706,8 @@ def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypat
     monkeypatch.setattr(scripted, "perform", perform)
     compare.main([*TINY, "--random", "2", *NAMED])
     text = (
-        f"2 of 2 candidates of the first rung had hardly learned anything ({top1:.2%} to "
-        f"{top1:.2%}, naming the same class always has 10.56%): that is too short to choose"
+        f"2 of 2 candidates of the first rung had hardly learned anything ({top1:.2%}, "
+        f"naming the same class always has 10.56%): that is too short to choose"
     )
     assert (text in log_of(COMMAND)) == warned
 
@@ -1088,6 +1088,8 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
 def test_other_images_than_at_the_beginning_are_refused(scripted, monkeypatch):
     scripted.stop_after = 2
     ends_in_one_line(compare.main, [*TINY, "--random", "2", *NAMED], code=130)
+    state = json.loads(Path(COMMAND, "summary.json").read_text())["state"]
+    assert (state["is"], state["command"].split()[-1]) == ("broken off", "--resume")
     load = loaders.search_data
 
     def fewer(options):

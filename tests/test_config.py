@@ -124,6 +124,12 @@ def test_the_limit_of_skips_of_quick_gives_way_to_what_is_said(said, limit):
     assert SearchConfig(["--quick", *said.split()]).max_skips == limit
 
 
+def test_a_search_selected_anew_keeps_its_limit_of_skips():
+    again = SearchConfig(["--name", "s", "--resume", "--select", "perturbation"])
+    again.resume_from(SearchConfig(["--quick"]).flags())
+    assert (again.select, again.max_skips) == ("perturbation", 2)
+
+
 # the paper's, by its sec. 2.3 and 3.1.1 and App. A.1
 PAPER = {
     "epochs": 50, "batch_size": 64, "init_channels": 16, "layers": 8, "n_nodes": 4, "k": 2,

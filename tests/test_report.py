@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
@@ -18,6 +19,7 @@ import plot_train_val
 import report
 import visualize
 from records import comparison, files, reader
+from tracking.run import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -155,6 +157,19 @@ def test_a_run_that_is_broken_off_says_so_and_how_to_go_on(search_run, here):
         text = page(**{"is": "running"})
     assert "running when this page was written" in text
     assert "When it has finished: train the best cell" in text
+
+
+def test_a_run_that_is_stopped_draws_its_figures_of_the_last_epoch(search_run, here):
+    shutil.copytree(search_run, "r")
+    figures = [Path("r", name) for name in (files.CURVES, files.ALPHA_FIGURE)]
+    for figure in figures:
+        figure.write_text("of an earlier epoch")
+    run = SimpleNamespace(
+        record_state=lambda *words: None, group=SimpleNamespace(is_main=True),
+        files=SimpleNamespace(path="r", file=lambda name: os.path.join("r", name)),
+    )  # fmt: skip
+    Run._record_end(run, "interrupted")
+    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
 def test_what_is_written_into_the_page_cannot_break_it(search_run, here):
