@@ -29,7 +29,7 @@ from console.parser import Parser, out_file
 from console.terminal import command
 from records import alphas, palette, reader
 from records.figure import epoch_axis, save
-from records.files import ALPHA_FIGURE, CELLS
+from records.files import ALPHA_FIGURE, CELLS, KINDS_OF_CELL
 
 WIDE, HIGH = 0.92, 0.66  # of a panel within its square of one by one
 NARROWEST = 7.4  # inches of the figure, for cells of few nodes
@@ -250,8 +250,9 @@ def table(record):
         for e in alphas.edges(record, cell):
             edge = f"{gt.input_name(e['input'])} -> {e['node']}"
             mark = "*" if e["kept"] else ""
-            which = CELLS[cell].split()[0]
-            line = f"  {which:<9} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
+            line = (
+                f"  {KINDS_OF_CELL[cell]:<9} {edge:<12} {mark:<4}  {e['op']:<18} {e['weight']:6.4f}"
+            )
             if e["second"] is not None:
                 line += f"   {e['second']:<18} {e['second_weight']:6.4f}  {e['margin']:6.4f}"
             if e["edge_weight"] is not None:

@@ -36,7 +36,7 @@ from console import errors
 from console.parser import Parser, to_folder_name
 from console.terminal import command, complain
 from records import alphas, comparison, files, palette, reader, verdict
-from records.files import CELLS, drawing
+from records.files import CELLS, KINDS_OF_CELL, drawing
 
 TYPES = {".png": "image/png", ".gif": "image/gif", ".svg": "image/svg+xml"}
 
@@ -217,11 +217,11 @@ def edges(run_path, epoch):
         return []
     decided = alphas.decided(history, epoch)
     return [
-        {**edge, "cell": name.split()[0], "from": gt.input_name(edge["input"]),
+        {**edge, "cell": KINDS_OF_CELL[cell], "from": gt.input_name(edge["input"]),
          "color": palette.color(edge["op"]),
          "decided": decided.get((cell, edge["node"], edge["input"]), False)}
         for record in history if record["epoch"] == epoch
-        for cell, name in CELLS.items() for edge in alphas.edges(record, cell)
+        for cell in CELLS for edge in alphas.edges(record, cell)
     ]  # fmt: skip
 
 
@@ -332,19 +332,20 @@ def compared(run_path, genotype):
             "off, this goes on with it:"
         )
         command = errors.command("compare.py", "--name", name, "--resume")
-        found = {"words": text, "page": page, "next": command, "finished": False}
-        return {**found, "is_weak": False}
+        return {
+            "words": text, "page": page, "next": command, "finished": False, "is_weak": False,
+        }  # fmt: skip
     try:
         rows = comparison.read(folder)
     except (ValueError, OSError):  # damaged
         return None
     if comparison.winner(rows) is None:
         return None
-    is_weak = comparison.is_weak(rows)
-    words = comparison.weak_words(rows) if is_weak else comparison.winner_words(rows)
-    words = f"{comparison.place_words(rows, cell)} {words}"
-    found = {"words": words, "page": page, "next": summary["next"], "finished": True}
-    return {**found, "is_weak": is_weak}
+    words = f"{comparison.place_words(rows, cell)} {comparison.conclusions(rows)[0]}"
+    return {
+        "words": words, "page": page, "next": summary["next"], "finished": True,
+        "is_weak": comparison.is_weak(rows),
+    }  # fmt: skip
 
 
 def drawings_of(run_path, row, number):

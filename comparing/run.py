@@ -237,8 +237,11 @@ class Comparison:
     def _state(self, state, text=""):
         """For the page: "running", "finished" or "broken off", why, and the command that goes on
         with it."""
-        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
-        return {"is": state, "text": text, "command": again}
+        return {"is": state, "text": text, "command": self._go_on()}
+
+    def _go_on(self):
+        """The command that goes on with this comparison."""
+        return errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
 
     # --- while it goes on -----------------------------------------------------------------------
 
@@ -263,8 +266,7 @@ class Comparison:
             )
             return f"{when}; start again{keep}"
         there = "" if known else f" after {self._done()}"
-        again = errors.command(self.cfg.PROG, "--name", self.files.name, "--resume")
-        return f"; go on{there} with {again}"
+        return f"; go on{there} with {self._go_on()}"
 
     def _done(self):
         return comparison.plural(len(self.records), "training")

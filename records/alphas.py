@@ -156,7 +156,6 @@ def how_sure(history, epoch):
     found = decided(history, epoch)
     kept, sure = len(found), sum(found.values())
     text = f"{sure} of {kept} edges are decided by more than the noise of the last epochs"
-    advice = ""
     skips = strong_skips([record for record in history if record["epoch"] <= epoch][-1], found)
     in_normal = sum(cell == "normal" for cell, *_ in found)
     if 2 * skips >= in_normal:
@@ -165,7 +164,14 @@ def how_sure(history, epoch):
             f"train poorly"
         )
         advice = "search with --max_skips 2 or for fewer epochs, or compare with other cells"
-    elif sure < kept:
+        return {"edges": kept, "decided": sure, "text": text, "advice": advice}
+    return so_sure(sure, kept, text)
+
+
+def so_sure(sure, kept, text):
+    """The record of `how_sure`, where nothing but chance is to be said of the other edges."""
+    advice = ""
+    if sure < kept:
         text += f"; {'the rest is' if sure else 'all are'} close to chance"
         advice = "search longer, or compare with other cells"
     return {"edges": kept, "decided": sure, "text": text, "advice": advice}

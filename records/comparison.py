@@ -182,11 +182,11 @@ def read(run_path):
             raise ValueError(f"{run_path} is no comparison; report.py draws any run")
         path = os.path.join(run_path, SUMMARY)
         what = "damaged" if os.path.exists(path) else "missing"
-        names = dict.fromkeys(name for _, name, _ in trainings(run_path))
+        names = ", ".join(dict.fromkeys(name for _, name, _ in trainings(run_path)))
+        cells = f"its cells ({names})" if names else "its cells"
         raise ValueError(
             f"{path} is {what}, and it alone says who takes part; start the comparison again: name "
-            f"its cells{' (' * bool(names)}{', '.join(names)}{')' * bool(names)}, with "
-            f"--name {os.path.basename(os.path.abspath(run_path))} --overwrite"
+            f"{cells}, with --name {os.path.basename(os.path.abspath(run_path))} --overwrite"
         )
     rungs, guessing = summary.get("rungs"), summary.get("guessing", 0.0)  # None, 0: damaged
     records = comparable(list(trainings(run_path).values()), rungs)

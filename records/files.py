@@ -32,7 +32,8 @@ OWN = (
     CONFIG, METRICS, ALPHAS, SUMMARY, GENOTYPE, GENOTYPE_LAST, HELD_OUT, CONFUSION, *CHECKPOINTS
 )  # fmt: skip
 
-CELLS = {"normal": "normal cell", "reduce": "reduction cell"}
+KINDS_OF_CELL = {"normal": "normal", "reduce": "reduction"}
+CELLS = {cell: f"{kind} cell" for cell, kind in KINDS_OF_CELL.items()}
 
 PATIENCE = 2.0  # seconds for which a rename that is refused is tried again
 TEMPORARY = re.compile(r"(.+)\.tmp-[0-9a-f]{8}")

@@ -22,7 +22,8 @@ import genotypes as gt
 import utils
 from console.terminal import plural
 from devices.step_guard import StepGuard
-from records.files import CELLS
+from records import alphas
+from records.files import CELLS, KINDS_OF_CELL
 
 TUNE_LR = 0.1  # learning rate of the tuning, in units of --w_lr: where a cosine is near its end
 
@@ -60,7 +61,12 @@ class Decision(NamedTuple):
 
     def in_words(self):
         """Which cell: "normal" or "reduction"."""
-        return CELLS[self.cell].split()[0]
+        return KINDS_OF_CELL[self.cell]
+
+    def lead(self):
+        """By how much accuracy the first removal costs more than the second."""
+        first, second = (self.without[name]["top1"] for name in self.ranked()[:2])
+        return second - first
 
     def arrow(self):
         return f"{gt.input_name(self.edge)} -> {self.node}"
@@ -236,40 +242,33 @@ class Progress:
     def rows(self):
         """`Decision.row` of all, in the order of the cell, with the "turn" in which it was decided,
         and whether it "stays": an edge may be decided, and then not be kept by its node."""
-        kept = {(d.cell, d.node): d.kept for d in self.decisions if d.edge is None}
 
         def place(turn):
             cell, node, edge, *_ = self.decisions[turn]
             return list(CELLS).index(cell), node, edge is None, edge or 0
 
-        def stays(d):
-            return d.edge is None or d.edge in kept.get((d.cell, d.node), [d.edge])
-
         return [
-            {**d.row(), "turn": turn + 1, "stays": stays(d)}
+            {**d.row(), "turn": turn + 1, "stays": self._stays(d)}
             for turn in sorted(range(len(self.decisions)), key=place)
             for d in [self.decisions[turn]]
         ]
 
+    def how_sure(self, n_images):
+        """As `records.alphas.how_sure`, of an alpha half of so many images; None where nothing was
+        chosen. A kept edge is decided if without its op at least two images less are right than
+        without the runner-up."""
+        chosen = [d for d in self.decisions if d.edge is not None and len(d.without) > 1]
+        leads = [d.lead() for d in chosen if self._stays(d)]
+        if not leads:
+            return None
+        sure = sum(round(lead * n_images) > 1 for lead in leads)
+        text = f"{sure} of {len(leads)} edges were chosen by more than one of {n_images:,} images"
+        return alphas.so_sure(sure, len(leads), text)
 
-def how_sure(rows, n_images):
-    """As `records.alphas.how_sure`; None where nothing was chosen. A kept edge is decided if
-    without its op at least two images less are right than without the runner-up.
-
-    rows  `Progress.rows`;  n_images  of the alpha half
-    """
-    leads = [
-        r["next_top1"] - r["top1"] for r in rows if r["stays"] and r["next"] and " -> " in r["edge"]
-    ]
-    if not leads:
-        return None
-    sure = sum(round(lead * n_images) > 1 for lead in leads)
-    text = f"{sure} of {len(leads)} edges were chosen by more than one of {n_images:,} images"
-    advice = ""
-    if sure < len(leads):
-        text += f"; {'the rest is' if sure else 'all are'} close to chance"
-        advice = "search longer, or compare with other cells"
-    return {"edges": len(leads), "decided": sure, "text": text, "advice": advice}
+    def _stays(self, decision):
+        """Whether what was decided is in the cell: of an edge, whether its node has kept it."""
+        kept = [d.kept for d in self.decisions if d.edge is None and d[:2] == decision[:2]]
+        return decision.edge is None or not kept or decision.edge in kept[0]
 
 
 def describe(decision):
@@ -288,8 +287,8 @@ def describe(decision):
 
 def after_search(run, data, net):
     """Select the cell of a finished search, with a line for every decision; returns the Genotype,
-    the decisions as rows of a table, `how_sure`, and how much of the supernet is left with that
-    cell alone, in words.
+    the decisions as rows of a table, `Progress.how_sure`, and how much of the supernet is left
+    with that cell alone, in words.
 
     The weights in `net` change, nothing on disk does: a run that is stopped here goes on from its
     last checkpoint and selects again, in the same order.
@@ -325,5 +324,4 @@ def after_search(run, data, net):
         f"{tqdm.format_interval(time.perf_counter() - progress.start)}"
     )
     log.info(left)
-    rows = progress.rows()
-    return genotype, rows, how_sure(rows, len(data.val.dataset)), left
+    return genotype, progress.rows(), progress.how_sure(len(data.val.dataset)), left

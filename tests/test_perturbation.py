@@ -233,25 +233,31 @@ def test_a_row_tells_of_what_is_kept_and_what_is_left_out_next_to_it():
 
 
 def test_an_edge_that_hangs_on_one_image_is_not_decided():
-    def row(lead, edge="0 -> 1", stays=True, runner_up="skip"):
-        return {
-            "edge": edge,
-            "stays": stays,
-            "next": runner_up,
-            "top1": 0.5,
-            "next_top1": 0.5 + lead,
-        }
+    def decided(lead, j, node=1, n_ops=2):
+        names = ("sep", "skip")[:n_ops]
+        without = {name: {"top1": 0.5 + i * lead, "loss": 1.0} for i, name in enumerate(names)}
+        return perturbation.Decision("normal", node, j, without, ["sep"])
 
-    rows = [row(0.0), row(0.01), row(0.02), row(0.3), row(0.3, stays=False),
-            row(0.3, "inputs of node 1"), row(0.3, runner_up="")]  # fmt: skip
-    found = perturbation.how_sure(rows, 100)
-    assert (found["edges"], found["decided"]) == (4, 2)
-    assert found["text"] == (
+    def found(*decisions):
+        progress = perturbation.Progress(None, len(decisions))
+        progress.decisions = decisions
+        return progress.how_sure(100)
+
+    inputs = {j: {"top1": 0.1 * j, "loss": 1.0} for j in range(6)}
+    node = perturbation.Decision("normal", 1, None, inputs, [0, 1, 2, 3])  # its input 4 is dropped
+    whole = [
+        *map(decided, (0.0, 0.01, 0.02, 0.3, 0.3), range(5)),
+        decided(0.3, 0, 0, n_ops=1),
+        node,
+    ]
+    sure = found(*whole)
+    assert (sure["edges"], sure["decided"]) == (4, 2)
+    assert sure["text"] == (
         "2 of 4 edges were chosen by more than one of 100 images; the rest is close to chance"
     )
-    assert found["advice"].startswith("search longer, or compare")
-    assert perturbation.how_sure(rows[3:4], 100)["advice"] == ""
-    assert perturbation.how_sure(rows[5:], 100) is None
+    assert sure["advice"].startswith("search longer, or compare")
+    assert found(decided(0.3, 0))["advice"] == ""
+    assert found(decided(0.3, 0, n_ops=1), node) is None
 
 
 def test_edges_that_differ_are_counted():

@@ -241,7 +241,8 @@ class Run:
         with contextlib.suppress(Exception):  # whatever it is, the run has a better reason to end
             self.record_state("broken off", text)
             if self.group.is_main and os.path.exists(self.files.file(files.REPORT)):
-                report.draw_figures(self.files.path)  # they may be of an earlier epoch
+                with contextlib.suppress(Exception):  # the page has those that there are
+                    report.draw_figures(self.files.path)  # they may be of an earlier epoch
                 report.write(self.files.path)
 
     def __exit__(self, kind, error, traceback):

@@ -1,7 +1,6 @@
 """A trained network, from its checkpoint alone."""
 
 import argparse
-import contextlib
 import os
 from typing import NamedTuple
 
@@ -52,12 +51,10 @@ def checkpoint_path(run):
 
 def read(path):
     """A checkpoint of augment.py as a dict. Raises ValueError for anything else."""
-    with contextlib.suppress(OSError):  # which `load` will name
-        _require_there(path)
     try:
         state = checkpoint.load(path)
     except ValueError as error:
-        raise ValueError(f"{error}{_others(path)}") from None
+        raise ValueError(_missing(path) or f"{error}{_others(path)}") from None
     if checkpoint.kind_of(state) != "augment.py":
         raise ValueError(
             f"{path} is the supernet of a search, not a trained network; train the cell it found"
@@ -66,19 +63,21 @@ def read(path):
     return state
 
 
-def _require_there(path):
-    """Raise ValueError where there is no such file, with what may have been meant."""
+def _missing(path):
+    """That there is no such file, with what may have been meant; "" for another reason why it
+    cannot be read."""
     try:
         os.stat(path)
-        return
+        return ""
     except FileNotFoundError:
         folder, name = os.path.split(path)
+    except OSError:
+        return ""
     if name == files.CHECKPOINT and reader.is_comparison(folder):
-        raise ValueError(f"{folder} is a comparison; train its winner{_next(folder)}")
+        return f"{folder} is a comparison; train its winner{_next(folder)}"
     if name == files.CHECKPOINT and os.path.isfile(os.path.join(folder, files.CONFIG)):
-        raise ValueError(f"{folder} has no {name}: no epoch of it has finished")
-    hint = gt.run_of_that_name(path, files.TRAININGS)
-    raise ValueError(f"there is no file or folder {path}{hint}")
+        return f"{folder} has no {name}: no epoch of it has finished"
+    return f"there is no file or folder {path}{gt.run_of_that_name(path, files.TRAININGS)}"
 
 
 def _next(folder):
