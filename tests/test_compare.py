@@ -1207,6 +1207,9 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
     assert trained("compares/s")[1] == {"searchs/s", "random:1", "random:2"}
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith("augment.py --genotype compares/s --quick")
+    rows = comparison.read("compares/s")
+    said = f"{comparison.place_words(rows, 'searchs/s')} {comparison.winner_words(rows)}"
+    assert said.startswith("Of 3 cells it is number ")
     # the page of the search names the winner first, unless its own cell is another by now
     for changes in (False, True):
         if changes:
@@ -1217,7 +1220,17 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
         assert ("Next: train the winner of the comparison" in page[:own]) is not changes
         assert ("Next: train the found cell" in page) is changes
         assert ("</span> compares/s" in page[:own]) is not changes
+        assert (html.escape(said) in page[:own]) is not changes
         assert ('href="../../compares/s/report.html"' in page) is not changes
+    # a comparison in which nothing was learned is to be repeated
+    cell = comparison.genotypes("compares/s")["searchs/s"]
+    summary = json.loads(Path("compares/s/summary.json").read_text())
+    Path("compares/s/summary.json").write_text(json.dumps({**summary, "guessing": 0.999}))
+    Path("searchs/s/genotype.json").write_text(gt.to_json(gt.from_str(cell)))
+    page = Path(report.write("searchs/s")).read_text()
+    assert "Next: repeat the comparison, for longer" in page
+    assert "No cell can be chosen yet" in page
+    assert "To train the first all the same:" in page
     # a comparison that has broken off says on that page how to go on
     shutil.rmtree("compares")
     scripted.stop_after = len(scripted.done) + 7  # in the second rung
