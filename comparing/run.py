@@ -60,9 +60,14 @@ def to_resume(cfg, folder):
     flags = reader.read_config(folder.path)["flags"]
     summary = reader.read_object(folder.file(files.SUMMARY))
     if summary.get("checksum") != _checksum(cfg, flags, summary):
+        config, of_cells = folder.file(files.CONFIG), folder.file(files.SUMMARY)
+        if not flags or "candidates" not in summary:
+            what = f"{of_cells if flags else config} is damaged or gone"
+        else:
+            what = f"{config} or {of_cells} was changed, they do not fit together"
         raise ValueError(
-            f"{folder.file(files.CONFIG)} or {files.SUMMARY} beside it is damaged, which say what "
-            f"the comparison is; start it again with --overwrite{folder.advise_earlier()}"
+            f"{what}, so nobody knows what the comparison was; start it again with --overwrite"
+            f"{folder.advise_earlier()}"
         )
     cfg.resume_from(flags)
     return summary["candidates"]

@@ -39,7 +39,7 @@ from data_sets import loaders, named
 from data_sets.options import DataOptions
 from models import ops
 from records import comparison, files, index, reader
-from tracking import run_folder
+from tracking import augment_log, run_folder
 
 SPACE = ["--primitives", "skip_connect,max_pool_3x3,sep_conv_3x3", "--n_nodes", "2"]
 LEAST = ["--layers", "2", "--init_channels", "2", "--subset", "0.1", "--batch_size", "16", "--jobs",
@@ -710,6 +710,10 @@ def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypat
         f"naming the same class always has 10.56%): that is too short to choose"
     )
     assert (text in log_of(COMMAND)) == warned
+    # and again by who trains its cell all the same
+    assert augment_log.doubt(COMMAND).startswith("No cell can be chosen yet: ") == warned
+    Path(COMMAND, "summary.json").write_text("{")
+    assert augment_log.doubt(COMMAND) == ""
 
 
 @pytest.mark.parametrize("name", config.BASELINES)
@@ -1064,6 +1068,7 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
     scripted.stop_after = math.inf
     Path("whole").mkdir()
     os.rename(COMMAND, "whole/c")
+    blamed = set()
     for name in (files.CONFIG, files.METRICS, files.SUMMARY, files.GENOTYPE, "c.log"):
         for script, words in (
             (compare, ["--name", "c", "--resume", "--quiet"]), (plot_compare, [COMMAND]),
@@ -1083,6 +1088,13 @@ def test_a_damaged_comparison_costs_no_traceback(kind, scripted):
                 how = "missing" if kind == "missing" else "damaged"
                 assert f"summary.json is {how}, and it alone says who takes part" in err
                 assert "--name c --overwrite" in err
+            elif "nobody knows what the comparison was" in err:
+                told = {n for n in (files.CONFIG, files.SUMMARY) if f"{COMMAND}/{n}" in err}
+                assert name in told
+                assert len(told) == 1 or "was changed, they do not fit together" in err
+                blamed.add(name)
+    # a folder or a pipe of that name cannot be written over either, which is said before
+    assert blamed == (set() if kind in ("folder", "fifo") else {files.CONFIG, files.SUMMARY})
 
 
 def test_other_images_than_at_the_beginning_are_refused(scripted, monkeypatch):

@@ -3,22 +3,24 @@
 import json
 import math
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, log_of
+from conftest import CPU, FAST_AUGMENT, log_of
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
+import augment
 import plot_confusion
 import utils
 from data_sets.splits import Transformed
 from records import alphas, reader, verdict
 from strategies import steering
-from tracking import mistakes
+from tracking import augment_log, mistakes
 
 PETS = ["cat", "dog", "emu", "fox"]
 
@@ -180,6 +182,7 @@ def test_a_search_says_what_its_supernet_is_worth(finished_search):
     assert ("WARNING: the supernet is no better than guessing" in out) == (not judged["better"])
     assert "compare.py searchs/s --random 4" in summary["more"][0]["command"]
     assert summary["more"][0]["command"] in out
+    assert bool(augment_log.doubt(folder / "searchs/s")) == (not judged["better"])
     # undecided alphas: no word about skip connections
     assert "skip connections" not in out
 
@@ -223,3 +226,17 @@ def test_the_picture_of_the_matrix(finished_augment, tmp_path, capsys):
 def test_a_record_that_is_not_whole_is_none(tmp_path, text):
     (tmp_path / "confusion.json").write_text(text)
     assert reader.read_confusion(tmp_path) is None
+
+
+@pytest.mark.parametrize(("better", "warns"), [(False, True), (True, False), (None, False)])
+def test_a_training_warns_of_a_cell_whose_search_learned_nothing(
+    finished_search, here, capsys, better, warns
+):
+    shutil.copytree(finished_search[0] / "searchs/s", "searchs/s")
+    path = Path("searchs/s/summary.json")
+    summary = json.loads(path.read_text())
+    summary["verdict"] = {**summary["verdict"], "better": better, "text": "it is as a coin"}
+    path.write_text(json.dumps(summary))
+    augment.main([*FAST_AUGMENT, "--genotype", "searchs/s", "--dataset", "digits"])
+    text = "WARNING: --genotype searchs/s: it is as a coin, so its cell is a matter of chance"
+    assert (text in capsys.readouterr().out) == warns

@@ -40,6 +40,8 @@ def log_setup(run, data, genotype, size, memory, findings):
     if who := comparison.who(origin(run)):
         log.info(f"the cell is {who}")
     log.info(f"genotype: {genotype}")
+    if why := doubt(cfg.genotype):
+        log.warn(f"--genotype {cfg.genotype}: {why}")
     log.info(f"network: {stems.describe(cfg, spec.size)}, {utils.describe_size(size)}")
     common_log.warn_of_learning_rate(run, data, "lr")
     for finding in filter(None, findings):
@@ -51,6 +53,23 @@ def origin(run):
     of others. A run that goes on has them in its own."""
     known = gt.metadata(run.files.path) or gt.metadata(run.cfg.genotype)
     return {key: known[key] for key in ("name", "kind")} if comparison.who(known) else {}
+
+
+def doubt(source):
+    """Why the cell of the search or comparison `source` is a matter of chance, in words; "" where
+    nothing says so."""
+    if not os.path.isdir(source):
+        return ""
+    if reader.is_comparison(source):
+        try:
+            rows = comparison.read(source)
+        except ValueError:  # a damaged summary says nothing of its cells
+            return ""
+        return comparison.weak_words(rows) if comparison.is_weak(rows) else ""
+    judged = reader.read_summary(source).get("verdict")
+    if not judged or judged.get("better") is not False:
+        return ""
+    return f"{judged['text']}, so its cell is a matter of chance; search longer first"
 
 
 @common_log.by_main
