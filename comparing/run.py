@@ -388,10 +388,10 @@ class Comparison:
             final.inherit(gt.metadata(self.files.path)["flags"])
             # the training takes all images
             n_images = round((self.n_trained + self.n_scored) / self.cfg.subset)
-            return estimate.of_training(
-                self.spec, final, gt.load(self.files.path), n_images, nn.CrossEntropyLoss(),
-                pick.prepare_device(final), about="about " if self.cfg.subset < 1 else "",
-            )  # fmt: skip
+            net = augment_cnn.build(self.spec, final, gt.load(self.files.path))
+            about = "about " if self.cfg.subset < 1 else ""
+            device, criterion = pick.prepare_device(final), nn.CrossEntropyLoss()
+            return estimate.of_training(net, self.spec, final, n_images, criterion, device, about)
 
         if estimate.say_of_training(self, measured):
             self.draw()

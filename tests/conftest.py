@@ -21,6 +21,7 @@ import torch
 import augment
 import check_ops
 import search
+import utils
 from comparing.run import Comparison
 from config import SearchConfig
 from devices.pick import Device
@@ -58,8 +59,23 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "card: this test needs a CUDA card; the others see none")
     if HAS_CARD:  # results differ in their last digits there, and a run takes it by itself
         torch.cuda.is_available = lambda: False
+    utils.multiply_adds = _counted_once(utils.multiply_adds)
     # What was imported stays. Looking for garbage in it took a tenth of the time of small networks.
     gc.freeze()
+
+
+def _counted_once(count):
+    """utils.multiply_adds, which takes half a second for the usual network, for tests that make the
+    same ones over and over: equal networks are counted once."""
+    known = {}
+
+    def multiply_adds(net, C_in, size):
+        key = str(net), C_in, tuple(size)
+        if key not in known:
+            known[key] = count(net, C_in, size)
+        return known[key]
+
+    return multiply_adds
 
 
 @contextlib.contextmanager
@@ -179,7 +195,7 @@ def stand_in_epochs():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check_ops, "quick", lambda *args, **kwargs: None)
-        patch.setattr(search_log, "size_of_final_network", lambda *args: None)
+        patch.setattr(search_log, "final_network", lambda *args: (None, None))
         patch.setattr(search, "build_supernet", build_once)
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(search, "train", train)

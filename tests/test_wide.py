@@ -233,7 +233,7 @@ PARTIAL = {"C": 4, "partial_channels": 2}
 
 @pytest.mark.parametrize(
     ("primitives", "n_nodes", "xi", "changes"),
-    [*itertools.product([gt.PRIMITIVES], [2, 3, 4, 5], [0.05], [{}]), (gt.PRIMITIVES, 3, 0.0, {}),
+    [*itertools.product([gt.PRIMITIVES], [2, 3, 5], [0.05], [{}]), (gt.PRIMITIVES, 3, 0.0, {}),
      (gt.PRIMITIVES[:-1], 3, 0.05, {}), (gt.PRESETS["efficient"], 3, 0.05, {}),
      (gt.PRESETS["efficient"], 3, 0.0, {}), (gt.PRIMITIVES, 2, 0.05, PARTIAL),
      (gt.PRIMITIVES[:-1], 3, 0.05, {"C": 8, "partial_channels": 4}),

@@ -87,10 +87,9 @@ def say_of_training(run, measured):
     return True
 
 
-def of_training(spec, cfg, genotype, n_images, criterion, device, about=""):
-    """{"seconds", "text"} of the training of a cell by the flags `cfg` on so many images; `about`
-    stands before their number."""
-    net = augment_cnn.build(spec, cfg, genotype)
+def of_training(net, spec, cfg, n_images, criterion, device, about=""):
+    """{"seconds", "text"} of the training of a final network by the flags `cfg` on so many images;
+    `about` stands before their number. Changes the weights of `net`."""
     steps = max(n_images // cfg.batch_size, 1) * cfg.epochs
     seconds = steps * seconds_per_step(net, spec, cfg, criterion, device)
     text = (

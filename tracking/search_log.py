@@ -267,14 +267,14 @@ def finish(run, data, pictures):
     best = gt.from_str(run.recommended["genotype"])
     run.files.update_summary(stopped=run.stopped)
     final = final_flags(run)
-    size = size_of_final_network(run, data.spec, best, final)
+    net, size = final_network(run, data.spec, best, final)
     if size is not None:
         run.files.update_summary(network=size)
     run.board.hparams(run.cfg.flags(), best_top1=run.best["top1"], last_top1=run.last["top1"])
     log_genotypes(run, best)
     log_size(run, size)
     if size is not None:
-        log_time_to_train(run, data, best, final)
+        log_time_to_train(run, data, net, final)
     log_verdict(run, data)
     if not run.selection:
         log_how_sure(run)
@@ -378,24 +378,26 @@ def final_flags(run):
     return final
 
 
-def log_time_to_train(run, data, genotype, final):
-    """How long the last line will take, by a step of its network; nothing where that fails."""
+def log_time_to_train(run, data, net, final):
+    """How long the last line will take, by steps of its network, which change it; nothing where
+    that fails."""
     # the training takes all images
     n_images = round((len(data.train.dataset) + len(data.alpha.dataset)) / run.cfg.subset)
     criterion = utils.criterion(final, data.class_counts, run.device)
     about = "about " if run.cfg.subset < 1 else ""
-    what = data.spec, final, genotype, n_images, criterion, run.device, about
+    what = net, data.spec, final, n_images, criterion, run.device, about
     estimate.say_of_training(run, lambda: estimate.of_training(*what))
 
 
-def size_of_final_network(run, spec, genotype, final):
-    """`utils.network_size` of the network that the last line trains, with the flags `final`; None
-    where it cannot be counted."""
+def final_network(run, spec, genotype, final):
+    """The network that the last line trains, with the flags `final`, and its `utils.network_size`;
+    None of both where it cannot be counted."""
     try:
-        return utils.network_size(augment_cnn.build(spec, final, genotype), spec, final)
+        net = augment_cnn.build(spec, final, genotype)
+        return net, utils.network_size(net, spec, final)
     except Exception as error:  # a block of one's own may not be countable
         run.log.warn(f"the final network was not counted: {errors.one_line(error)}")
-        return None
+        return None, None
 
 
 def log_size(run, size):
