@@ -376,29 +376,34 @@ def summary(cells, searches):
     return found
 
 
-def replayed(cells, halves, n_random=N_RANDOM, draws=200):
-    """What a comparison of a found cell with `n_random` of the random ones would have chosen, for
-    each found cell and many draws. A row for `table`, with more in it.
+def replayed(cells, halves, n_others=None, also=None, draws=200):
+    """What a comparison of a found cell with `n_others` others, N_RANDOM by default, would have
+    chosen, for each found cell and many draws. A row for `table`, with more in it.
 
     cells   {(kind, seed): [training, ...]}, of those that take part among others
     halves  {(kind, seed): {epochs: [training on a half, that on the other]}}, of those alone
+    also    a kind of which all take part; the rest of the others are random cells
 
     The rule is that of `compare`: the better half goes on, by the mean of the two trainings.
     """
     score = {key: statistics.mean(t["top1"] for t in cells[key]) for key in halves}
     pool = [key for key in halves if key[0] == "random"]
+    always = [key for key in halves if key[0] == also]
+    all_found = [key for key in halves if key[0] not in ("random", "published")]
+    n_random = (N_RANDOM if n_others is None else n_others) - len(always)
     mean = statistics.mean(score[key] for key in pool)
     generator, winners = np.random.default_rng(0), []
-    for found in (key for key in halves if key[0] != "random"):
+    for found in all_found:
         for _ in range(draws):
-            going_on = [found, *(pool[i] for i in generator.permutation(len(pool))[:n_random])]
+            drawn = generator.permutation(len(pool))[:n_random]
+            going_on = [found, *always, *(pool[i] for i in drawn)]
             for epochs in sorted(halves[found]):
                 scores = {key: as_in_a_rung(halves[key][epochs]) for key in going_on}
                 going_on = halving.better_half(scores)
             winners.append(going_on[0])
     values = [score[key] for key in winners]
     return {
-        "cells": len(halves) - len(pool),  # found
+        "cells": len(all_found),
         "top1": statistics.mean(values),
         "top1_deviation": statistics.stdev(values),
         "top1_of_cells": values,
@@ -497,7 +502,8 @@ class Study:
         jobs, epochs = [], args.epochs or next(usual, OTHER_EPOCHS)
         for n in range(args.trainings):
             jobs += self.trainings(genotypes, "train", self.flags, epochs, n)
-        taking_part = {k: c for k, c in genotypes.items() if k[0] in ("random", *args.compare)}
+        kinds = ("random", "published", *args.compare)
+        taking_part = {k: c for k, c in genotypes.items() if k[0] in kinds}
         flags = [*self.flags, *args.replay_flags.split()]
         for n, n_epochs in itertools.product((0, 1), args.replay):
             jobs += self.trainings(taking_part, f"half-{n_epochs}", flags, n_epochs, n, fold=n)
@@ -511,8 +517,10 @@ class Study:
         self.searches, self.scored = searches, cells
         found = summary(cells, searches)
         kinds = {kind for kind, _ in halves}
-        if args.replay and "random" in kinds and len(kinds) > 1:
+        if args.replay and "random" in kinds and kinds & {*args.compare}:
             found["compare's winner"] = replayed(cells, halves)
+            if "published" in kinds:
+                found["with published"] = replayed(cells, halves, also="published")
         return found
 
     def leave_out(self, cells, halves):

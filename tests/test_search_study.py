@@ -238,6 +238,18 @@ def test_a_replay_halves_by_the_mean_of_both_trainings(study):
     assert row["above"] == 0.0  # the random ones have 0.4 in the mean
     assert study.replayed({**cells, ("random", 0): trained(0)}, halves)["above"] == 1.0
 
+    # a published cell that would win, in place of a random one
+    halves["published", "P"] = {1: both(0.9, 0.9), 2: both(1.1, 1.1)}
+    cells["published", "P"] = trained(0.7)
+    assert study.replayed(cells, halves)["top1_of_cells"] == row["top1_of_cells"]
+    row = study.replayed(cells, halves, also="published")
+    assert set(row["top1_of_cells"]) == {0.7}
+    assert row["cells"] == 1
+    # alone with it a found cell is not beaten by a random one
+    halves["published", "P"] = {1: both(0.0, 0.0), 2: both(0.0, 0.0)}
+    row = study.replayed(cells, halves, n_others=1, also="published")
+    assert set(row["top1_of_cells"]) == {0.0}
+
 
 def test_a_comparison_of_the_study_is_that_of_quick(study, here, monkeypatch):
     heard = []
