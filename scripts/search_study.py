@@ -376,13 +376,13 @@ def summary(cells, searches):
     return found
 
 
-def replayed(cells, halves, n_others=None, also=None, draws=200):
-    """What a comparison of a found cell with `n_others` others, N_RANDOM by default, would have
-    chosen, for each found cell and many draws. A row for `table`, with more in it.
+def replayed(cells, halves, also=None, draws=200):
+    """What a comparison of a found cell with N_RANDOM others would have chosen, for each found cell
+    and many draws. A row for `table`, with more in it.
 
     cells   {(kind, seed): [training, ...]}, of those that take part among others
     halves  {(kind, seed): {epochs: [training on a half, that on the other]}}, of those alone
-    also    a kind of which all take part; the rest of the others are random cells
+    also    a kind whose cells all take part, in the place of as many random ones
 
     The rule is that of `compare`: the better half goes on, by the mean of the two trainings.
     """
@@ -390,7 +390,7 @@ def replayed(cells, halves, n_others=None, also=None, draws=200):
     pool = [key for key in halves if key[0] == "random"]
     always = [key for key in halves if key[0] == also]
     all_found = [key for key in halves if key[0] not in ("random", "published")]
-    n_random = (N_RANDOM if n_others is None else n_others) - len(always)
+    n_random = max(N_RANDOM - len(always), 0)
     mean = statistics.mean(score[key] for key in pool)
     generator, winners = np.random.default_rng(0), []
     for found in all_found:
@@ -426,12 +426,12 @@ def table(name, rows):
     """A data set's rows as text."""
     lines = [
         f"{name}: accuracy in %, mean and deviation over cells",
-        f"{'':16}{'cells':>6}{'accuracy':>16}{'loss':>8}{'found - random, 95 %':>24}{'by t':>18}"
+        f"{'':22}{'cells':>6}{'accuracy':>16}{'loss':>8}{'found - random, 95 %':>24}{'by t':>18}"
         f"{'rank':>6}{'search, s':>11}",
     ]
     for kind, row in rows.items():
         mean, deviation = 100 * row["top1"], 100 * row["top1_deviation"]
-        line = f"{kind:16}{row['cells']:6}{mean:9.2f} +-{deviation:5.2f}{row['loss']:8.3f}"
+        line = f"{kind:22}{row['cells']:6}{mean:9.2f} +-{deviation:5.2f}{row['loss']:8.3f}"
         if "top1_interval" in row:
             for key, width in (("top1_interval", 24), ("top1_welch", 18)):
                 bounds = (f"{100 * bound:+.2f}" for bound in row.get(key, ()))
@@ -520,7 +520,7 @@ class Study:
         if args.replay and "random" in kinds and kinds & {*args.compare}:
             found["compare's winner"] = replayed(cells, halves)
             if "published" in kinds:
-                found["with published"] = replayed(cells, halves, also="published")
+                found["winner, published too"] = replayed(cells, halves, also="published")
         return found
 
     def leave_out(self, cells, halves):
@@ -649,7 +649,7 @@ def main(argv=None):
         metavar="EPOCHS",
         default=[],
         help="in place of comparisons: train all that could take part in one as each of its rungs "
-        "would, and tell the winners of many",
+        "would, and tell the winners of many, also with published cells in place of random ones",
     )
     add("--replay_flags", default="--batch_size 32", help="flags of augment.py for these")
     add("--random", type=int, default=10, help="random cells")

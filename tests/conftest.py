@@ -6,6 +6,7 @@ A run in a test draws nothing, which is half of its time, unless the test carrie
 
 import contextlib
 import copy
+import functools
 import gc
 import io
 import json
@@ -69,6 +70,7 @@ def _counted_once(count):
     same ones over and over: equal networks are counted once."""
     known = {}
 
+    @functools.wraps(count)
     def multiply_adds(net, C_in, size):
         key = str(net), C_in, tuple(size)
         if key not in known:

@@ -202,7 +202,7 @@ def test_counts_are_the_same_with_a_wrapper_around_the_network():
 def test_counting_keeps_the_mode():
     for training in (True, False):
         net = network().train(training)
-        utils.multiply_adds(net, 3, (8, 8))
+        utils.multiply_adds.__wrapped__(net, 3, (8, 8))  # conftest counts equal networks once
         assert net.training == training
 
 

@@ -711,7 +711,13 @@ def test_trainings_too_short_to_learn_anything_are_warned_of(scripted, monkeypat
     )
     assert (text in log_of(COMMAND)) == warned
     # and again by who trains its cell all the same
-    assert augment_log.doubt(COMMAND).startswith("No cell can be chosen yet: ") == warned
+    doubt = augment_log.doubt(COMMAND)
+    assert doubt.startswith("No cell can be chosen yet: ") == warned
+    assert doubt.endswith("Compare again with more --epochs.") == warned
+    summary = json.loads(Path(COMMAND, "summary.json").read_text())
+    Path(COMMAND, "summary.json").write_text(json.dumps({**summary, "finished": False}))
+    doubt = augment_log.doubt(COMMAND)
+    assert doubt.endswith("The next rung trains longer. The comparison is not over.") == warned
     Path(COMMAND, "summary.json").write_text("{")
     assert augment_log.doubt(COMMAND) == ""
 

@@ -181,10 +181,11 @@ def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here, mon
         study.main(["--data", "images", "--replay", "1"])
     assert "--replay takes --compare and 12 --random cells at least" in capsys.readouterr().err
     monkeypatch.setattr(study, "N_RANDOM", 2)
+    monkeypatch.setattr(gt, "PUBLISHED", {"PDARTS": gt.PUBLISHED["PDARTS"]})
     write_images(study, "images")
     study.main([
         "--data", "images", "--variants", "first", "--searches", "1", "--random", "3",
-        "--no-published", "--trainings", "1", "--epochs", "1", "--out", "out", "--search_flags",
+        "--trainings", "1", "--epochs", "1", "--out", "out", "--search_flags",
         "--epochs 1 --warmup_epochs 0 --layers 3 --init_channels 2 --batch_size 8 --n_nodes 1 "
         "--k 1 --primitives skip_connect,max_pool_3x3", "--compare", "first", "--replay", "1", "2",
         "--replay_flags", "--batch_size 4",
@@ -192,13 +193,15 @@ def test_comparisons_are_replayed_from_trainings_on_both_halves(study, here, mon
     halves = {path.name: json.loads(path.read_text()) for path in parts() if "half" in path.name}
     assert sorted(halves) == [
         f"half-{epochs}-{cell}-{fold}.json"
-        for epochs in (1, 2) for cell in ("first-0", "random-0", "random-1", "random-2")
+        for epochs in (1, 2)
+        for cell in ("first-0", "published-PDARTS", "random-0", "random-1", "random-2")
         for fold in (0, 1)
     ]  # fmt: skip
     assert all(len(t["train_losses"]) == int(name[5]) for name, t in halves.items())
     found = json.loads(Path("out/study.json").read_text())["results"]["images"]
     assert found["compare's winner"]["cells"] == 1
     assert len(found["compare's winner"]["top1_of_cells"]) == 200
+    assert found["winner, published too"]["cells"] == 1
 
 
 def test_the_halves_change_places(study, here):
@@ -214,7 +217,7 @@ def test_the_halves_change_places(study, here):
     assert not halves[0] & halves[1]
 
 
-def test_a_replay_halves_by_the_mean_of_both_trainings(study):
+def test_a_replay_halves_by_the_mean_of_both_trainings(study, monkeypatch):
     def both(a, b):
         # scores of a and b, by the mean of the two losses, the one of training in its last epoch
         return [
@@ -246,8 +249,9 @@ def test_a_replay_halves_by_the_mean_of_both_trainings(study):
     assert set(row["top1_of_cells"]) == {0.7}
     assert row["cells"] == 1
     # alone with it a found cell is not beaten by a random one
+    monkeypatch.setattr(study, "N_RANDOM", 1)
     halves["published", "P"] = {1: both(0.0, 0.0), 2: both(0.0, 0.0)}
-    row = study.replayed(cells, halves, n_others=1, also="published")
+    row = study.replayed(cells, halves, also="published")
     assert set(row["top1_of_cells"]) == {0.0}
 
 

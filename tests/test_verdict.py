@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import shutil
 from collections import Counter
@@ -240,3 +241,6 @@ def test_a_training_warns_of_a_cell_whose_search_learned_nothing(
     augment.main([*FAST_AUGMENT, "--genotype", "searchs/s", "--dataset", "digits"])
     text = "WARNING: --genotype searchs/s: it is as a coin, so its cell is a matter of chance"
     assert (text in capsys.readouterr().out) == warns
+    # the verdict of a training is on its network, whose cell may be a good one
+    os.remove("searchs/s/alphas.jsonl")
+    assert augment_log.doubt("searchs/s") == ""

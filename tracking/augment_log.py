@@ -57,19 +57,23 @@ def origin(run):
 
 def doubt(source):
     """Why the cell of the search or comparison `source` is a matter of chance, in words; "" where
-    nothing says so."""
+    nothing says so, as of a damaged one."""
     if not os.path.isdir(source):
         return ""
-    if reader.is_comparison(source):
-        try:
+    try:
+        if reader.is_comparison(source):
             rows = comparison.read(source)
-        except ValueError:  # a damaged summary says nothing of its cells
-            return ""
-        return comparison.weak_words(rows) if comparison.is_weak(rows) else ""
-    judged = reader.read_summary(source).get("verdict")
+            finished = reader.read_summary(source).get("finished", False)
+            words = comparison.weak_words(rows, finished) if comparison.is_weak(rows) else ""
+            return words if finished or not words else f"{words} The comparison is not over."
+        if not os.path.isfile(os.path.join(source, files.ALPHAS)):
+            return ""  # the verdict of a training is on its network, not on the cell
+        judged = reader.read_summary(source).get("verdict")
+    except (ValueError, OSError):
+        return ""
     if not judged or judged.get("better") is not False:
         return ""
-    return f"{judged['text']}, so its cell is a matter of chance; search longer first"
+    return f"{visible(judged['text'])}, so its cell is a matter of chance; search longer first"
 
 
 @common_log.by_main
