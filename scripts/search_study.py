@@ -495,6 +495,8 @@ class Study:
     def run(self):
         """Searches, comparisons, trainings; returns their `summary`."""
         args, searches = self.args, self.search()
+        if not args.trainings:
+            return {}
         genotypes = self.cells(searches)
         if args.compare and not args.replay:
             genotypes |= self.compare()
@@ -655,7 +657,7 @@ def main(argv=None):
     add("--random", type=int, default=10, help="random cells")
     add("--random_ops", metavar="LIST", help="as many random cells of these ops, too")
     add("--published", action=argparse.BooleanOptionalAction, default=True, help="and published")
-    add("--trainings", type=int, default=2, help="trainings of each cell")
+    add("--trainings", type=int, default=2, help="trainings of each cell; 0: searches alone")
     add("--epochs", type=int, help="of a training")
     add("--search_flags", default="", help="flags for all searches, behind those of a variant")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="of searches and trainings")
@@ -682,6 +684,9 @@ def main(argv=None):
         results = {name: study.run() for name, study in studies.items()}
     finally:
         os.chdir(before)
+    if not args.trainings:
+        print(f"the searches are done; their cells are in {os.path.join(args.out, 'parts')}")
+        return
     for name in list(studies) if args.cross_validate else ():
         if name + SWAPPED in studies:
             rows = cross_validated(studies[name], studies[name + SWAPPED])

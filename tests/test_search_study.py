@@ -99,6 +99,8 @@ def test_a_small_study_and_again_without_anything_to_compute(study, here, capsys
     assert "trainings of one cell differ" not in said  # each was trained once
     assert Path("out/study.png").read_bytes().startswith(b"\x89PNG")
 
+    study.main([*words, "--trainings", "0"])  # nothing but searches, which are done
+    assert capsys.readouterr().out.startswith("the searches are done; their cells are in ")
     before, (first, last) = parts(), ("train-random-0-0.json", "train-random-1-0.json")
     with monkeypatch.context() as patch:
         patch.setattr(study, "one_part", None)
