@@ -4,6 +4,7 @@ import copy
 import time
 
 import torch
+from tqdm import tqdm
 
 from console import errors
 
@@ -78,7 +79,8 @@ def quickest_layout(net, X, device, repeats=3):
 
     times = {}
     with torch.random.fork_rng([X.device] if X.is_cuda else []):
-        for name, layout in LAYOUTS.items():
+        # a large network takes long here, before the run has said anything
+        for name, layout in tqdm(LAYOUTS.items(), "memory layouts", disable=None, leave=False):
             twin, batch = copy.deepcopy(net).to(memory_format=layout), X.to(memory_format=layout)
             seconds(twin, batch)  # the first pass looks for kernels
             times[name] = min(seconds(twin, batch) for _ in range(repeats))
