@@ -76,6 +76,7 @@ def main(argv=None):
         if cfg.init_from and not state:
             copied = trained_network.init_from(net, cfg.init_from)
         size = utils.network_size(net, data.spec, cfg)
+        utils.settle_norms(net, run.n_steps * cfg.epochs)
         kept_as = layout.place(net, device, data, cfg)
         if cfg.sync_bn:
             sync_norm.synchronise(net, device.group)

@@ -85,6 +85,7 @@ def search(cfg):
         if cfg.auto_primitives:
             small_maps.choose(cfg, data.spec)
         net = build_supernet(cfg, data, device)
+        utils.settle_norms(net, run.n_steps * cfg.epochs)
         kept_as = layout.place(net, device, data, cfg)
         if cfg.sync_bn:
             sync_norm.synchronise(net, device.group)

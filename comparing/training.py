@@ -64,6 +64,7 @@ class Training:
         utils.seed_everything(seed)
         is_net = isinstance(cell, nn.Module)
         self.net = cell if is_net else augment_cnn.build(data.spec, recipe, cell)
+        utils.settle_norms(self.net, len(data.train) * recipe.epochs)
         self.net.to(device.torch_device).train()
         self.net.to(memory_format=layout.LAYOUTS[layout.default_layout(device)])
         self.data, self.recipe, self.device, self.warn = data, recipe, device, warn

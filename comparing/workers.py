@@ -7,12 +7,14 @@ processes are deaf to them, and end when it ends.
 import itertools
 import multiprocessing
 import signal
+import threading
 import time
 from collections import deque
 from multiprocessing import connection, resource_tracker
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 import genotypes as gt
 import utils
@@ -240,6 +242,9 @@ class Opened:
 def work(pipe, slot, setting):
     """The main function of a process: jobs come in, answers go out, until the parent is gone."""
     leave_signals_to_parent(slot)
+    # the usual lock of the bars is a semaphore, which Python would say is left behind by a process
+    # that is killed
+    tqdm.set_lock(threading.RLock())
 
     opened = Opened(setting, slot)
     try:

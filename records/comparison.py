@@ -381,16 +381,16 @@ def chance(rows):
     """The `Chance`: found minus random cells in the first rung; None without one found and two
     random cells, four in all: of three, t is 12.7, which tells nothing. None, too, where they do
     not differ on either side, as cells that have not learned anything: that shows no noise to
-    measure the difference by.
+    measure the difference by. None where half of the cells or more have `hardly learned`: then it
+    tells who begins to learn first.
 
     The first rung alone has all cells trained alike; behind it only good ones are left on both
     sides.
     """
-    first = {
-        kind: [row.rungs[0] for row in rows if row.kind == kind and row.rungs and not row.fault
-               and row.rungs[0].rung == 1]
-        for kind in (FOUND, RANDOM)
-    }  # fmt: skip
+    first = first_rung(rows)
+    n_weak, n = hardly_learned(rows)
+    if 2 * n_weak >= n:
+        return None
     n_found, n_random = (len(first[kind]) for kind in (FOUND, RANDOM))
     groups = shared([*first[FOUND], *first[RANDOM]], "top1")
     if not n_found or n_random < 2 or n_found + n_random < 4 or not groups[0]:
@@ -403,6 +403,21 @@ def chance(rows):
     difference = statistics.fmean(found) - statistics.fmean(drawn)
     epochs = next(row.rungs[0].epochs for row in rows if row.kind == RANDOM and row.rungs)
     return Chance(difference, low, high, n_found, n_random, epochs)
+
+
+def first_rung(rows):
+    """{FOUND: [Rung], RANDOM: [Rung]}, what the first rung has of the cells of both kinds."""
+    return {
+        kind: [row.rungs[0] for row in rows if row.kind == kind and row.rungs and not row.fault
+               and row.rungs[0].rung == 1]
+        for kind in (FOUND, RANDOM)
+    }  # fmt: skip
+
+
+def hardly_learned(rows):
+    """(how many, of how many) cells of `first_rung` had hardly learned anything (`is_weak`)."""
+    rungs = [rung for of_kind in first_rung(rows).values() for rung in of_kind]
+    return sum(rung.is_weak for rung in rungs), len(rungs)
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -424,6 +439,12 @@ def chance_words(rows):
     """Whether the search beat chance, in a sentence or two; "" where no search takes part."""
     if not any(row.kind == FOUND for row in rows):
         return ""
+    n_weak, n = hardly_learned(rows)
+    if n_weak and 2 * n_weak >= n:
+        return (
+            f"Whether the search beat chance cannot be told: {n_weak} of {plural(n, 'cell')} had "
+            f"hardly learned anything in the first rung. Compare again with more --epochs."
+        )
     found = chance(rows)
     if found is None:
         return (

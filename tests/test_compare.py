@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_damaged_files import KINDS, damage, quick_pictures, run  # noqa: F401
 from torch import nn
+from tqdm import tqdm
 
 import augment
 import compare
@@ -501,6 +503,24 @@ def test_cells_that_have_not_learned_anything_are_not_better_than_chance():
     assert comparison.chance(rows).low < 0
 
 
+@pytest.mark.parametrize("n_weak", [1, 2, 3])
+def test_chance_is_not_told_where_half_of_the_cells_have_hardly_learned(n_weak):
+    """It would tell who begins to learn first."""
+    names = candidates(("f", "found"), *((name, "random") for name in "abc"))
+    of_random = [0.12] * n_weak + [0.5, 0.6, 0.7][n_weak:]
+    scores = dict(zip("abcf", [*of_random, 0.9], strict=True))
+    records = [
+        record(name, top1 + seed / 100, seed) for name, top1 in scores.items() for seed in (0, 1)
+    ]
+    rows = comparison.ranking(names, records, "losses", 0.1)
+    assert comparison.hardly_learned(rows) == (n_weak, 4)
+    told = n_weak < 2
+    assert (comparison.chance(rows) is not None) == told
+    words = comparison.chance_words(rows)
+    assert words.startswith("Whether the search beat chance cannot be told: ") or told
+    assert (f"{n_weak} of 4 cells had hardly learned anything in the first rung" in words) != told
+
+
 def test_found_minus_random_and_its_interval():
     found = [[0.90, 0.94], [0.86, 0.90]]  # means 0.92 and 0.88, squares 2 * 0.02 ** 2
     drawn = [[0.80, 0.82], [0.83, 0.85], [0.77, 0.79]]  # 0.81, 0.84, 0.78, squares 2 * 0.03 ** 2
@@ -568,6 +588,8 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
         return load(name, path, train)
 
     words = ["searchs/s/", "--random", "1", "--baseline", "resnet18", "--seeds", "1"]
+    monkeypatch.setattr(comparison, "LEAST_AHEAD", 1.0)  # whatever they learn is hardly anything
+    monkeypatch.setattr(comparison, "LEAST_TIMES", 100)
     with monkeypatch.context() as patch:
         patch.setattr(named, "load_split", guarded)
         patch.setattr(Comparison, "draw", lambda run: report.draw_comparison(run.files.path))
@@ -600,7 +622,7 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     }  # fmt: skip
     page = Path("compares/c/report.html").read_text()
     assert page.count("data:image/png") == 5  # the chart, two cells of two candidates
-    assert "No cell can be chosen yet" in page  # of 143 images an epoch tells nothing
+    assert "No cell can be chosen yet" in page
     assert "It has not finished" not in page
     assert re.search(r"finished</span>\s+after 3 trainings\.", page)
     assert "To train it all the same:" in page
@@ -884,6 +906,22 @@ def test_a_process_that_dies_costs_its_own_training_alone():
     assert "its process was killed" in done[jobs[0]].value
     assert [score["epoch"] for score in done[jobs[1]].value] == [1]
     assert not process.is_alive()
+
+
+def test_the_bars_of_a_process_that_is_killed_leave_no_semaphore_behind(monkeypatch):
+    """Python would say so behind the command to paste, as tqdm's own lock is one."""
+
+    class Gone:
+        def recv(self):
+            raise EOFError
+
+    before = tqdm.get_lock()
+    monkeypatch.setattr(workers, "leave_signals_to_parent", lambda slot: None)
+    try:
+        workers.work(Gone(), 0, SimpleNamespace(ops=None))
+        assert isinstance(tqdm.get_lock(), type(threading.RLock()))
+    finally:
+        tqdm.set_lock(before)
 
 
 # --- what is refused ----------------------------------------------------------------------------

@@ -180,3 +180,20 @@ def test_the_size_of_a_network_is_counted_and_said(kind):
     )
     assert utils.count_params(net) == params + 10
     assert utils.count_params(nn.Sequential(net), auxiliary=False) == params
+
+
+@pytest.mark.parametrize("n_steps", [1, 8, 36, 37, 1000])
+def test_the_statistics_of_a_batchnorm_settle_in_the_steps_that_there_are(n_steps):
+    """Of few steps, too, hardly anything is left of the 0 and 1 that they begin with."""
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1, momentum=None))
+    utils.settle_norms(net, n_steps)
+    X = torch.randn(64, 1, 4, 4) * 3 + 10
+    with torch.no_grad():
+        for _ in range(n_steps):
+            net(X)
+    norm = net[0]
+    assert norm.running_mean.item() == pytest.approx(X.mean().item(), rel=0.021)
+    assert norm.running_var.item() == pytest.approx(X.var().item(), rel=0.021)
+    assert (norm.momentum == 0.1) == (n_steps > 37)
+    assert norm.momentum >= 0.1
+    assert net[1].momentum is None  # it takes the mean of all

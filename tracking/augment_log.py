@@ -15,6 +15,8 @@ from records import comparison, files, reader, verdict
 from tracking import common_log, mistakes
 from tracking.run_folder import versions
 
+FEW_STEPS = 100  # of a whole training, behind which nothing is known yet of images and flags
+
 
 def draw_confusion(run_path):
     """The confusion matrix, which is there when the training has ended."""
@@ -165,6 +167,9 @@ def describe(found, judged):
 
 def advice(run, data):
     """What to do about a network that is no better than guessing."""
+    steps = run.n_steps * run.cfg.epochs
+    if steps < FEW_STEPS:
+        return f"{plural(steps, 'step')} are few; take more --epochs or a smaller --batch_size"
     try:
         trained = reader.read_metrics(run.files.path)["train"][run.last["epoch"]]["top1"]
     except (ValueError, KeyError):  # the records were damaged or deleted
@@ -175,7 +180,6 @@ def advice(run, data):
             f"others; take more images, and look whether those of {data.val_name} are in the right "
             f"classes"
         )
-    steps = run.n_steps * run.cfg.epochs
     return (
         f"it has learned nothing in {plural(steps, 'step')}; take more --epochs or a smaller "
         f"--batch_size, and if the loss does not fall then, another --lr"
