@@ -33,6 +33,8 @@ def by_hand(cell, data, recipe, seed):
     utils.seed_everything(seed)
     net = augment_cnn.build(data.spec, recipe, cell)
     net.to(memory_format=torch.channels_last)
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 1 - 0.02 ** (1 / (recipe.epochs * len(data.train)))  # of few steps
     optim = torch.optim.SGD(net.parameters(), 0.025, 0.9, weight_decay=3e-4)
     data.train.restart([seed, 0])
     cross_entropy, found = nn.CrossEntropyLoss(), []
