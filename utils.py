@@ -210,7 +210,7 @@ SETTLED = 0.02  # what the statistics of a BatchNorm may still have of their fir
 
 def settle_norms(net, n_steps):
     """Give every BatchNorm of `net` so much momentum that its running statistics have forgotten
-    their first values, 0 and 1, after `n_steps` steps. With torch's 0.1 that takes 37: a network
+    their first values, 0 and 1, after `n_steps` steps. With torch's 0.1 that takes 38: a network
     that is trained for fewer would be scored by statistics that are not its own."""
     least = 1 - SETTLED ** (1 / max(n_steps, 1))
     for module in net.modules():

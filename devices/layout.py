@@ -21,7 +21,7 @@ def place(net, device, data, cfg):
     shape = (at_once, data.spec.C_in, *data.spec.size)
     # a choice by time, which may fall out otherwise in each of several processes: norms of
     # gradients in another layout are summed in another order, and weights would drift apart
-    layout = device.group.from_main(lambda: pick_layout(cfg.layout, net, shape, device))
+    layout = device.group.from_main(lambda: pick_layout(cfg.layout, net, shape, device, cfg.quiet))
     net.to(memory_format=LAYOUTS[layout])
     if cfg.compile:
         require_compiler(device)
@@ -48,7 +48,7 @@ def default_layout(device):
     return "channels_last" if device.torch_device.type == "cpu" else "contiguous"
 
 
-def pick_layout(choice, net, shape, device):
+def pick_layout(choice, net, shape, device, quiet=False):
     """The key of LAYOUTS for --layout auto|channels_last|contiguous.
 
     auto: on a CUDA card whichever is faster in a few passes of `net` over images of `shape`
@@ -60,10 +60,10 @@ def pick_layout(choice, net, shape, device):
         return choice
     if not device.is_cuda or torch.are_deterministic_algorithms_enabled():
         return default_layout(device)
-    return quickest_layout(net, torch.zeros(shape, device=device.torch_device), device)
+    return quickest_layout(net, torch.zeros(shape, device=device.torch_device), device, quiet)
 
 
-def quickest_layout(net, X, device, repeats=3):
+def quickest_layout(net, X, device, quiet=False, repeats=3):
     """The key of LAYOUTS in which a forward and backward pass of `net` for X takes least time.
     Works on a copy."""
 
@@ -80,7 +80,8 @@ def quickest_layout(net, X, device, repeats=3):
     times = {}
     with torch.random.fork_rng([X.device] if X.is_cuda else []):
         # a large network takes long here, before the run has said anything
-        for name, layout in tqdm(LAYOUTS.items(), "memory layouts", disable=None, leave=False):
+        off = quiet or None  # None: where there is no terminal
+        for name, layout in tqdm(LAYOUTS.items(), "memory layouts", disable=off, leave=False):
             twin, batch = copy.deepcopy(net).to(memory_format=layout), X.to(memory_format=layout)
             seconds(twin, batch)  # the first pass looks for kernels
             times[name] = min(seconds(twin, batch) for _ in range(repeats))

@@ -439,13 +439,12 @@ def chance_words(rows):
     """Whether the search beat chance, in a sentence or two; "" where no search takes part."""
     if not any(row.kind == FOUND for row in rows):
         return ""
-    n_weak, n = hardly_learned(rows)
-    if n_weak and 2 * n_weak >= n:
+    found, (n_weak, n) = chance(rows), hardly_learned(rows)
+    if all(first_rung(rows).values()) and 2 * n_weak >= n:
         return (
             f"Whether the search beat chance cannot be told: {n_weak} of {plural(n, 'cell')} had "
-            f"hardly learned anything in the first rung. Compare again with more --epochs."
+            f"hardly learned anything in the first rung; that takes more --epochs."
         )
-    found = chance(rows)
     if found is None:
         return (
             "Whether the search beat chance is not known: that takes a found cell and three random "

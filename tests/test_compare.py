@@ -519,6 +519,8 @@ def test_chance_is_not_told_where_half_of_the_cells_have_hardly_learned(n_weak):
     words = comparison.chance_words(rows)
     assert words.startswith("Whether the search beat chance cannot be told: ") or told
     assert (f"{n_weak} of 4 cells had hardly learned anything in the first rung" in words) != told
+    alone = comparison.ranking(names[:1], records, "losses", 0.95)  # first of all chance is missing
+    assert "three random ones" in comparison.chance_words(alone)
 
 
 def test_found_minus_random_and_its_interval():

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import FAST_AUGMENT, FAST_SEARCH
 from torch import nn
 
+import augment
+import search
 import utils
 from config import AugmentConfig
 from data_sets.named import DataSpec
@@ -197,3 +200,16 @@ def test_the_statistics_of_a_batchnorm_settle_in_the_steps_that_there_are(n_step
     assert (norm.momentum == 0.1) == (n_steps > 37)
     assert norm.momentum >= 0.1
     assert net[1].momentum is None  # it takes the mean of all
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [(search.main, FAST_SEARCH), (augment.main, [*FAST_AUGMENT, "--genotype", "DARTS_V2"])],
+)
+def test_a_run_settles_its_norms_for_all_of_its_steps(here, monkeypatch, main, words):
+    heard, settle = [], utils.settle_norms
+    monkeypatch.setattr(utils, "settle_norms", lambda net, n: heard.append(n) or settle(net, n))
+    main([*words, "--epochs", "2", "--name", "a"])
+    assert heard == [4]  # two epochs of two steps
+    main(["--name", "a", "--resume"])
+    assert heard == [4, 4]

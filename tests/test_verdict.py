@@ -7,6 +7,7 @@ import random
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -244,3 +245,21 @@ def test_a_training_warns_of_a_cell_whose_search_learned_nothing(
     # the verdict of a training is on its network, whose cell may be a good one
     os.remove("searchs/s/alphas.jsonl")
     assert augment_log.doubt("searchs/s") == ""
+
+
+@pytest.mark.parametrize(("epochs", "few"), [(2, True), (50, False)])
+def test_advice_blames_the_images_only_behind_enough_steps(monkeypatch, epochs, few):
+    run = SimpleNamespace(
+        n_steps=2, cfg=SimpleNamespace(epochs=epochs), last={"epoch": 1},
+        files=SimpleNamespace(path="augments/a"),
+    )  # fmt: skip
+    data = SimpleNamespace(
+        class_counts=[25] * 4, spec=SimpleNamespace(classes=PETS), val_name="held-out"
+    )
+    by_heart = {"train": {1: {"top1": 0.9}}}
+    monkeypatch.setattr(reader, "read_metrics", lambda path: by_heart)
+    text = augment_log.advice(run, data)
+    assert ("4 steps may be too few, so take more --epochs first, then take more" in text) == few
+    assert "90.00% of the training images right" in text
+    by_heart["train"][1]["top1"] = 0.25
+    assert augment_log.advice(run, data).startswith("it has learned nothing in ")

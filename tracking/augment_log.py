@@ -15,7 +15,7 @@ from records import comparison, files, reader, verdict
 from tracking import common_log, mistakes
 from tracking.run_folder import versions
 
-FEW_STEPS = 100  # of a whole training, behind which nothing is known yet of images and flags
+FEW_STEPS = 100  # of a whole training: after so few the images may not be to blame
 
 
 def draw_confusion(run_path):
@@ -168,17 +168,16 @@ def describe(found, judged):
 def advice(run, data):
     """What to do about a network that is no better than guessing."""
     steps = run.n_steps * run.cfg.epochs
-    if steps < FEW_STEPS:
-        return f"{plural(steps, 'step')} are few; take more --epochs or a smaller --batch_size"
     try:
         trained = reader.read_metrics(run.files.path)["train"][run.last["epoch"]]["top1"]
     except (ValueError, KeyError):  # the records were damaged or deleted
         trained = 0.0
     if verdict.judge(trained, data.class_counts, data.spec.classes)["better"]:
+        first = f"{plural(steps, 'step')} may be too few, so take more --epochs first, then "
         return (
             f"it gets {trained:.2%} of the training images right, but that does not carry over to "
-            f"others; take more images, and look whether those of {data.val_name} are in the right "
-            f"classes"
+            f"others; {first * (steps < FEW_STEPS)}take more images, and look whether those of "
+            f"{data.val_name} are in the right classes"
         )
     return (
         f"it has learned nothing in {plural(steps, 'step')}; take more --epochs or a smaller "
