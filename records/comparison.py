@@ -381,16 +381,14 @@ def chance(rows):
     """The `Chance`: found minus random cells in the first rung; None without one found and two
     random cells, four in all: of three, t is 12.7, which tells nothing. None, too, where they do
     not differ on either side, as cells that have not learned anything: that shows no noise to
-    measure the difference by. None where half of the cells or more have `hardly learned`: then it
-    tells who begins to learn first.
+    measure the difference by. None where they were trained too briefly (`is_too_brief`).
 
     The first rung alone has all cells trained alike; behind it only good ones are left on both
     sides.
     """
-    first = first_rung(rows)
-    n_weak, n = hardly_learned(rows)
-    if 2 * n_weak >= n:
+    if is_too_brief(rows):
         return None
+    first = first_rung(rows)
     n_found, n_random = (len(first[kind]) for kind in (FOUND, RANDOM))
     groups = shared([*first[FOUND], *first[RANDOM]], "top1")
     if not n_found or n_random < 2 or n_found + n_random < 4 or not groups[0]:
@@ -420,6 +418,13 @@ def hardly_learned(rows):
     return sum(rung.is_weak for rung in rungs), len(rungs)
 
 
+def is_too_brief(rows):
+    """Whether half of the cells of `first_rung` or more had hardly learned anything: their scores
+    tell who begins to learn first."""
+    n_weak, n = hardly_learned(rows)
+    return 2 * n_weak >= n
+
+
 # --- words --------------------------------------------------------------------------------------
 
 
@@ -439,8 +444,9 @@ def chance_words(rows):
     """Whether the search beat chance, in a sentence or two; "" where no search takes part."""
     if not any(row.kind == FOUND for row in rows):
         return ""
-    found, (n_weak, n) = chance(rows), hardly_learned(rows)
-    if all(first_rung(rows).values()) and 2 * n_weak >= n:
+    found = chance(rows)
+    if all(first_rung(rows).values()) and is_too_brief(rows):
+        n_weak, n = hardly_learned(rows)
         return (
             f"Whether the search beat chance cannot be told: {n_weak} of {plural(n, 'cell')} had "
             f"hardly learned anything in the first rung; that takes more --epochs."

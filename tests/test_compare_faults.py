@@ -20,7 +20,6 @@ from test_disk import fail_at
 
 import compare
 import search
-import utils
 from comparing import run as run_of_compare
 from comparing import several
 from records import comparison, files
@@ -45,7 +44,6 @@ def whole(scripted, monkeypatch):  # noqa: F811
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     # after every training, not by the clock: the number of operations is the same each time
     monkeypatch.setattr(run_of_compare, "SHOW_PORTION", math.inf)
-    monkeypatch.setattr(utils, "multiply_adds", lambda *args: 1e6)  # most of the time
     compare.main([*WORDS, "--name", "whole", "--quiet"])
     return result("compares/whole")
 

@@ -65,9 +65,11 @@ def doubt(source):
     try:
         if reader.is_comparison(source):
             rows = comparison.read(source)
-            finished = reader.read_summary(source).get("finished", False)
-            words = comparison.weak_words(rows, finished) if comparison.is_weak(rows) else ""
-            return words if finished or not words else f"{words} The comparison is not over."
+            if not comparison.is_weak(rows):
+                return ""
+            if reader.read_summary(source).get("finished"):
+                return comparison.weak_words(rows)
+            return f"{comparison.weak_words(rows, False)} The comparison is not over."
         if not os.path.isfile(os.path.join(source, files.ALPHAS)):
             return ""  # the verdict of a training is on its network, not on the cell
         judged = reader.read_summary(source).get("verdict")
@@ -173,10 +175,12 @@ def advice(run, data):
     except (ValueError, KeyError):  # the records were damaged or deleted
         trained = 0.0
     if verdict.judge(trained, data.class_counts, data.spec.classes)["better"]:
-        first = f"{plural(steps, 'step')} may be too few, so take more --epochs first, then "
+        first = ""
+        if steps < FEW_STEPS:
+            first = f"{plural(steps, 'step')} may be too few, so take more --epochs first, then "
         return (
             f"it gets {trained:.2%} of the training images right, but that does not carry over to "
-            f"others; {first * (steps < FEW_STEPS)}take more images, and look whether those of "
+            f"others; {first}take more images, and look whether those of "
             f"{data.val_name} are in the right classes"
         )
     return (
