@@ -185,7 +185,7 @@ def test_the_size_of_a_network_is_counted_and_said(kind):
     assert utils.count_params(nn.Sequential(net), auxiliary=False) == params
 
 
-@pytest.mark.parametrize("n_steps", [1, 8, 36, 37, 1000])
+@pytest.mark.parametrize("n_steps", [1, 8, 36, 37, 38, 1000])
 def test_the_statistics_of_a_batchnorm_settle_in_the_steps_that_there_are(n_steps):
     """Of few steps, too, hardly anything is left of the 0 and 1 that they begin with."""
     net = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1, momentum=None))
