@@ -417,8 +417,13 @@ def test_the_chart_shows_what_the_ranking_goes_by_the_best_to_the_right(rank_by)
     records = [record(name, top1, 0, train_loss=loss, loss=loss)
                for name, (top1, loss) in losses.items()]  # fmt: skip
     rows = comparison.ranking(candidates(*((n, "random") for n in losses)), records, rank_by)
-    axes = plot_compare.figure(rows).axes[0]
+    axes, first = plot_compare.figure(rows).axes
     best = {"losses": "b", "accuracy": "a"}[rank_by]
+    numbers = {text.get_text(): text.xy[1] for text in first.texts}
+    order = [90, 80, 70] if rank_by == "accuracy" else [80, 90, 70]
+    assert numbers == pytest.approx({str(i): y for i, y in enumerate(order, start=1)})
+    (ring,) = (line for line in first.lines if line.get_markerfacecolor() == "none")
+    assert ring.get_ydata() == pytest.approx([order[0]])
     assert axes.get_yticklabels()[0].get_text().split() == [best, "1"]
     assert axes.get_xlabel().startswith(
         {"losses": "mean of training loss", "accuracy": "acc"}[rank_by]
