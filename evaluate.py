@@ -1,6 +1,6 @@
 """Score a trained network on its test split.
 
-python evaluate.py augments/NAME            its last and its best epoch
+python evaluate.py augments/NAME            its last and its best epoch, once if they are the same
 python evaluate.py augments/NAME/best.pt    one checkpoint
 """
 
@@ -44,8 +44,11 @@ def main(argv=None):
         device = pick.prepare_device(cfg)
         # both checkpoints of a run have seen the same images
         parts = loaders.scored_loaders(data_options(cfg, networks[0], device))
+    also = ""
+    if len(networks) > 1 and networks[0].where == networks[1].where:
+        networks, also = networks[:1], ", which is the best, too"
     with errors.run_errors(cfg.PROG, advice=advice):
-        return [score(trained, parts, device) for trained in networks]
+        return [score(trained, parts, device, also) for trained in networks]
 
 
 def data_options(cfg, trained, device):
@@ -57,9 +60,10 @@ def data_options(cfg, trained, device):
     )
 
 
-def score(trained, parts, device):
+def score(trained, parts, device, also=""):
     """Print the scores of a trained_network.TrainedNetwork on each part, beside what its training
-    logged; returns those on the first part, on which it was scored after every epoch."""
+    logged; returns those on the first part, on which it was scored after every epoch. `also` is
+    more to say of that epoch."""
     kind = layout.LAYOUTS[layout.default_layout(device)]
     net = trained.net.to(device.torch_device, memory_format=kind)
     top = min(5, len(trained.spec.classes))
@@ -69,7 +73,7 @@ def score(trained, parts, device):
         found = scores[part] = utils.evaluate(lambda X: net(X)[0], loader, device, answers)
         logged = "" if len(scores) > 1 else f" (training logged {trained.logged})"
         print(
-            f"{trained.path}, {trained.where}, {visible(trained.spec.name)} {part} split: "
+            f"{trained.path}, {trained.where}{also}, {visible(trained.spec.name)} {part} split: "
             f"top1 {found['top1']:.2%} top{top} {found['top5']:.2%} loss {found['loss']:.4f}"
             f"{logged}"
         )

@@ -4,6 +4,7 @@ Importing this loads no torch: the openers import what they need. Images that ar
 from a folder: image_folder.py.
 """
 
+import difflib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -204,9 +205,11 @@ NAMES = (*DATA_SETS, *FOLDERS)
 def find(name):
     """The row of a data set. Raises ValueError for an unknown name."""
     if name not in DATA_SETS:
+        folders = [entry.name for entry in os.scandir() if entry.is_dir()]
+        near = difflib.get_close_matches(name, [*NAMES, *folders], n=1)
         raise ValueError(
             f"unknown data set {name!r}: there is no such folder of images here, and known by name "
-            f"are {', '.join(NAMES)}"
+            f"are {', '.join(NAMES)}{f'; did you mean {near[0]}?' if near else ''}"
         )
     return DATA_SETS[name]
 

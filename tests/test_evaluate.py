@@ -39,7 +39,10 @@ def pets(tmp_path_factory):
     return folder
 
 
-def test_both_checkpoints_score_what_their_training_logged(there, capsys):
+def test_both_checkpoints_score_what_their_training_logged(there, tmp_path, monkeypatch, capsys):
+    shutil.copytree(there, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    shutil.copy("augments/a/previous.pt", "augments/a/best.pt")  # not the epoch of the last
     records = {r["epoch"]: r for r in lines("augments/a/metrics.jsonl") if r["phase"] == "val"}
     tree = sorted(Path().rglob("*"))
     last, best = "augments/a/checkpoint.pt", "augments/a/best.pt"
@@ -60,6 +63,16 @@ def test_both_checkpoints_score_what_their_training_logged(there, capsys):
                 f"{record['top1']:.2%})"
             )
     assert sorted(Path().rglob("*")) == tree  # nothing is written
+
+
+def test_a_last_epoch_that_is_the_best_is_scored_once(finished_augment, tmp_path, capsys):
+    run = tmp_path / "a"
+    shutil.copytree(finished_augment[0] / "augments" / "a", run)
+    shutil.copy(run / "checkpoint.pt", run / "best.pt")
+    assert len(evaluate.main([str(run)])) == 1
+    line, _ = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{run}/checkpoint.pt, epoch ")
+    assert ", which is the best, too, digits test split: top1 " in line
 
 
 def test_the_last_line_of_a_training_is_a_command_that_runs(there, finished_augment):
@@ -90,12 +103,11 @@ def test_every_part_is_scored_and_each_image_decoded_once(pets, monkeypatch, cap
     found = evaluate.main(["augments/p"])
     scored = [str(path) for part in ("val", "test") for path in Path("pets", part).rglob("*.png")]
     assert len(scored) == 14
-    assert decoded == Counter(scored)  # once for both checkpoints, and no training image
+    assert decoded == Counter(scored)  # once for both parts, and no training image
 
     said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[::2]]
     assert said == [
-        f"augments/p/{name}.pt, epoch 1, pets {part} split"
-        for name in ("checkpoint", "best")
+        f"augments/p/checkpoint.pt, epoch 1, which is the best, too, pets {part} split"
         for part in ("val", "test")
     ]
     # what is returned is the score on D/val, as logged after every epoch
