@@ -3,6 +3,7 @@
     python scripts/search_study.py --data digits --variants first limited
     python scripts/search_study.py --data digits IMAGES@16      a folder of images, scaled to 16x16
     python scripts/search_study.py --device cuda                cells side by side on a card
+    python scripts/search_study.py --records docs/measurements/search-*.json
 
 For every data set: `--searches` searches of each variant, `--random` random cells of the same space
 and the published cells. Every cell is trained from scratch `--trainings` times by one recipe and
@@ -18,6 +19,7 @@ import concurrent.futures
 import functools
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -73,6 +75,7 @@ OTHER_EPOCHS = 8
 N_RANDOM = 12  # of a comparison
 DRAWS = 5_000  # of the bootstrap
 CROSS_VALIDATED = ", cross-validated"
+PANELS = 3  # of the figure, beside each other
 TOGETHER = 12  # trainings that a process has on a card at the same time
 
 
@@ -453,26 +456,43 @@ def table(name, rows):
 
 
 def draw(results, out):
-    """All cells of all kinds, one panel for each data set: a dot is a cell, a bar the mean."""
+    """How far above the random cells all others are, a panel for each data set: a dot is a cell,
+    the line the interval of `welch`. Without random cells the accuracy itself."""
     from matplotlib.figure import Figure
 
-    height = 1 + 0.42 * max(len(rows) for rows in results.values())
-    fig = Figure(figsize=(5.5 * len(results), height), layout="constrained")
-    panels = fig.subplots(1, len(results), squeeze=False)[0]
-    for axes, (name, rows) in zip(panels, results.items(), strict=True):
-        for y, (kind, row) in enumerate(rows.items()):
+    kinds = list(dict.fromkeys(itertools.chain(*results.values())))
+    n_rows = math.ceil(len(results) / PANELS)
+    n_columns = math.ceil(len(results) / n_rows)
+    size = 1.5 + 3.6 * n_columns, (1 + 0.27 * len(kinds)) * n_rows
+    fig = Figure(figsize=size, layout="constrained")
+    panels = list(fig.subplots(n_rows, n_columns, squeeze=False, sharey=True).flat)
+    for axes in panels[len(results) :]:
+        axes.set_visible(False)
+    for axes, (name, rows) in zip(panels, results.items(), strict=False):
+        zero = rows["random"]["top1"] if "random" in rows else 0
+        for kind, row in rows.items():
             own = kind.startswith("random") or kind == "published"
             color = palette.FAINT if own else palette.RUNS[0]
-            values = [100 * value for value in row["top1_of_cells"]]
-            axes.plot(values, [y] * len(values), "o", color=color, alpha=0.6, markersize=5)
-            axes.plot(100 * row["top1"], y, "|", color=palette.INK, markersize=16, mew=2)
-        if "random" in rows:
-            axes.axvline(100 * rows["random"]["top1"], color=palette.FAINT, linewidth=1)
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(name)
-        axes.set_xlabel("test accuracy in %; a dot is a cell, a bar the mean")
+            values = [100 * (value - zero) for value in row["top1_of_cells"]]
+            y = kinds.index(kind)
+            axes.plot(values, [y] * len(values), "o", color=color, alpha=0.5, markersize=4)
+            axes.plot(100 * (row["top1"] - zero), y, "|", color=palette.INK, markersize=11, mew=2)
+            bounds = [100 * bound for bound in row.get("top1_welch", ())]
+            axes.plot(bounds, [y] * len(bounds), color=palette.INK, linewidth=1.5)
+        if zero:
+            axes.axvline(0, color=palette.FAINT, linewidth=1)
+        axes.grid(axis="y", alpha=0.25)
+        axes.set_yticks(range(len(kinds)), kinds)
+        axes.set_ylim(len(kinds) - 0.5, -0.5)
+        axes.set_title(name, fontsize="medium")
+        axes.set_xlabel("points above random cells" if zero else "test accuracy in %")
     return figure.save(fig, out)
+
+
+def tell(results, out):
+    """Print a table of each data set and draw them all."""
+    print(*(table(name, rows) for name, rows in results.items()), sep="\n\n")
+    return draw(results, os.path.join(out, "study.png"))
 
 
 # --- the study ----------------------------------------------------------------------------------
@@ -660,6 +680,13 @@ def main(argv=None):
     add("--trainings", type=int, default=2, help="trainings of each cell; 0: searches alone")
     add("--epochs", type=int, help="of a training")
     add("--search_flags", default="", help="flags for all searches, behind those of a variant")
+    add(
+        "--records",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="run nothing: the tables and the figure of what such files have recorded",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="of searches and trainings")
     add("--jobs", type=int, default=pick.cores(), help="processes at once")
     add("--out", default="study", help="folder of the results")
@@ -674,6 +701,14 @@ def main(argv=None):
     if args.replay and args.cross_validate:
         parser.error("--replay takes no --cross_validate")
     args.out = os.path.abspath(args.out)
+    if args.records:
+        records = {path: reader.read_object(path).get("results") for path in args.records}
+        for path, results in records.items():
+            if not results:
+                parser.error(f"--records {path} is not the record of a study")
+        os.makedirs(args.out, exist_ok=True)
+        print(f"written: {tell(functools.reduce(dict.__or__, records.values()), args.out)}")
+        return
     sides = (False, True) if args.cross_validate else (False,)
     sets = dict(data_flags(text, args.out, side) for text in args.data for side in sides)
     os.makedirs(args.out, exist_ok=True)
@@ -691,7 +726,6 @@ def main(argv=None):
         if name + SWAPPED in studies:
             rows = cross_validated(studies[name], studies[name + SWAPPED])
             results[name + CROSS_VALIDATED] = rows
-    print(*(table(name, rows) for name, rows in results.items()), sep="\n\n")
     record = {
         "results": results, "left_out": {n: study.left_out for n, study in studies.items()},
         "variants": {name: VARIANTS[name] for name in args.variants},
@@ -700,7 +734,7 @@ def main(argv=None):
         "device": pick.Device(pick.pick_device(args.device)).name,
     }  # fmt: skip
     files.write_json(os.path.join(args.out, "study.json"), record)
-    print(f"written: {draw(results, os.path.join(args.out, 'study.png'))} and study.json")
+    print(f"written: {tell(results, args.out)} and study.json")
 
 
 if __name__ == "__main__":

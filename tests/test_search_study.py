@@ -352,6 +352,40 @@ def test_a_data_set_that_there_is_not_is_one_line(study, here):
         study.main(["--data", "nothere"])
 
 
+def test_what_is_on_record_is_told_again(study, here, capsys):
+    measured = SCRIPTS.parent / "docs" / "measurements"
+    paths = [str(measured / f"search-{name}.json") for name in ("fashion-14", "digits")]
+    study.main(["--records", *paths, "--out", "again"])
+    said = capsys.readouterr().out
+    assert "fashion-14: accuracy in %" in said
+    assert "digits, cross-validated: accuracy in %" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("perturbation     ") and
+               " 5    83.84" in line)  # fmt: skip
+    assert line.split()[-4:] == ["to", "+0.39", "0.38", "625"]
+    assert said.splitlines()[-1] == f"written: {here / 'again' / 'study.png'}"
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--records", paths[0], "no.json"])
+    assert ended.value.code == 2
+    assert "--records no.json is not the record of a study" in capsys.readouterr().err
+
+
+def test_the_figure_shows_how_far_above_random_cells(study, here, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(study.figure, "save", lambda fig, out: drawn.append(fig))
+    cells = {("random", i): [{"top1": top1, "loss": 1}] for i, top1 in enumerate((0.4, 0.5, 0.6))}
+    cells |= {("first", i): [{"top1": top1, "loss": 1}] for i, top1 in enumerate((0.7, 0.8))}
+    rows = study.summary(cells, {})
+    study.draw({"b": {"random": rows["random"]}, **dict.fromkeys("acde", rows)}, "x.png")
+    b, a, *_ = panels = drawn[0].axes
+    assert [axes.get_visible() for axes in panels] == [True] * 5 + [False]
+    dots, mean, bounds = (line for line in a.lines if set(line.get_ydata()) == {1})
+    assert list(dots.get_xdata()) == pytest.approx([20, 30])
+    assert list(mean.get_xdata()) == pytest.approx([25])
+    assert list(bounds.get_xdata()) == pytest.approx([100 * x for x in rows["first"]["top1_welch"]])
+    assert [label.get_text() for label in b.get_yticklabels()] == ["random", "first"]
+    assert not [line for line in b.lines if set(line.get_ydata()) == {1}]  # none there
+
+
 def test_a_study_without_random_cells_is_drawn_too(study, here):
     searches = {("first", 0): {"seconds": 1.0}}
     rows = study.summary({("first", 0): [{"top1": 0.5, "loss": 1.0}]}, searches)
