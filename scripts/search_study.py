@@ -426,33 +426,34 @@ def as_in_a_rung(trainings):
 
 
 def table(name, rows):
-    """A data set's rows as text."""
-    lines = [
-        f"{name}: accuracy in %, mean and deviation over cells",
-        f"{'':22}{'cells':>6}{'accuracy':>16}{'loss':>8}{'found - random, 95 %':>24}{'by t':>18}"
-        f"{'rank':>6}{'search, s':>11}",
-    ]
+    """A data set's rows as a table of Markdown. Intervals are those of `welch`, of one found cell
+    the bootstrap's."""
+    lines = [("cells", "number", "accuracy", "loss", "found - random, 95 %", "rank", "search")]
     for kind, row in rows.items():
-        mean, deviation = 100 * row["top1"], 100 * row["top1_deviation"]
-        line = f"{kind:22}{row['cells']:6}{mean:9.2f} +-{deviation:5.2f}{row['loss']:8.3f}"
-        if "top1_interval" in row:
-            for key, width in (("top1_interval", 24), ("top1_welch", 18)):
-                bounds = (f"{100 * bound:+.2f}" for bound in row.get(key, ()))
-                line += f"{' to '.join(bounds):>{width}}"
-            line += f"{row['top1_rank']:6.2f}"
+        bounds = row.get("top1_welch") or row.get("top1_interval", ())
+        seconds = f"{row['search_seconds']:.0f} s" if "search_seconds" in row else ""
+        rank = f"{row['top1_rank']:.2f}" if "top1_rank" in row else ""
+        accuracy = f"{100 * row['top1']:.2f} +- {100 * row['top1_deviation']:.2f}"
+        interval = " to ".join(f"{100 * bound:+.2f}" for bound in bounds)
+        numbers = str(row["cells"]), accuracy, f"{row['loss']:.3f}", interval, rank, seconds
+        lines.append((kind, *numbers))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    said = [f"{name}: accuracy in %, mean and deviation over cells", ""]
+    for line in lines:
+        said.append(f"| {' | '.join(map(str.ljust, line, widths))} |")
+    said.append("")
+    for kind, row in rows.items():
         if "above" in row:
-            line += f"  {row['above']:.0%} of the winners are above the mean of random cells"
-        if "search_seconds" in row:
-            line += f"{row['search_seconds']:11.0f}"
-        lines.append(line)
+            said.append(f"{kind}: {row['above']:.0%} are above the mean of random cells")
     noise = next((row["top1_deviation_of_trainings"] for row in rows.values()), None)
     if noise is not None:  # of cells that were trained once nothing is known
-        lines.append(f"trainings of one cell differ by {100 * noise:.2f} (deviation)")
+        said.append(f"trainings of one cell differ by {100 * noise:.2f} (deviation)")
     if name.endswith(CROSS_VALIDATED):
-        lines.append(
+        said.append(
             "each value is a mean of both sides; of a variant, of the two cells found with one seed"
         )
-    return "\n".join(lines)
+    return "\n".join(said)
 
 
 def draw(results, out):

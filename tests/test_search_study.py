@@ -357,16 +357,29 @@ def test_what_is_on_record_is_told_again(study, here, capsys):
     paths = [str(measured / f"search-{name}.json") for name in ("fashion-14", "digits")]
     study.main(["--records", *paths, "--out", "again"])
     said = capsys.readouterr().out
-    assert "fashion-14: accuracy in %" in said
+    assert "Fashion-MNIST at 14x14: accuracy in %" in said
     assert "digits, cross-validated: accuracy in %" in said
-    (line,) = (line for line in said.splitlines() if line.startswith("perturbation     ") and
-               " 5    83.84" in line)  # fmt: skip
-    assert line.split()[-4:] == ["to", "+0.39", "0.38", "625"]
+    rows = [" ".join(line.split()) for line in said.splitlines()]
+    assert "| perturbation | 5 | 83.84 +- 0.47 | 0.451 | -0.75 to +0.39 | 0.38 | 625 s |" in rows
     assert said.splitlines()[-1] == f"written: {here / 'again' / 'study.png'}"
     with pytest.raises(SystemExit) as ended:
         study.main(["--records", paths[0], "no.json"])
     assert ended.value.code == 2
     assert "--records no.json is not the record of a study" in capsys.readouterr().err
+
+
+def test_the_tables_of_the_docs_are_those_on_record(study):
+    """In every row: cells, mean and deviation, loss, interval, rank and seconds."""
+    docs = SCRIPTS.parent / "docs"
+    shown = {" ".join(line.split()) for line in (docs / "results.md").read_text().splitlines()}
+    tables = 0
+    for path in sorted((docs / "measurements").glob("search-*.json")):
+        for name, rows in json.loads(path.read_text())["results"].items():
+            lines = [line for line in study.table(name, rows).splitlines() if line[:1] == "|"]
+            missing = {" ".join(line.split()) for line in lines if "---" not in line} - shown
+            assert not missing, f"{path.name}, {name}"
+            tables += 1
+    assert tables == 6
 
 
 def test_the_figure_shows_how_far_above_random_cells(study, here, monkeypatch):
@@ -493,4 +506,4 @@ def test_a_summary_by_hand(study):
     assert first["search_seconds"] == 3
     said = study.table("images", rows)
     assert "trainings of one cell differ by 12.75 (deviation)" in said
-    assert "70.00 +-14.14" in said
+    assert "70.00 +- 14.14" in said
