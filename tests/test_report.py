@@ -74,7 +74,12 @@ def test_the_page_of_a_search_says_everything(search_run):
     config = json.loads((search_run / "config.json").read_text())
     assert "Architecture search on digits (8x8)" in text
     assert "epochs finished 2 of 2" in text
-    assert f"best alpha half accuracy {100 * best['top1']:.2f} % epoch {best['epoch']}" in text
+    assert (
+        f"best accuracy of the supernet {100 * best['top1']:.2f} % epoch {best['epoch']}, on the "
+        f"alpha half; not that of the found cell" in text
+    )
+    sure = json.loads((search_run / "summary.json").read_text())["how_sure"]
+    assert f"kept edges that are decided {sure['decided']} of {sure['edges']}" in text
     assert f"{network['params'] / 1e6:.3f} M" in text
     assert f"{network['madds'] / 1e6:.1f} M multiply-adds at 8x8" in text
     assert "images per second" in text
