@@ -507,3 +507,7 @@ def test_a_summary_by_hand(study):
     said = study.table("images", rows)
     assert "trainings of one cell differ by 12.75 (deviation)" in said
     assert "70.00 +- 14.14" in said
+    del cells["first", 1]  # of one cell Welch's t says nothing
+    rows = study.summary(cells, {})
+    low, high = (f"{100 * bound:+.2f}" for bound in rows["first"]["top1_interval"])
+    assert f"| {low} to {high} " in study.table("images", rows)
