@@ -128,8 +128,8 @@ def draw_first_rung(axes, rows):
     axes.margins(x=0.1)  # the numbers stand to the right
     if rows and max(row.madds for row in rows) > 10 * min(row.madds for row in rows):
         axes.set_xscale("log")
-    epochs = comparison.plural(rows[0].rungs[0].epochs, "epoch") if rows else ""
-    axes.set_title(f"First rung, {epochs}; numbers: ranks; dashed: means", fontsize="small",
+    epochs = f", {comparison.plural(rows[0].rungs[0].epochs, 'epoch')}" if rows else ""
+    axes.set_title(f"First rung{epochs}; numbers: ranks; dashed: means", fontsize="small",
                    loc="left")  # fmt: skip
     axes.grid(alpha=0.3)
 

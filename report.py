@@ -97,6 +97,9 @@ def collect(run_path):
     size = metadata.get("size")
     selected = reader.is_selected(run_path)
     pending = flags.get("select") == "perturbation" and not selected
+    now = state(run_path, summary)
+    # a run that goes on has those of its first end
+    at_the_end = summary if now["is"] == "finished" else {}
     return {
         "name": os.path.basename(os.path.abspath(run_path)),
         "kind": "search" if is_search else "training",
@@ -124,14 +127,14 @@ def collect(run_path):
         "compared": compared(run_path, genotype) if is_search else None,
         "more": summary.get("more", []),
         "training": summary.get("training"),
-        "state": state(run_path, summary),
+        "state": now,
         "warnings": summary.get("warnings", []),
-        "verdict": summary.get("verdict"),
+        "verdict": at_the_end.get("verdict"),
         **mistakes(run_path),
         "gradient": summary.get("gradient"),
         "strategies": summary.get("strategies", []),
         "stopped": summary.get("stopped"),
-        "how_sure": summary.get("how_sure"),
+        "how_sure": at_the_end.get("how_sure"),
         "selection": selected and summary.get("selection"),
         "removals": [r for r in summary.get("removals", []) if reader.is_removal(r)],
         "selected": selected,

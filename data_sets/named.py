@@ -4,6 +4,7 @@ Importing this loads no torch: the openers import what they need. Images that ar
 from a folder: image_folder.py.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import os
@@ -205,13 +206,22 @@ NAMES = (*DATA_SETS, *FOLDERS)
 def find(name):
     """The row of a data set. Raises ValueError for an unknown name."""
     if name not in DATA_SETS:
-        folders = [entry.name for entry in os.scandir() if entry.is_dir()]
-        near = difflib.get_close_matches(name, [*NAMES, *folders], n=1)
         raise ValueError(
             f"unknown data set {name!r}: there is no such folder of images here, and known by name "
-            f"are {', '.join(NAMES)}{f'; did you mean {near[0]}?' if near else ''}"
+            f"are {', '.join(NAMES)}{nearest(name)}"
         )
     return DATA_SETS[name]
+
+
+def nearest(name):
+    """A question for the end of an error: whether a data set or a folder here that is called like
+    `name` was meant; "" if there is none."""
+    folders = []
+    with contextlib.suppress(OSError):  # where the folder may not be listed
+        folders = [entry.name for entry in os.scandir() if entry.is_dir()]
+    known = {known.lower(): known for known in (*folders, *NAMES)}
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"; did you mean {known[near[0]]!r}?" if near else ""
 
 
 def spec(name):

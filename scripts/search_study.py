@@ -461,7 +461,9 @@ def draw(results, out):
     the line the interval of `welch`. Without random cells the accuracy itself."""
     from matplotlib.figure import Figure
 
-    kinds = list(dict.fromkeys(itertools.chain(*results.values())))
+    order = ["random", "random, fewer ops", "published", *VARIANTS]  # others behind these
+    found = dict.fromkeys(itertools.chain(*results.values()))
+    kinds = sorted(found, key=lambda kind: order.index(kind) if kind in order else len(order))
     n_rows = math.ceil(len(results) / PANELS)
     n_columns = math.ceil(len(results) / n_rows)
     size = 1.5 + 3.6 * n_columns, (1 + 0.27 * len(kinds)) * n_rows
@@ -470,7 +472,8 @@ def draw(results, out):
     for axes in panels[len(results) :]:
         axes.set_visible(False)
     for axes, (name, rows) in zip(panels, results.items(), strict=False):
-        zero = rows["random"]["top1"] if "random" in rows else 0
+        above_random = "random" in rows
+        zero = rows["random"]["top1"] if above_random else 0
         for kind, row in rows.items():
             own = kind.startswith("random") or kind == "published"
             color = palette.FAINT if own else palette.RUNS[0]
@@ -480,13 +483,13 @@ def draw(results, out):
             axes.plot(100 * (row["top1"] - zero), y, "|", color=palette.INK, markersize=11, mew=2)
             bounds = [100 * bound for bound in row.get("top1_welch", ())]
             axes.plot(bounds, [y] * len(bounds), color=palette.INK, linewidth=1.5)
-        if zero:
+        if above_random:
             axes.axvline(0, color=palette.FAINT, linewidth=1)
         axes.grid(axis="y", alpha=0.25)
         axes.set_yticks(range(len(kinds)), kinds)
         axes.set_ylim(len(kinds) - 0.5, -0.5)
         axes.set_title(name, fontsize="medium")
-        axes.set_xlabel("points above random cells" if zero else "test accuracy in %")
+        axes.set_xlabel("points above random cells" if above_random else "test accuracy in %")
     return figure.save(fig, out)
 
 
@@ -703,12 +706,16 @@ def main(argv=None):
         parser.error("--replay takes no --cross_validate")
     args.out = os.path.abspath(args.out)
     if args.records:
-        records = {path: reader.read_object(path).get("results") for path in args.records}
-        for path, results in records.items():
-            if not results:
+        results = {}
+        for path in args.records:
+            found = reader.read_object(path).get("results")
+            if not found:
                 parser.error(f"--records {path} is not the record of a study")
+            if twice := found.keys() & results.keys():
+                parser.error(f"--records {path} has again what one before it has: {min(twice)}")
+            results |= found
         os.makedirs(args.out, exist_ok=True)
-        print(f"written: {tell(functools.reduce(dict.__or__, records.values()), args.out)}")
+        print(f"written: {tell(results, args.out)}")
         return
     sides = (False, True) if args.cross_validate else (False,)
     sets = dict(data_flags(text, args.out, side) for text in args.data for side in sides)

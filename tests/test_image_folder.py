@@ -605,7 +605,7 @@ def test_resuming_keeps_what_was_found(tmp_path, run, monkeypatch):
     ("words", "message"),
     [
         ("--dataset nope", "unknown data set 'nope'"),
-        ("--dataset onn", "did you mean one?"),
+        ("--dataset onn", "did you mean 'one'?"),
         ("--dataset one", "one/train has one class only, cat"),
         ("--input_size 8 8 8", "--input_size takes H and W"),
         ("--augment wild", "argument --augment"),

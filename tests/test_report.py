@@ -78,6 +78,7 @@ def test_the_page_of_a_search_says_everything(search_run):
         f"best accuracy of the supernet {100 * best['top1']:.2f} % epoch {best['epoch']}, on the "
         f"alpha half; not that of the found cell" in text
     )
+    assert "alpha half accuracy" not in text
     sure = json.loads((search_run / "summary.json").read_text())["how_sure"]
     assert f"kept edges that are decided {sure['decided']} of {sure['edges']}" in text
     assert f"{network['params'] / 1e6:.3f} M" in text
@@ -116,6 +117,7 @@ def test_the_page_of_a_training(augment_run):
     last = lines(augment_run / "metrics.jsonl")[-1]
     assert "Training of a found cell on digits" in text
     assert f"last test accuracy {100 * last['top1']:.2f} %" in text
+    assert "best test accuracy" in text
     assert "picked on the test split" in text
     assert "evaluate.py augments/a" in text
     assert gt.to_str(gt.load(augment_run)) in text
@@ -155,6 +157,8 @@ def test_a_run_that_is_broken_off_says_so_and_how_to_go_on(search_run, here):
 
     text = page(**{"is": "broken off", "text": "interrupted; go on"})
     assert "broken off after epoch 2 of 2: interrupted; go on" in text
+    assert summary["how_sure"]["text"] not in text  # of an end that is no longer the end
+    assert summary["verdict"]["text"] not in text
     assert "Next: go on with this run python search.py --name r --resume" in text
     # killed: nobody holds the folder any more
     assert "broken off after epoch 2 of 2: its process is gone" in page(**{"is": "running"})

@@ -644,7 +644,8 @@ def test_a_folder_that_is_no_run_is_never_overwritten(here):
     [
         ("--primitives sepconv,none", "unknown op sepconv; known: none, avg_pool_3x3"),
         ("--dataset cifar11", "unknown data set 'cifar11': there is no such folder"),
-        ("--dataset cifar-10", "did you mean cifar10?"),
+        ("--dataset cifar-10", "did you mean 'cifar10'?"),
+        ("--dataset Fashion-MNIST", "did you mean 'fashionmnist'?"),
         ("--batch_size 1000", "--batch_size 1000 is larger than"),
         ("--gpus 7", "GPU"),
         ("--name x --resume", "no run to go on with: searchs/x does not exist"),
