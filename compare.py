@@ -171,14 +171,14 @@ def train_all(run, workers, rung, epochs, taking_part):
 def survivors(run, rung, going_on, baselines):
     """The better half of those that go on, and the baselines that have not failed."""
     failed = run.failed(rung)
-    scores = {
-        row.name: (found.score, found.mean_loss)
+    places = {
+        row.name: found.place
         for row in run.rows()
         for found in row.rungs  # where the comparison goes on, later ones may be finished, too
         if found.rung == rung and row.name not in failed
     }
-    kept = halving.better_half({name: scores[name] for name in going_on if name in scores})
-    return kept, [name for name in baselines if name in scores]
+    kept = halving.better_half({name: places[name] for name in going_on if name in places})
+    return kept, [name for name in baselines if name in places]
 
 
 # --- words --------------------------------------------------------------------------------------

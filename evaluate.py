@@ -44,11 +44,12 @@ def main(argv=None):
         device = pick.prepare_device(cfg)
         # both checkpoints of a run have seen the same images
         parts = loaders.scored_loaders(data_options(cfg, networks[0], device))
-    also = ""
+    also = ["", f", picked on the {next(iter(parts))} split: quote the last"]
     if len(networks) > 1 and networks[0].where == networks[1].where:
-        networks, also = networks[:1], ", which is the best, too"
+        networks, also = networks[:1], [", which is the best, too"]
     with errors.run_errors(cfg.PROG, advice=advice):
-        return [score(trained, parts, device, also) for trained in networks]
+        pairs = zip(networks, also, strict=False)  # of one file nothing is said
+        return [score(trained, parts, device, words) for trained, words in pairs]
 
 
 def data_options(cfg, trained, device):

@@ -63,7 +63,7 @@ def draw_ranking(axes, rows):
         most = comparison.margin(rows, best.last.rung)
     if most:
         low, high = (scale * (best.last.score + side) for side in (-most, most))
-        axes.axvspan(low, high, color=palette.FAINT, alpha=0.18, linewidth=0)
+        axes.axvspan(low, high, color=palette.OUTPUT, alpha=0.5, linewidth=0)
     for y, row in enumerate(rows):
         color = palette.CANDIDATES[row.kind]
         means = [scale * rung.score for rung in row.rungs]
@@ -95,16 +95,16 @@ def draw_ranking(axes, rows):
         axes.set_xlabel("accuracy on the scored images [%]")
     *first, (_, n) = sorted({(r.rung, r.epochs) for row in rows for r in row.rungs})
     hollow = "".join(f" (hollow: {n})" for _, n in first)
-    band = "; grey: not told from the best" if most else ""
+    band = "; yellow: not told from the best" if most else ""
     axes.set_title(f"Ranking after {comparison.plural(n, 'epoch')}{hollow}; ticks: trainings{band}",
                    fontsize="small", loc="left")  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
 
 
 def draw_first_rung(axes, rows):
-    """Accuracy of the first rung against multiply-adds; the means of found and random cells. Each
-    candidate has the number that it has in the ranking, the best a ring."""
-    best, ranks = comparison.winner(rows), {row.name: i for i, row in enumerate(rows, start=1)}
+    """Accuracy of the first rung against multiply-adds; the means of found and random cells. The
+    best of the ranking has a ring."""
+    best = comparison.winner(rows)
     rows = [row for row in rows if row.rungs[0].rung == 1]
     for kind in (FOUND, RANDOM):
         means = [100 * row.rungs[0].mean for row in rows if row.kind == kind]
@@ -120,16 +120,12 @@ def draw_first_rung(axes, rows):
         if row is best:
             axes.plot([x], [100 * rung.mean], "o", color=palette.INK, markersize=12,
                       markerfacecolor="none")  # fmt: skip
-        axes.annotate(str(ranks[row.name]), (x, 100 * rung.mean), (7, 4), color=color,
-                      textcoords="offset points", fontsize="small",
-                      fontweight="bold" if row is best else "normal")  # fmt: skip
     axes.set_xlabel("multiply-adds of an image [million]")
     axes.set_ylabel("accuracy [%]")
-    axes.margins(x=0.1)  # the numbers stand to the right
     if rows and max(row.madds for row in rows) > 10 * min(row.madds for row in rows):
         axes.set_xscale("log")
     epochs = f", {comparison.plural(rows[0].rungs[0].epochs, 'epoch')}" if rows else ""
-    axes.set_title(f"First rung{epochs}; numbers: ranks; dashed: means", fontsize="small",
+    axes.set_title(f"First rung{epochs}; ring: first in the end; dashed: means", fontsize="small",
                    loc="left")  # fmt: skip
     axes.grid(alpha=0.3)
 

@@ -14,12 +14,12 @@ def plan(n, epochs):
     return [epochs // 2, epochs] if n > 2 and epochs > 1 else [epochs]
 
 
-def better_half(scores):
+def better_half(places):
     """The names of the better half, rounded up, the best first; of one, that one.
 
-    scores  {name: (score, loss)}: higher score, then lower loss, then the earlier name
+    places  {name: what they are sorted by}, as `comparison.Rung.place`; of equals the earlier name
     """
-    ranked = sorted(scores, key=lambda name: (-scores[name][0], scores[name][1]))
+    ranked = sorted(places, key=places.get)
     return ranked[: -(-len(ranked) // 2)]
 
 

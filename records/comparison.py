@@ -74,6 +74,12 @@ class Rung(NamedTuple):
         return statistics.mean(self.scores)
 
     @property
+    def place(self):
+        """What candidates of a rung are sorted by, the best first: who has hardly learned anything
+        stands last, then the score decides, then the loss."""
+        return self.is_weak, -self.score, self.mean_loss
+
+    @property
     def mean(self):
         return statistics.mean(self.top1)
 
@@ -229,8 +235,8 @@ def ranking(candidates, records, rank_by=LOSSES, guessing=0.0):
     rank_by     a key of RANK_BY
     guessing    the accuracy of naming the same class always, where it is known
 
-    Who came further in the halving stands before the others; within a rung `Rung.score` decides,
-    then the loss. Who was left out, for a single training that failed, stands last.
+    Who came further in the halving stands before the others; within a rung `Rung.place` decides.
+    Who was left out, for a single training that failed, stands last.
     """
     by_rung, faults = defaultdict(dict), {}
     for record in records:
@@ -263,8 +269,8 @@ def ranking(candidates, records, rank_by=LOSSES, guessing=0.0):
 def order(row):
     """What rows are sorted by."""
     if row.fault or not row.rungs:
-        return (1, 0, 0, 0)
-    return (0, -row.last.rung, -row.last.score, row.last.mean_loss)
+        return (1,)
+    return (0, -row.last.rung, *row.last.place)
 
 
 def winner(rows):
@@ -278,9 +284,9 @@ def ranked_cells(rows):
 
 
 def is_weak(rows):
-    """Whether even the most accurate cell of the winner's rung has hardly learned anything."""
+    """Whether the winner, and so every cell of its rung, has hardly learned anything."""
     best = winner(rows)
-    return best is not None and all(row.last.is_weak for row in [best, *rivals(rows)])
+    return best is not None and best.last.is_weak
 
 
 def best_baseline(rows):

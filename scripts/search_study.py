@@ -401,8 +401,8 @@ def replayed(cells, halves, also=None, draws=200):
             drawn = generator.permutation(len(pool))[:n_random]
             going_on = [found, *always, *(pool[i] for i in drawn)]
             for epochs in sorted(halves[found]):
-                scores = {key: as_in_a_rung(halves[key][epochs]) for key in going_on}
-                going_on = halving.better_half(scores)
+                places = {key: as_in_a_rung(halves[key][epochs]) for key in going_on}
+                going_on = halving.better_half(places)
             winners.append(going_on[0])
     values = [score[key] for key in winners]
     return {
@@ -418,11 +418,11 @@ def replayed(cells, halves, also=None, draws=200):
 
 
 def as_in_a_rung(trainings):
-    """(score, loss) of a candidate, as `halving` compares them in a comparison with --quick."""
+    """The place of a candidate, as `halving` sorts them in a comparison with --quick."""
     top1, loss = (tuple(t[name] for t in trainings) for name in ("top1", "loss"))
     train_loss = tuple(t["train_losses"][-1] for t in trainings)
     rung = comparison.Rung(1, 1, top1, loss, train_loss, (0, 1), comparison.LOSSES)
-    return rung.score, rung.mean_loss
+    return rung.place
 
 
 def table(name, rows):
@@ -461,7 +461,8 @@ def draw(results, out):
     the line the interval of `welch`. Without random cells the accuracy itself."""
     from matplotlib.figure import Figure
 
-    order = ["random", "random, fewer ops", "published", *VARIANTS]  # others behind these
+    # others, such as compare's winner, stand behind these
+    order = ["random", "random, fewer ops", "published", *VARIANTS]
     found = dict.fromkeys(itertools.chain(*results.values()))
     kinds = sorted(found, key=lambda kind: order.index(kind) if kind in order else len(order))
     n_rows = math.ceil(len(results) / PANELS)

@@ -38,8 +38,11 @@ def test_the_first_steps_are_left_out_of_the_time_of_a_step(clock):
     assert [n for n, seconds in enumerate(found, start=1) if seconds is not None] == [estimate.LAST]
     assert found[estimate.LAST - 1] == pytest.approx(0.5)
     assert len(waits) == 2  # it waits for the device twice, not with every step
-    text = estimate.describe(0.5, 240, AugmentConfig(["--genotype", "DARTS_V2"]))
+    text = estimate.describe(0.5, 240, False)
     assert text.startswith("about 2 min 0 s for 240 steps of 0.5 s that are left")
+    assert "warm-up" not in text
+    more = estimate.describe(0.5, 240, True)
+    assert more == f"{text}; steps after the warm-up take about twice as long"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_a_finished_search_that_is_resumed_says_so(here):
     search.main([*FAST_SEARCH, "--name", "s"])
     search.main(["--name", "s", "--resume"])
     log = log_of("searchs/s")
-    assert "this search has finished after epoch 1; here is its result again" in log
+    assert "this search is over after epoch 1; here is its result again" in log
     assert "go on with epoch" not in log
     assert "search: 1 epoch of 2 steps" in log
 

@@ -57,8 +57,9 @@ def test_both_checkpoints_score_what_their_training_logged(there, tmp_path, monk
             record = records[epoch]
             for name in ("loss", "top1", "top5"):
                 assert result[name] == pytest.approx(record[name], rel=1e-5)
+            also = ", picked on the test split: quote the last" if path != paths[0] else ""
             assert line == (
-                f"{path}, epoch {epoch}, digits test split: top1 {record['top1']:.2%} top5 "
+                f"{path}, epoch {epoch}{also}, digits test split: top1 {record['top1']:.2%} top5 "
                 f"{record['top5']:.2%} loss {record['loss']:.4f} (training logged top1 "
                 f"{record['top1']:.2%})"
             )

@@ -36,13 +36,13 @@ class FirstSteps:
         return (now - self._start) / (LAST - FIRST)
 
 
-def describe(seconds_per_step, steps_left, cfg):
-    """What is left of a run, in words, by the time of a step."""
+def describe(seconds_per_step, steps_left, warms_up):
+    """What is left of a run, in words, by the time of a step, which may be one of the warm-up."""
     text = (
         f"about {report.duration(seconds_per_step * steps_left)} for {plural(steps_left, 'step')} "
         f"of {seconds_per_step:.2g} s that are left, and the scoring after each epoch"
     )
-    if getattr(cfg, "warmup", 0):
+    if warms_up:
         text += "; steps after the warm-up take about twice as long"
     return text
 

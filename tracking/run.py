@@ -358,7 +358,7 @@ class Run:
         seconds = self._first_steps.step_done(meter.means)
         if seconds is not None:
             left = self.n_steps * self.cfg.epochs - global_step
-            self.log.info(estimate.describe(seconds, left, self.cfg))
+            self.log.info(estimate.describe(seconds, left, epoch <= getattr(self.cfg, "warmup", 0)))
         self.inside = Inside(epoch, step, meter)
         if late:
             self._save(is_best=False)

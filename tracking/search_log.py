@@ -64,7 +64,9 @@ def log_setup(run, data, net, memory, strategies):
         log.info(f"this search has ended after epoch {run.last['epoch']}: {run.stopped}")
         return
     if run.first_epoch > cfg.epochs:
-        log.info(f"this search has finished after epoch {cfg.epochs}; here is its result again")
+        again = cfg.select == "perturbation"
+        what = "its cell is selected again" if again else "here is its result again"
+        log.info(f"this search is over after epoch {cfg.epochs}; {what}")
         return
     length = f"{plural(cfg.epochs, 'epoch')} of {plural(run.n_steps, 'step')}"
     log.info(f"{start}: {length}, {describe_gradient(cfg)}")
