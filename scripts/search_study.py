@@ -458,7 +458,8 @@ def table(name, rows):
 
 def draw(results, out):
     """How far above the random cells all others are, a panel for each data set: a dot is a cell,
-    the line the interval of `welch`. Without random cells the accuracy itself."""
+    the line the interval of `welch`, bold if 0 is not in it. Without random cells the accuracy
+    itself."""
     from matplotlib.figure import Figure
 
     # others, such as compare's winner, stand behind these
@@ -476,14 +477,17 @@ def draw(results, out):
         above_random = "random" in rows
         zero = rows["random"]["top1"] if above_random else 0
         for kind, row in rows.items():
-            own = kind.startswith("random") or kind == "published"
-            color = palette.FAINT if own else palette.RUNS[0]
+            color = palette.RUNS[0] if kind in VARIANTS else palette.BEST
+            if kind.startswith("random") or kind == "published":
+                color = palette.FAINT
             values = [100 * (value - zero) for value in row["top1_of_cells"]]
             y = kinds.index(kind)
-            axes.plot(values, [y] * len(values), "o", color=color, alpha=0.5, markersize=4)
+            axes.plot(values, [y] * len(values), "o", color=color, alpha=0.7, markersize=4)
             axes.plot(100 * (row["top1"] - zero), y, "|", color=palette.INK, markersize=11, mew=2)
             bounds = [100 * bound for bound in row.get("top1_welch", ())]
-            axes.plot(bounds, [y] * len(bounds), color=palette.INK, linewidth=1.5)
+            is_told = bool(bounds) and min(bounds) * max(bounds) > 0
+            width = 5 if is_told else 1.5
+            axes.plot(bounds, [y] * len(bounds), color=color, alpha=0.5, linewidth=width, zorder=1)
         if above_random:
             axes.axvline(0, color=palette.FAINT, linewidth=1)
         axes.grid(axis="y", alpha=0.25)
