@@ -21,6 +21,7 @@ import re
 from collections import Counter, namedtuple
 
 FILE = "genotype.json"  # what the genotype is called in a run folder
+RUNS = ("searchs", "compares", "augments")  # where run folders are
 LONGEST = 100_000  # characters of a genotype as text or JSON; usual ones have about a thousand
 
 # Named lists for --primitives NAME.
@@ -415,9 +416,10 @@ def load(source):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if "/" in source or os.sep in source or source.endswith((".json", ".txt")):
-        raise ValueError(f"there is no file or folder {shorten(source)}")
+        hint = run_of_that_name(source, *RUNS)
+        raise ValueError(f"there is no file or folder {shorten(source)}{hint}")
     near = difflib.get_close_matches(source.upper(), PUBLISHED, n=1)
-    runs = run_of_that_name(source, "searchs", "compares", "augments")
+    runs = run_of_that_name(source, *RUNS)
     hint = runs or (f"; did you mean {near[0]}?" if near else "")
     raise ValueError(
         f"no genotype {shorten(source)!r}: neither a run folder, a file, the text Genotype(...), "
@@ -427,9 +429,17 @@ def load(source):
 
 def run_of_that_name(name, *roots):
     """A question for the end of an error: whether the run folder of this name was meant, where
-    only NAME was said and ROOT/NAME is there, such as searchs/pets; else ""."""
+    only NAME was said and ROOT/NAME is there, such as searchs/pets, or one that is written nearly
+    so; else ""."""
     paths = [f"{root}/{name}" for root in roots]
     there = [path for path in paths if name and os.path.isdir(path)]
+    if not there:
+        last = os.path.basename(name.rstrip("/"))
+        runs = [(root, run) for root in roots if os.path.isdir(root) for run in os.listdir(root)]
+        near = difflib.get_close_matches(last, sorted({run for _, run in runs}), n=1, cutoff=0.7)
+        # where it stands below several roots, the nearest path
+        alike = [f"{root}/{run}" for root, run in runs if run in near]
+        there = difflib.get_close_matches(name, alike, n=1, cutoff=0)
     return f"; did you mean {' or '.join(there)}?" if there else ""
 
 

@@ -162,6 +162,7 @@ def test_apples_gpus_have_no_float64(there):
     ("run", "message"),
     [
         ("augments/none", "there is no file or folder augments/none"),
+        ("augment/a", "there is no file or folder augment/a; did you mean augments/a?"),
         ("augments/a/config.json", "augments/a/config.json is damaged or no checkpoint"),
         ("searchs/s", "searchs/s/checkpoint.pt is the supernet of a search, not a trained network"),
         ("a", "there is no file or folder a; did you mean augments/a?"),

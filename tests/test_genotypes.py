@@ -347,7 +347,9 @@ def test_load_says_what_is_wrong(here):
     (here / "binary").write_bytes(b"\xff\xfe\x00")
     for source, message in (
         ("DARTS_V3", "did you mean DARTS_V2|did you mean DARTS_V1"),
-        ("searchs/none", "no file or folder searchs/none"),
+        ("searchs/none", "no file or folder searchs/none$"),
+        ("search/pets", r"no file or folder search/pets; did you mean searchs/pets\?"),
+        ("augments/pet", r"did you mean augments/pets\?"),
         ("pets", "did you mean searchs/pets or augments/pets?"),
         ("empty", "holds no genotype.json"),
         ("bad.json", "bad.json: the JSON object lacks"),
