@@ -377,6 +377,8 @@ def test_a_search_that_is_stopped_while_it_selects_goes_on_to_the_same_cell(here
     monkeypatch.undo()
     os.chdir(here)
     search.main(["--name", "t", "--resume"])
+    log = Path("searchs/t/t.log").read_text()
+    assert "this search is over after epoch 1; its cell is selected again" in log
     assert genotypes("searchs/t") == whole
     other = checkpoint_of("searchs/t")
     assert all(torch.equal(state["model"][k], other["model"][k]) for k in state["model"])
