@@ -124,8 +124,8 @@ def warn_of_short_travel(run, strategies):
         run.log.warn(
             f"alpha can move by {travel:.2g} at most ({plural(strategies.alpha_steps, 'step')} of "
             f"{strategies.alpha_lr:g}; in the paper by {TRAVEL:.2f}), which decides no edge; "
-            f"{enough:,} steps at that rate could; take {lower}more --epochs or a smaller "
-            f"--batch_size"
+            f"{enough:,} steps at that rate could; take {lower}more --epochs, a smaller "
+            f"--batch_size or more images"
         )
 
 
@@ -347,7 +347,8 @@ def log_verdict(run, data):
     if not judged["better"]:
         run.log.warn(
             "the supernet is no better than guessing, so the recommended cell is a matter of "
-            "chance; take more --epochs or a smaller --batch_size, then another --w_lr"
+            "chance; take more --epochs, a smaller --batch_size or more images, then another "
+            "--w_lr"
         )
 
 
