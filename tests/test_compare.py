@@ -466,8 +466,9 @@ def test_who_has_hardly_learned_anything_stands_behind_who_has():
     records = [record("a", 0.15, 0, loss=0.0), record("b", 0.3, 0, loss=9.0)]
     rows = comparison.ranking(names, records, "losses", 0.1)
     assert [row.name for row in rows] == ["b", "a"]  # whatever the losses say
-    assert halving.better_half({row.name: row.last.place for row in rows}) == ["b"]
     assert not comparison.is_weak(rows)
+    run = SimpleNamespace(failed=lambda rung: set(), rows=lambda: rows)
+    assert compare.survivors(run, 1, ["a", "b"], []) == (["b"], [])
 
 
 def test_the_place_of_a_cell_is_that_among_cells():
@@ -631,6 +632,13 @@ def test_a_comparison_reads_no_test_image_and_its_winner_goes_on(
     before = Path("compares/c/comparison.png").read_bytes()
     report.main(["compares/c"])
     assert Path("compares/c/comparison.png").read_bytes() == before
+    with monkeypatch.context() as patch:
+        chance = comparison.Chance(0.0056, -0.0361, 0.0472, 1, 12, 4)
+        patch.setattr(comparison, "chance", lambda rows: chance)
+        patch.setattr(comparison, "is_weak", lambda rows: False)
+        page = Path(report.write_comparison("compares/c")).read_text()
+    assert "<b>+0.56</b>" in page
+    assert "points after 4 epochs; 95 % interval -3.61 to +4.72" in page
     plot_compare.main(["compares/c", "--out", "chart.svg"])
     assert Path("chart.svg").is_file()
     run_in(Path(), augment.main, [*FAST_AUGMENT, "--genotype", "compares/c", "--name", "a"])

@@ -102,6 +102,14 @@ def test_a_search_says_how_long_it_and_its_training_will_take(here):
     assert log.index(found["text"]) < log.index("Train it with")
 
 
+@pytest.mark.parametrize(("batch", "warms_up"), [("16", True), ("40", False)])  # 22 steps, 9
+def test_only_in_the_warm_up_longer_steps_are_said_to_come(here, batch, warms_up):
+    more = ["--subset", "0.5", "--epochs", "2", "--warmup_epochs", "1", "--batch_size", batch]
+    search.main([*FAST_SEARCH, *more, "--name", "s"])
+    (line,) = (line for line in log_of("searchs/s").splitlines() if "that are left" in line)
+    assert ("steps after the warm-up take about twice as long" in line) == warms_up
+
+
 def test_a_finished_search_that_is_resumed_says_so(here):
     search.main([*FAST_SEARCH, "--name", "s"])
     search.main(["--name", "s", "--resume"])
