@@ -391,16 +391,22 @@ def test_the_figure_shows_how_far_above_random_cells(study, here, monkeypatch):
     drawn = []
     monkeypatch.setattr(study.figure, "save", lambda fig, out: drawn.append(fig))
     cells = {("random", i): [{"top1": top1, "loss": 1}] for i, top1 in enumerate((0.4, 0.5, 0.6))}
-    cells |= {("first", i): [{"top1": top1, "loss": 1}] for i, top1 in enumerate((0.7, 0.8))}
+    cells |= {("first", i): [{"top1": top1, "loss": 1}] for i, top1 in enumerate((0.6, 0.8))}
+    cells |= {("beta", i): [{"top1": top1, "loss": 1}] for i, top1 in enumerate((0.95, 0.96))}
     rows = study.summary(cells, {})
     study.draw({"b": {"random": rows["random"]}, **dict.fromkeys("acde", rows)}, "x.png")
     b, a, *_ = panels = drawn[0].axes
     assert [axes.get_visible() for axes in panels] == [True] * 5 + [False]
     dots, mean, bounds = (line for line in a.lines if set(line.get_ydata()) == {1})
-    assert list(dots.get_xdata()) == pytest.approx([20, 30])
-    assert list(mean.get_xdata()) == pytest.approx([25])
-    assert [label.get_text() for label in b.get_yticklabels()] == ["random", "first"]
+    assert list(dots.get_xdata()) == pytest.approx([10, 30])
+    assert list(mean.get_xdata()) == pytest.approx([20])
+    assert [label.get_text() for label in b.get_yticklabels()] == ["random", "first", "beta"]
     assert list(bounds.get_xdata()) == pytest.approx([100 * x for x in rows["first"]["top1_welch"]])
+    *_, bold = (line for line in a.lines if set(line.get_ydata()) == {2})
+    low, high = rows["first"]["top1_welch"]
+    assert low < 0 < high
+    assert rows["beta"]["top1_welch"][0] > 0  # told from random cells
+    assert bold.get_linewidth() > 2 * bounds.get_linewidth()
     assert not [line for line in b.lines if set(line.get_ydata()) == {1}]  # none there
 
 
