@@ -101,7 +101,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action):
         default = getattr(action, "value", action.default)  # of config.flag, else of argparse
-        if not action.option_strings or isinstance(default, (bool, list, type(None))):
+        if not action.option_strings or default in ("", None) or isinstance(default, (bool, list)):
             return action.help
         if default is argparse.SUPPRESS or "(default:" in action.help:
             return action.help

@@ -23,6 +23,11 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,6 +35,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import genotypes as gt
 from architect import Architect
+from console.parser import Parser, count
+from console.terminal import command
 from data_sets import named, splits, transforms
 from devices import cuda_graph, layout, pick, processes
 from devices.parts import Parts
@@ -551,11 +558,12 @@ def show(label, f, names=("plain", "fast")):
     )
 
 
+@command
 def main(argv=None):
-    parser = argparse.ArgumentParser("benchmark.py", description=__doc__.split("\n\n")[0])
+    parser = Parser("benchmark.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["digits", "cifar10-16"],
                         help="default: digits cifar10-16; all: " + " ".join(SIZES))  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (default: 5)")
+    parser.add_argument("--repeats", type=count, default=5, help="pairs of runs")
     parser.add_argument(
         "--gradients",
         action="store_true",
@@ -582,8 +590,6 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.partial not in (None, 2, 4, 8):
         parser.error(f"--partial {args.partial}: 2, 4 or 8 of 16 channels")
-    if args.repeats < 1:
-        parser.error(f"--repeats {args.repeats}: at least one pair is needed")
     where = pick.prepare_device(argparse.Namespace(device=args.device, gpus=None, threads=None))
     device = where.torch_device
     if args.nproc and where.is_cuda and max(args.nproc) > pick.cards():

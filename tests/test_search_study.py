@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import ends_in_one_line
 from PIL import Image
 
 import genotypes as gt
@@ -347,10 +348,20 @@ def test_every_variant_is_made_of_flags_that_there_are(study):
 
 
 def test_a_data_set_that_there_is_not_is_one_line(study, here):
-    with pytest.raises(
-        SystemExit, match="--data nothere is none of digits, mnist, fashion and no folder"
-    ):
-        study.main(["--data", "nothere"])
+    told = ends_in_one_line(study.main, ["--data", "nothere"])
+    assert told == (
+        "search_study.py: --data nothere is none of digits, mnist, fashion and no folder"
+    )
+
+
+def test_a_study_that_is_interrupted_says_how_to_go_on(study, here, monkeypatch):
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "one_part", interrupted)
+    write_images(study, "images")
+    told = ends_in_one_line(study.main, ["--data", "images"], code=130)
+    assert told == "search_study.py: interrupted; the same command goes on"
 
 
 def test_what_is_on_record_is_told_again(study, here, capsys):
@@ -367,10 +378,7 @@ def test_what_is_on_record_is_told_again(study, here, capsys):
         ([paths[0], "no.json"], "no.json is not the record of a study"),
         ([*paths, paths[0]], f"{paths[0]} has again what one before it has: Fashion-MNIST"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            study.main(["--records", *words])
-        assert ended.value.code == 2
-        assert message in capsys.readouterr().err
+        assert message in ends_in_one_line(study.main, ["--records", *words])
 
 
 def test_the_tables_of_the_docs_are_those_on_record(study):
