@@ -453,7 +453,9 @@ def parse(argv):
             args.names = args.names or own
         unknown = [name for name in args.names if name not in ops.OPS]
         if unknown:
-            raise ValueError(f"unknown op {', '.join(unknown)}; {gt.known_ops(ops.OPS)}")
+            raise ValueError(
+                f"unknown op {', '.join(unknown)}; {gt.known_ops(ops.OPS, unknown[0])}"
+            )
         args.device = pick.pick_device(args.device)
         if args.threads is not None:
             torch.set_num_threads(args.threads)
@@ -461,13 +463,15 @@ def parse(argv):
     return args
 
 
-def describe_seen(seen, settings):
-    """In which of the settings a fault was seen; with the flag that leaves wrong channels out."""
+def describe_seen(seen, settings, faults):
+    """In which of the settings a fault was seen; with the flag that leaves wrong channels out, if
+    any are without a fault. faults  {fault: where it was seen}
+    """
     if len(seen) == len(settings):
         return "everywhere"
     text = f"{len(seen)} of {len(settings)}: {setting_text(seen[0])}"
     bad = {C for C, *_ in seen}
-    right = sorted({C for C, *_ in settings} - bad)
+    right = sorted({C for C, *_ in settings} - {C for of in faults.values() for C, *_ in of})
     if right and len(seen) == sum(C in bad for C, *_ in settings):
         right = ",".join(map(str, right))
         text += f"; if it is meant for certain numbers of channels, say --channels {right}"
@@ -500,7 +504,7 @@ def main(argv=None):
                 f"{backward:12.2f}  {how}"
             )
         for fault, seen in faults.items():
-            print(f"{name:{width}}  WRONG  {fault} ({describe_seen(seen, settings)})")
+            print(f"{name:{width}}  WRONG  {fault} ({describe_seen(seen, settings, faults)})")
         if faults:
             print(f"{name:{width}}         defined in {defined_at(ops.OPS[name])}")
         for note in notes:

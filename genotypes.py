@@ -257,9 +257,11 @@ def random_genotype(seed, primitives=None, n_nodes=4, k=2):
 # --- reading and writing ------------------------------------------------------------------------
 
 
-def known_ops(ops):
+def known_ops(ops, unknown):
     """What to say of an op that is not in `ops`."""
-    return f"known: {', '.join(ops)}; --ops FILE adds blocks of your own"
+    near = difflib.get_close_matches(unknown, ops, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"known: {', '.join(ops)}; --ops FILE adds blocks of your own{hint}"
 
 
 def require_known(genotype, ops):
@@ -269,7 +271,7 @@ def require_known(genotype, ops):
             for op, _ in edges:
                 if op not in ops:
                     raise ValueError(
-                        f"{field}, node {node}: unknown op {op!r}; {known_ops(sorted(ops))}"
+                        f"{field}, node {node}: unknown op {op!r}; {known_ops(sorted(ops), op)}"
                     )
     return genotype
 

@@ -344,9 +344,11 @@ def compared(run_path, genotype):
         return None
     if comparison.winner(rows) is None:
         return None
-    words = f"{comparison.place_words(rows, cell)} {comparison.conclusions(rows)[0]}"
+    words = [comparison.place_words(rows, cell), comparison.conclusions(rows)[0]]
+    if not comparison.is_weak(rows):
+        words.append(comparison.chance_words(rows))
     return {
-        "words": words, "page": page, "next": summary["next"], "finished": True,
+        "words": " ".join(words), "page": page, "next": summary["next"], "finished": True,
         "is_weak": comparison.is_weak(rows),
     }  # fmt: skip
 

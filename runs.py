@@ -21,7 +21,7 @@ import genotypes as gt
 from console import errors
 from console.parser import Parser
 from console.terminal import byte_size, command, plural, visible
-from records import files, index, reader
+from records import comparison, files, index, reader
 
 PAGE = "runs.html"
 COLUMNS = ("run", "data", "state", "epochs", "accuracy", "of the", "parameters", "started", "disk")
@@ -97,6 +97,9 @@ def remove(path, yes):
             return False
     shutil.rmtree(path)
     print(f"removed {visible(path)}")
+    left = [found.path for found in index.find() if path in comparison.genotypes(found.path)]
+    if left:
+        print(f"{', '.join(map(visible, left))} compared its cell, and stays")
     return True
 
 

@@ -1,6 +1,6 @@
 """Draw the cells of a genotype.
 
-    python visualize.py GENOTYPE --out DIR
+    python visualize.py GENOTYPE
 
 GENOTYPE is a run folder (searchs/NAME), a JSON file, a published name or the text Genotype(...).
 Writes normal and reduce, each as picture and as Graphviz source (.gv). Of a search's run folder the
@@ -252,14 +252,15 @@ def main(argv=None):
     parser.add_argument("genotype", metavar="GENOTYPE",
                         help="a run folder (searchs/NAME), a JSON file, a published name "
                              f"({', '.join(gt.PUBLISHED)}) or the text Genotype(...)")  # fmt: skip
-    parser.add_argument("--out", type=out_folder, default=".",
-                        help="folder to write to (default: here)")  # fmt: skip
+    parser.add_argument("--out", type=out_folder, metavar="DIR",
+                        help="folder to write to (default: the run folder, or here)")  # fmt: skip
     parser.add_argument("--format", choices=FORMATS, default="png", help="of the pictures")
     args = parser.parse_args(argv)
     with errors.usage_errors("visualize.py"):
         genotype = gt.load(args.genotype)
         known = known_about(args.genotype, genotype)
-        paths = [os.path.join(args.out, drawing(cell)) for cell in CELLS]
+        out = args.out or (args.genotype if os.path.isdir(args.genotype) else ".")
+        paths = [os.path.join(out, drawing(cell)) for cell in CELLS]
         print("\n".join(plot(genotype, *paths, format=args.format, **known)))
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import genotypes as gt
 from console import errors, interrupts
+from console.terminal import plural
 from data_sets import loaders
 from devices import pick, processes
 from records import comparison, files, reader
@@ -266,7 +267,9 @@ class Searches:
         elif not quiet:
             scores = reader.scores(path)
             best = f", best supernet accuracy {max(scores.values()):.2%}" if scores else ""
-            tqdm.write(f"{path}: {len(scores)} epochs{best}", file=sys.stdout)
+            sure = reader.read_summary(path).get("how_sure", {}).get("text", "")
+            text = f"{path}: {plural(len(scores), 'epoch')}{best}{'; ' if sure else ''}{sure}"
+            tqdm.write(text, file=sys.stdout)
 
     @staticmethod
     def _stop(running):

@@ -256,7 +256,7 @@ def _fit_batch(options, n_images, what):
     fits = 1 << (max(n_images, 1).bit_length() - 1)  # the largest power of two
     if not options.may_shrink_batch or fits < 2:
         raise ValueError(
-            f"--batch_size {options.batch_size} is larger than {what} of {few}; "
+            f"--batch_size {options.batch_size} is larger than {what}, {few}; "
             + (f"try --batch_size {fits}" if fits > 1 else "two are needed at least")
         )
     log.info(f"batch {fits} instead of {options.batch_size}, since {what} has {few}")

@@ -347,7 +347,7 @@ def check_primitives(primitives):
     """Raise ValueError unless `primitives` can be searched: known, distinct, one besides "none"."""
     unknown = [name for name in primitives if name not in OPS]
     if unknown:
-        raise ValueError(f"unknown op {', '.join(unknown)}; {gt.known_ops(OPS)}")
+        raise ValueError(f"unknown op {', '.join(unknown)}; {gt.known_ops(OPS, unknown[0])}")
     twice = sorted({name for name in primitives if list(primitives).count(name) > 1})
     if twice:
         raise ValueError(f"{', '.join(twice)} is listed more than once in the primitives")

@@ -150,15 +150,15 @@ def _is_clear(lead):
     return lead[-1] > max(AHEAD * statistics.stdev(lead), 0.0)
 
 
-def how_sure(history, epoch):
-    """{"edges", "decided", "text", "advice"}: how many of the kept edges are decided at `epoch`,
-    and what to do about it, "" where nothing is to be done."""
-    found = decided(history, epoch)
+def how_sure(history, epoch, cells=("normal", "reduce")):
+    """{"edges", "decided", "text", "advice"}: how many of the kept edges of these cells are decided
+    at `epoch`, and what to do about it, "" where nothing is to be done."""
+    found = {edge: sure for edge, sure in decided(history, epoch).items() if edge[0] in cells}
     kept, sure = len(found), sum(found.values())
     text = f"{sure} of {kept} edges are decided by more than the noise of the last epochs"
     skips = strong_skips([record for record in history if record["epoch"] <= epoch][-1], found)
     in_normal = sum(cell == "normal" for cell, *_ in found)
-    if 2 * skips >= in_normal:
+    if 2 * skips >= in_normal > 0:
         text += (
             f"; {skips} of {in_normal} in the normal cell are decided skip connections, which "
             f"train poorly"

@@ -543,11 +543,17 @@ def winner_words(rows):
     """Which cell to train, in a sentence or two."""
     best, other = winner(rows), best_baseline(rows)
     text = f"Train {best.name}, {WHAT[best.kind]}: {best.last.mean:.2%} on the scored images."
-    most = max(rivals(rows), key=lambda row: row.last.mean, default=best)
-    if most.last.mean > best.last.mean:
+    higher = [row for row in rivals(rows) if row.last.mean > best.last.mean]
+    if higher:
+        most = max(higher, key=lambda row: row.last.mean)
+        who = (
+            f"{most.name} has"
+            if len(higher) == 1
+            else f"{most.name} and {len(higher) - 1} more have"
+        )
         text += (
-            f" {most.name} has a higher accuracy, {most.last.mean:.2%}, but higher losses, by "
-            f"which they are ranked (docs/compare.md says why)."
+            f" {who} a higher accuracy, up to {most.last.mean:.2%}, but higher losses, by which "
+            f"they are ranked (docs/compare.md says why)."
         )
     if other is None:
         return text
@@ -570,8 +576,13 @@ def ranked_by_losses(rows):
 def order_words(rows):
     """What the ranking goes by, in a sentence."""
     more = len({r.epochs for row in rows for r in row.rungs}) > 1
-    first = "; those that went on to more epochs stand first" if more else ""
-    return f"Ranked by {RANK_BY[winner(rows).last.rank_by]}{first}."
+    text = "; those that went on to more epochs stand first" if more else ""
+    there = [row for row in rows if row.rungs and not row.fault]
+    weak = [row.name for row in there if row.last.is_weak]
+    if 0 < len(weak) < len(there):
+        text += "; behind all others of as many epochs, what had hardly learned anything: "
+        text += ", ".join(weak)
+    return f"Ranked by {RANK_BY[winner(rows).last.rank_by]}{text}."
 
 
 def table(rows):

@@ -17,7 +17,7 @@ class Row(NamedTuple):
     subject: str  # the data
     state: str  # "running", "finished", "broken off"
     epochs: str  # "3 of 12"; of a comparison "16 trainings"
-    top1: float  # of the last epoch; of a comparison that of its best cell
+    top1: float  # of the last epoch; of a search that of its cell, of a comparison its best cell
     part: str  # what it was scored on
     params: int  # of the final network
     started: str
@@ -42,9 +42,11 @@ def row(path):
     kind, scores = KINDS[os.path.dirname(path)], reader.scores(path)
     last = max(scores, default=0)
     try:
-        subject = gt.metadata(path).get("dataset", "")
+        metadata = gt.metadata(path)
     except (OSError, ValueError):
-        subject = ""
+        metadata = {}
+    subject, epoch = metadata.get("dataset", ""), metadata.get("epoch")
+    shown = epoch if kind == "search" and reader.is_count(epoch) else last
     default = "alpha half" if kind == "search" else "test"
     found = Row(
         path=path,
@@ -52,7 +54,7 @@ def row(path):
         subject=str(subject or config["flags"].get("dataset", "")),
         state=(reader.state(path) or {"is": ""})["is"],
         epochs=f"{last} of {config['flags'].get('epochs', '?')}",
-        top1=scores.get(last),
+        top1=scores.get(shown),
         part=summary.get("val_name", default),
         params=summary.get("network", {}).get("params"),
         started=config.get("start_time", ""),

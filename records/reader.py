@@ -30,6 +30,10 @@ def is_weight(value):
     return is_number(value) and 0 <= value <= 1
 
 
+def is_bool(value):
+    return isinstance(value, bool)
+
+
 def is_text(value):
     return isinstance(value, str)
 
@@ -154,12 +158,17 @@ def read_summary(run_path):
                 "text": is_text,
                 "advice": is_text,
             },
-            "verdict": {"accuracy": is_weight, "chance": is_weight, "text": is_text},
+            "verdict": {
+                "accuracy": is_weight,
+                "chance": is_weight,
+                "better": is_bool,
+                "text": is_text,
+            },
             "more": [{"what": is_text, "command": is_text}],
             "warnings": [is_text],
             "removals": lambda value: isinstance(value, list),
             "guessing": is_weight,
-            "finished": lambda value: isinstance(value, bool),
+            "finished": is_bool,
             "rungs": lambda value: value == 0 or is_count(value),
             "training": {"seconds": is_number, "text": is_text},
             "state": {"is": is_text, "text": is_text, "command": is_text},
@@ -176,7 +185,7 @@ def is_selected(run_path):
 def is_removal(value):
     """Whether a value of "removals" is whole: a row of strategies.perturbation."""
     wanted = dict.fromkeys(("cell", "edge", "kept", "next"), is_text)
-    wanted |= {"turn": is_count, "stays": lambda value: isinstance(value, bool)}
+    wanted |= {"turn": is_count, "stays": is_bool}
     for name in ("", "next_"):
         wanted |= {f"{name}top1": is_weight, f"{name}loss": is_number}
     return fits(value, wanted)

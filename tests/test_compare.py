@@ -435,7 +435,20 @@ def test_a_winner_that_is_not_the_most_accurate_is_explained():
     first = rows[1]._replace(rungs=(rows[1].last._replace(loss=(0.0,), train_loss=(0.0,)),))
     text = comparison.winner_words(sorted([rows[0], first, rows[2]], key=comparison.order))
     assert text.startswith("Train a, a random cell: 80.00% on the scored images. b has a higher ")
-    assert "accuracy, 90.00%, but higher losses" in text
+    assert "accuracy, up to 90.00%, but higher losses" in text
+    third = rows[2]._replace(rungs=(rows[2].last._replace(top1=(0.85,)),))
+    assert " b and 1 more have a higher " in comparison.winner_words([first, rows[0], third])
+
+
+def test_cells_that_learned_nothing_are_named_behind_the_ranking():
+    names = candidates(*((name, "random") for name in "abc"))
+    records = [record(name, top1, 0) for name, top1 in zip("abc", (0.9, 0.2, 0.8), strict=True)]
+    records[1] |= {"loss": 0.0, "train_loss": 0.0}  # which alone would be the best
+    rows = comparison.ranking(names, records, "losses", 0.5)
+    assert [row.name for row in rows] == ["a", "c", "b"]
+    assert comparison.order_words(rows).endswith(", what had hardly learned anything: b.")
+    alike = comparison.ranking(names, records, "losses", 0.05)
+    assert "hardly" not in comparison.order_words(alike)
 
 
 @pytest.mark.parametrize(

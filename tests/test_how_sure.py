@@ -12,6 +12,7 @@ import genotypes as gt
 import report
 import search
 from records import alphas, reader
+from tracking import search_log
 
 OPS = ["sep", "pool", "skip", "none"]
 CLEAR = [[1.0, 0, 0, 0], [0.9, 0, 0, 0]]  # alpha of the edges into node 2: both are kept
@@ -116,6 +117,28 @@ def test_the_limit_of_skips_shows_as_a_negative_margin():
     assert (edge["op"], edge["second"], edge["kept"]) == ("pool", "sep", True)
     assert edge["margin"] < 0
     assert not alphas.decided([{**kept, "epoch": e} for e in (1, 2, 3)], 3)["normal", 0, 0]
+
+
+def test_only_cells_that_are_searched_count():
+    runs = history(4, 0.01)
+    both, one = alphas.how_sure(runs, 4), alphas.how_sure(runs, 4, cells=["reduce"])
+    assert (both["edges"], both["decided"]) == (8, 8)
+    assert (one["edges"], one["decided"]) == (4, 4)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("better", [True, False])
+def test_what_a_supernet_that_guesses_has_decided_means_nothing(open_run, better, layers):
+    run = open_run(["--layers", str(layers)])
+    run.best = {"epoch": 4, "top1": 0.5}
+    text = "".join(json.dumps(record) + "\n" for record in history(4, 0.01))
+    Path(run.files.path, "alphas.jsonl").write_text(text)
+    search_log.log_how_sure(run, better)
+    found = reader.read_summary(run.files.path)["how_sure"]
+    edges = 8 if layers > 2 else 4  # with two layers the normal cell is not searched
+    assert (found["edges"], found["decided"]) == (edges, edges)
+    assert ("no better than guessing, so they mean nothing" in found["text"]) != better
+    assert found["text"] in log_of(run.files.path)
 
 
 def test_log_summary_and_page_say_the_same(here):

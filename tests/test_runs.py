@@ -1,6 +1,7 @@
 """runs.py: the list of runs, their page, removal."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ import filelock
 import pytest
 from conftest import ends_in_one_line
 
+import genotypes as gt
 import runs
-from records import index
+from records import index, reader
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,6 +78,27 @@ def test_removal_does_not_ask_with_yes(two_runs, capsys):
     runs.main(["--remove", "searchs/s", "augments/a", "--yes"])
     assert capsys.readouterr().out == "removed searchs/s\nremoved augments/a\n"
     assert list(Path().glob("*/*")) == []
+
+
+def test_what_compared_a_removed_cell_is_named(two_runs, capsys):
+    text, folder = gt.to_str(gt.load("searchs/s")), Path("compares/c")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    candidates = [{"name": "searchs/s", "genotype": text}]
+    (folder / "summary.json").write_text(json.dumps({"candidates": candidates}))
+    runs.main(["--remove", "searchs/s", "--yes"])
+    assert capsys.readouterr().out == (
+        "removed searchs/s\ncompares/c compared its cell, and stays\n"
+    )
+
+
+def test_a_search_has_the_accuracy_of_its_cell(two_runs):
+    cell = json.loads(Path("searchs/s/genotype.json").read_text())
+    cell["epoch"] = 1
+    Path("searchs/s/genotype.json").write_text(json.dumps(cell))
+    scores = reader.scores("searchs/s")
+    assert scores[1] != scores[2]
+    assert index.row("searchs/s").top1 == scores[1]
 
 
 @pytest.mark.parametrize(

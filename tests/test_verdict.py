@@ -259,7 +259,7 @@ def test_advice_blames_the_images_only_behind_enough_steps(monkeypatch, epochs, 
     by_heart = {"train": {1: {"top1": 0.9}}}
     monkeypatch.setattr(reader, "read_metrics", lambda path: by_heart)
     text = augment_log.advice(run, data)
-    assert ("4 steps may be too few, so take more --epochs first, then take more" in text) == few
+    assert ("4 steps may be too few, so take more --epochs first; then take more" in text) == few
     assert "90.00% of the training images right" in text
     by_heart["train"][1]["top1"] = 0.25
     assert augment_log.advice(run, data).startswith("it has learned nothing in ")

@@ -151,6 +151,14 @@ def test_the_command_draws_both_cells(here, capsys):
     assert sorted(os.listdir("out")) == ["normal.gv", "normal.png", "reduce.gv", "reduce.png"]
 
 
+def test_the_cells_of_a_run_are_drawn_into_its_folder(here, capsys):
+    Path("searchs/s").mkdir(parents=True)
+    Path("searchs/s/genotype.json").write_text(gt.to_json(gt.DARTS_V2))
+    visualize.main(["searchs/s"])
+    wanted = [os.path.join("searchs/s", f"{cell}.png") for cell in ("normal", "reduce")]
+    assert capsys.readouterr().out.split() == wanted
+
+
 def test_the_command_takes_text_with_ops_of_ones_own_and_writes_svg(here):
     text = gt.to_str(gt.DARTS_V1).replace("sep_conv_3x3", "my_block")
     visualize.main([text, "--format", "svg"])

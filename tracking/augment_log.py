@@ -177,11 +177,11 @@ def advice(run, data):
     if verdict.judge(trained, data.class_counts, data.spec.classes)["better"]:
         first = ""
         if steps < FEW_STEPS:
-            first = f"{plural(steps, 'step')} may be too few, so take more --epochs first, then "
+            first = f"{plural(steps, 'step')} may be too few, so take more --epochs first; then "
         return (
             f"it gets {trained:.2%} of the training images right, but that does not carry over to "
-            f"others; {first}take more images, and look whether those of "
-            f"{data.val_name} are in the right classes"
+            f"others; {first}take more images, and look whether the "
+            f"{data.val_name} images are in the right classes"
         )
     return (
         f"it has learned nothing in {plural(steps, 'step')}; take more --epochs or a smaller "

@@ -277,9 +277,9 @@ def finish(run, data, pictures):
     log_size(run, size)
     if size is not None:
         log_time_to_train(run, data, net, final)
-    log_verdict(run, data)
+    better = log_verdict(run, data)
     if not run.selection:
-        log_how_sure(run)
+        log_how_sure(run, better)
     run.record_state("finished")
     pictures.at_end(drawing=lambda: report.draw_epochs(run.files.path, only_missing=True))
     text = (
@@ -327,8 +327,8 @@ def log_genotypes(run, best):
         history = {record["epoch"]: record for record in reader.read_alphas(run.files.path)}
     except ValueError:  # the file was damaged or deleted; the result does not depend on it
         history = {}
-    if best_epoch in history:
-        run.log.info(
+    if best_epoch in history:  # for the log: the page has the table, too
+        run.log.detail(
             f"{'edges by alpha' if run.selection else 'its edges'}, strongest op besides none and "
             f"runner-up (* {'alpha keeps it, not removal' if run.selection else 'is kept'}):\n"
             + plot_alphas.table(history[best_epoch])
@@ -336,7 +336,8 @@ def log_genotypes(run, best):
 
 
 def log_verdict(run, data):
-    """What the supernet's accuracy is worth, for terminal, page and summary.json."""
+    """What the supernet's accuracy is worth, for terminal, page and summary.json; returns whether
+    it is better than guessing."""
     classes, top1 = data.spec.classes, run.recommended["top1"]
     judged = verdict.judge(top1, common_log.scored_counts(data.val, len(classes)), classes)
     run.files.update_summary(
@@ -350,6 +351,7 @@ def log_verdict(run, data):
             "chance; take more --epochs, a smaller --batch_size or more images, then another "
             "--w_lr"
         )
+    return judged["better"]
 
 
 def next_steps(run):
@@ -360,12 +362,17 @@ def next_steps(run):
     return [{"what": "see whether random cells are as good", "command": errors.command(*words)}]
 
 
-def log_how_sure(run):
-    """How much of the recommended cell is more than chance, for terminal, page and summary.json."""
+def log_how_sure(run, better):
+    """How much of the recommended cell is more than chance, for terminal, page and summary.json.
+    `better`: whether the supernet is better than guessing."""
+    cells = ("normal", "reduce") if run.cfg.layers > 2 else ("reduce",)  # the other is not searched
     try:
-        found = alphas.how_sure(reader.read_alphas(run.files.path), run.recommended["epoch"])
+        history = reader.read_alphas(run.files.path)
+        found = alphas.how_sure(history, run.recommended["epoch"], cells)
     except (ValueError, IndexError):  # the records were damaged or deleted
         return
+    if not better and found["decided"]:
+        found["text"] += "; but by a supernet that is no better than guessing, so they mean nothing"
     run.files.update_summary(how_sure=found)
     say_how_sure(run, found)
 
