@@ -70,6 +70,7 @@ VARIANTS = {
     "first": FIRST,
     "limited": f"{FIRST} --primitives auto --max_skips 2",
     "partial": f"{FIRST} --partial_channels 2",
+    "quarter": f"{FIRST} --init_channels 16 --partial_channels 4",
     "beta": f"{FIRST} --beta_decay 5",
     "weakbeta": f"{FIRST} --beta_decay 0.5",
     "auxiliary": f"{FIRST} --auxiliary_skip",
