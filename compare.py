@@ -38,6 +38,7 @@ def main(argv=None):
         inherited = "" if known else candidates.inherit(cfg)
         own_ops.use(cfg)
         taking_part = [] if known else candidates.collect(cfg)
+        folder.findings += candidates.of_other_spaces(cfg, taking_part)
         run = Comparison(cfg, folder, known)
 
         # data: the training set in two parts; the test split stays closed
@@ -215,7 +216,7 @@ def log_setup(run, inherited):
 
 def describe_rung(rung, n_rungs, epochs, taking_part, n_seeds):
     return (
-        f"rung {rung} of {n_rungs}: {len(taking_part)} candidates, "
+        f"rung {rung} of {n_rungs}: {comparison.plural(len(taking_part), 'candidate')}, "
         f"{comparison.plural(epochs, 'epoch')} each, {comparison.plural(n_seeds, 'training')}"
     )
 

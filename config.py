@@ -36,7 +36,7 @@ from console.parser import (
     seed,
     threads,
 )
-from console.terminal import guarded
+from console.terminal import guarded, plural
 from data_sets import named
 from data_sets.options import MAX_MEGAPIXELS
 from records.comparison import ACCURACY, LOSSES, RANK_BY
@@ -844,8 +844,8 @@ class SearchConfig(RunConfig):
         most = edges if self.max_skips is None else min(edges, self.max_skips)
         if self.stop_skips is not None and self.stop_skips > most:
             self.error(
-                f"--stop_skips {self.stop_skips}: the normal cell keeps {most} skip connections at "
-                f"most"
+                f"--stop_skips {self.stop_skips}: the normal cell keeps "
+                f"{plural(most, 'skip connection')} at most"
             )
         needed = {
             "stop_unchanged": self.stop_unchanged and self.stop_unchanged + 1,

@@ -64,9 +64,10 @@ def figure(history, title=None, chosen=None, by_alpha=True):
     n_rows = n_nodes + 1  # inputs that an edge can come from
     values = {r["epoch"]: r["eigenvalue"] for r in history if reader.is_number(r.get("eigenvalue"))}
     below = [1.7, 1.5] if values else [1.7]  # heights of what stands below the panels
-    size = (max(3.1 * n_nodes, NARROWEST), 1.1 * n_rows + 1.9 + sum(below))
+    height = (1.6 if "edge_weights" in chosen else 1.1) * n_rows  # with two lines more, or without
+    size = (max(3.1 * n_nodes, NARROWEST), height + 1.9 + sum(below))
     fig = Figure(figsize=size, layout="constrained")
-    grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(1.1 * n_rows, *below))
+    grid = fig.add_gridspec(1 + len(below), 2, height_ratios=(height, *below))
     tables = [rows for record in history for cell in CELLS for rows in record[cell]]
     weights = [weight for rows in tables for row in rows for weight in row]
     limits = limits_of(weights)
@@ -111,7 +112,7 @@ def steered_by(flags):
 
 
 def explain(limits, chosen, by_alpha=True):
-    """What the panels show, in three lines."""
+    """What the panels show, in three sentences, a long one of which has two lines."""
     low, high = limits
     scale = "from 0 to 1"
     if limits != (0.0, 1.0):
@@ -121,12 +122,13 @@ def explain(limits, chosen, by_alpha=True):
         )
     undecided = 1 / len(chosen["primitives"])
     kept = "kept" if by_alpha else "what alpha keeps (removal chose the found cell)"
-    return [
+    said = [
         f"a line: the mixing weight of an op, epoch by epoch, {scale}",
         f"dotted: undecided ({undecided:.3f}); "
         f"framed: {kept} at epoch {chosen['epoch']}, the upright line",
         "below: the strongest op besides none, and how far it is ahead of the next",
     ]
+    return [textwrap.fill(line, LINE) for line in said]
 
 
 def number(weight, limits):
@@ -194,7 +196,7 @@ def name_edges(axes, edges):
             )  # fmt: skip
         if edge["edge_weight"] is not None:
             axes.annotate(
-                f"edge {edge['edge_weight']:.3f}, strength {edge['strength']:.4f}", where,
+                f"edge {edge['edge_weight']:.3f}\nstrength {edge['strength']:.4f}", where,
                 xytext=(0, -16), textcoords="offset points", ha="center", va="top", fontsize=6,
                 color=palette.INK,
             )  # fmt: skip

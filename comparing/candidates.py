@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import genotypes as gt
 from console.parser import shown
 from data_sets import named
-from models.ops import OPS
+from models.ops import OPS, check_primitives
 from records.comparison import BASELINE, FOUND, GIVEN, PUBLISHED, RANDOM
 
 SPACE = ("n_nodes", "k", "primitives")
@@ -77,12 +77,37 @@ def collect(cfg):
             raise ValueError(f"{candidate.name} takes part twice; name it once")
         seen.add(candidate.name)
     _require_same_data(cfg, [c for c in found if c.flags])
+    if "primitives" in cfg.said:
+        check_primitives(cfg.primitives)
+    sound = [c for c in found if not c.fault]
+    if len(found) > 1 and len(sound) < 2:
+        faults = "; ".join(f"{c.name} ({c.fault})" for c in found if c.fault)
+        raise ValueError(f"fewer than two are left to compare without {faults}")
     if len(found) < 2:
         raise ValueError(
             f"only {found[0].name} takes part; name another cell, or take random ones with "
             f"--random 12"
         )
     return found
+
+
+def of_other_spaces(cfg, found):
+    """A sentence where cells that a search found are compared with random ones of another space, in
+    a list; empty where none are."""
+    others = {}
+    for candidate in found:
+        if candidate.kind == FOUND:
+            own = _metadata(candidate.name)
+            differ = [name for name in SPACE if name in own and own[name] != getattr(cfg, name)]
+            if differ:
+                others[candidate.name] = " ".join(f"--{name} {_text(own[name])}" for name in differ)
+    if not others or not any(candidate.kind == RANDOM for candidate in found):
+        return []
+    named = ", ".join(f"{name} ({space})" for name, space in others.items())
+    return [
+        f"searched in another space than the random cells are drawn from: {named}; what is said of "
+        f"found and random cells compares the spaces, too"
+    ]
 
 
 def _candidate(name, cfg):

@@ -561,7 +561,9 @@ def winner_words(rows):
     side = "above" if difference >= 0 else "below"
     more = f"It is {points(abs(difference))} {side} {other.name}"
     if other.params and best.params:
-        more += f", which has {other.params / best.params:.1f} times its parameters"
+        times = other.params / best.params
+        number = f"{times:.1f}" if times < 9.95 else f"{times:,.0f}"
+        more += f", which has {number} times its parameters"
     if other.last.rung != best.last.rung:
         more += f" (of another rung, {plural(other.last.epochs, 'epoch')})"
     return f"{text} {more}."

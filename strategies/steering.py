@@ -7,6 +7,7 @@ what each does and where it comes from.
 import torch
 
 import genotypes as gt
+from console.terminal import plural
 from strategies import stopping
 from strategies.eigenvalue import dominant_eigenvalue, fixed_batch
 
@@ -124,16 +125,19 @@ class Strategies:
         if cfg.max_skips is not None:
             # with the other selection where a search that had a limit is selected anew
             whose = " that alpha keeps" if cfg.select == "perturbation" else ""
-            lines.append(f"at most {cfg.max_skips} skip connections in the normal cell{whose}")
+            lines.append(
+                f"at most {plural(cfg.max_skips, 'skip connection')} in the normal cell{whose}"
+            )
         if self.wants_eigenvalue:
             lines.append("the dominant eigenvalue of the Hessian of L_val in alpha is recorded")
-        for rule, text in (
-            ("stop_unchanged", "when the cell has not changed for {} epochs"),
-            ("stop_skips", "before the normal cell has {} skip connections"),
-            ("stop_eigenvalue", "when the dominant eigenvalue has risen by a third"),
-        ):
-            if getattr(cfg, rule):
-                lines.append(f"the search ends early {text.format(getattr(cfg, rule))}")
+        early = {
+            "stop_unchanged": f"when the cell has not changed for "
+            f"{plural(cfg.stop_unchanged or 0, 'epoch')}",
+            "stop_skips": f"before the normal cell has "
+            f"{plural(cfg.stop_skips or 0, 'skip connection')}",
+            "stop_eigenvalue": "when the dominant eigenvalue has risen by a third",
+        }
+        lines += [f"the search ends early {t}" for rule, t in early.items() if getattr(cfg, rule)]
         if cfg.select == "perturbation":
             lines.append("the cell is selected by perturbation, after the last epoch")
         return lines

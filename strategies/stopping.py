@@ -27,7 +27,9 @@ def skips(history, most):
     before, now = (_n_skips(record) for record in history[-2:])
     if now < most or before >= most:
         return None
-    return f"the normal cell has {now} skip connections (--stop_skips {most})", history[-2]
+    return f"the normal cell has {plural(now, 'skip connection')} (--stop_skips {most})", history[
+        -2
+    ]
 
 
 def _n_skips(record):

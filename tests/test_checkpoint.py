@@ -256,6 +256,9 @@ def test_what_cannot_be_resumed_ends_in_one_line(here):
     words = ["--name", "x", "--resume"]
     text = ends_in_one_line(search.main, words)
     assert "no run to go on with: searchs/x does not exist" in text
+    (here / "searchs" / "x-seed2").mkdir(parents=True)
+    text = ends_in_one_line(search.main, words)
+    assert "searchs/x does not exist, but searchs/x-seed2 does; say --seeds as before" in text
     (here / "searchs" / "x").mkdir(parents=True)
     text = ends_in_one_line(search.main, words)
     assert "nothing was saved in searchs/x to go on from; start again" in text

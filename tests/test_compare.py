@@ -947,6 +947,8 @@ def test_the_bars_of_a_process_that_is_killed_leave_no_semaphore_behind(monkeypa
 
 # --- what is refused ----------------------------------------------------------------------------
 
+GONE = gt.to_str(gt.Genotype(*[[[("gone", 0), ("gone", 1)]], [2]] * 2))
+
 
 @pytest.mark.parametrize(
     ("words", "text"),
@@ -961,6 +963,11 @@ def test_the_bars_of_a_process_that_is_killed_leave_no_semaphore_behind(monkeypa
         (["PDARTS", "--epochs", "3", "--budget", "3m"], "give one of them"),
         (["PDARTS", "--k", "6"], "--k 6 is above the 5 inputs of the last node"),
         (["--random", "1", "--primitives", "none"], "--primitives holds no op besides none"),
+        (["--random", "3", "--primitives", "foo"], "unknown op foo; known: "),
+        (
+            ["PDARTS", GONE],
+            "fewer than two are left to compare without Genotype 1 (normal, node 2: ",
+        ),
         (["--name", "nothere", "--resume"], "compares/nothere does not exist"),
         (["--name", "x", "--resume", "--overwrite"], "choose one"),
     ],
@@ -976,6 +983,23 @@ def searched(name, **flags):
     known = {**cfg.marked(cfg.flags(), inherit="images"), **flags}
     text = gt.to_json(gt.random_genotype(1), flags=known, n_nodes=4, k=2, primitives=gt.PRIMITIVES)
     Path(f"searchs/{name}/genotype.json").write_text(text)
+
+
+def test_a_search_of_another_space_than_that_of_the_random_cells_is_named(scripted):
+    searched("a")
+    searched("b")
+    words = ["searchs/a", "searchs/b", *LEAST, "--epochs", "1", "--overwrite", *NAMED]
+    compare.main([*words, "--random", "2"])
+    assert "another space" not in log_of(COMMAND)
+    path = Path("searchs/b/genotype.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "n_nodes": 3, "k": 1}))
+    compare.main([*words, "--random", "2"])
+    warned = (
+        "WARNING: searched in another space than the random cells are drawn from: searchs/b (--"
+    )
+    assert f"{warned}n_nodes 3 --k 1);" in log_of(COMMAND)
+    compare.main(words)  # without random cells there is nothing to mind
+    assert "another space" not in log_of(COMMAND)
 
 
 def test_cells_of_searches_on_other_data_are_refused_unless_it_is_named(scripted):

@@ -1,5 +1,6 @@
 """Going on with a run: the checkpoint that is whole, and the files that are derived from it."""
 
+import glob
 import os
 
 from devices import processes
@@ -67,6 +68,9 @@ def _nothing_there(folder):
         text = f"nothing was saved in {folder.path} to go on from; start again with --overwrite"
     else:
         text = f"no run to go on with: {folder.path} does not exist"
+        several = sorted(glob.glob(f"{glob.escape(folder.path)}-seed*"))
+        if several:
+            return f"{text}, but {several[0]} does; say --seeds as before to go on with all of them"
     return f"{text}{folder.advise_earlier()}"
 
 

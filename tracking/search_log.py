@@ -42,7 +42,7 @@ def log_setup(run, data, net, memory, strategies):
     common_log.log_balance(run, data)
     log.info(
         f"supernet: {stems.describe(cfg, spec.size)}, {cfg.layers} cells, "
-        f"{cfg.init_channels} channels, {cfg.n_nodes} nodes, "
+        f"{cfg.init_channels} channels, {plural(cfg.n_nodes, 'node')}, "
         f"{sum(w.numel() for w in net.weights()):,} weights; ops {', '.join(net.primitives)}"
     )
     for op, why in net.looped_ops().items():
@@ -240,8 +240,8 @@ def log_epoch(run, train, val, record):
     if 2 * ahead >= edges:  # of an undecided alpha it would say nothing
         log.warn(
             f"{ahead} of {edges} edges of the normal cell are skip connections, and clearly so; "
-            f"such cells train poorly, and searching longer makes more of them (--max_skips 2, "
-            f"fewer --epochs)",
+            f"such cells train poorly, and searching longer makes more of them (--max_skips "
+            f"{min(2, ahead - 1)}, fewer --epochs)",
             kind="skips",
         )
 
