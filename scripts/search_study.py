@@ -154,7 +154,9 @@ def exchange(folder):
 def data_flags(text, out, swapped=False):
     """(name, flags) of a data set: a key of MADE or FOLDER, each also as ...@SIDE. Those of HALVES
     also `swapped`: trained on what is to test, tested on what is to train."""
-    path, _, side = text.partition("@")
+    path, at, side = text.partition("@")
+    if at and not (side.isascii() and side.isdecimal() and int(side)):
+        raise ValueError(f"--data {text}: {side!r} is not a side in pixels, such as {path}@16")
     suffix = (f"-{side}" if side else "") + (SWAPPED if swapped else "")
     name = os.path.basename(os.path.normpath(path)) + suffix
     more = ["--input_size", side] if side else []
@@ -727,6 +729,8 @@ def parse(argv):
         parser.error(f"--cross_validate takes --data {', '.join(HALVES)} alone, two halves")
     if args.replay and args.cross_validate:
         parser.error("--replay takes no --cross_validate")
+    for variant in args.variants:  # what search.py refuses ends in its line
+        SearchConfig([*VARIANTS[variant].split(), *args.search_flags.split()])
     args.out = os.path.abspath(args.out)
     return args
 

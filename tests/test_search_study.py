@@ -342,9 +342,10 @@ def test_a_cell_that_did_not_stay_finite_is_left_out(study, here, capsys):
 
 
 def test_every_variant_is_made_of_flags_that_there_are(study):
-    for words in study.VARIANTS.values():
+    for variant, words in study.VARIANTS.items():
         cfg = SearchConfig(words.split())
-        assert (cfg.layers, cfg.init_channels, cfg.batch_size) == (4, 8, 32)
+        channels = 16 if variant == "quarter" else 8  # of which a quarter goes through the ops
+        assert (cfg.layers, cfg.init_channels, cfg.batch_size) == (4, channels, 32)
 
 
 def test_a_data_set_that_there_is_not_is_one_line(study, here):
@@ -352,6 +353,11 @@ def test_a_data_set_that_there_is_not_is_one_line(study, here):
     assert told == (
         "search_study.py: --data nothere is none of digits, mnist, fashion and no folder"
     )
+    for side in ("0", "", "x"):
+        told = ends_in_one_line(study.main, ["--data", f"digits@{side}"])
+        assert f"{side!r} is not a side in pixels, such as digits@16" in told
+    told = ends_in_one_line(study.main, ["--search_flags", "--epoch 3"])
+    assert told.startswith("search.py: unrecognized arguments: --epoch 3; did you mean --epochs?")
 
 
 def test_a_study_that_is_interrupted_says_how_to_go_on(study, here, monkeypatch):
