@@ -258,9 +258,9 @@ def random_genotype(seed, primitives=None, n_nodes=4, k=2):
 
 
 def known_ops(ops, unknown):
-    """What to say of an op that is not in `ops`."""
-    near = difflib.get_close_matches(unknown, ops, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    """What to say of an op, `unknown`, that is not in `ops`."""
+    near = difflib.get_close_matches(unknown, [op for op in ops if op != "none"], n=1)
+    hint = f"; did you mean {near[0]} by {unknown}?" if near else ""
     return f"known: {', '.join(ops)}; --ops FILE adds blocks of your own{hint}"
 
 
@@ -494,6 +494,12 @@ def describe(genotype, n_layers=None):
 def reduction_layers(n_layers):
     """The reduction cells stand at 1/3 and 2/3 of the depth (sec. 3.1.1); counted from 0."""
     return {n_layers // 3, 2 * n_layers // 3}
+
+
+def searched_cells(n_layers):
+    """The kinds of cells in a supernet of so many: one or two are both reduction cells."""
+    has_normal = n_layers > len(reduction_layers(n_layers))
+    return ("normal", "reduce") if has_normal else ("reduce",)
 
 
 # --- published genotypes ------------------------------------------------------------------------

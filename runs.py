@@ -99,7 +99,8 @@ def remove(path, yes):
     print(f"removed {visible(path)}")
     left = [found.path for found in index.find() if path in comparison.genotypes(found.path)]
     if left:
-        print(f"{', '.join(map(visible, left))} compared its cell, and stays")
+        stay = "stays" if len(left) == 1 else "stay"
+        print(f"{', '.join(map(visible, left))} compared its cell, and {stay}")
     return True
 
 

@@ -259,7 +259,8 @@ def main(argv=None):
     with errors.usage_errors("visualize.py"):
         genotype = gt.load(args.genotype)
         known = known_about(args.genotype, genotype)
-        out = args.out or (args.genotype if os.path.isdir(args.genotype) else ".")
+        is_run = os.path.isdir(args.genotype) and args.genotype not in gt.PUBLISHED
+        out = args.out or (args.genotype if is_run else ".")
         paths = [os.path.join(out, drawing(cell)) for cell in CELLS]
         print("\n".join(plot(genotype, *paths, format=args.format, **known)))
 

@@ -80,9 +80,12 @@ def collect(cfg):
     if "primitives" in cfg.said:
         check_primitives(cfg.primitives)
     sound = [c for c in found if not c.fault]
-    if len(found) > 1 and len(sound) < 2:
-        faults = "; ".join(f"{c.name} ({c.fault})" for c in found if c.fault)
-        raise ValueError(f"fewer than two are left to compare without {faults}")
+    if len(found) > 1 and (len(sound) < 2 or all(c.kind == BASELINE for c in sound)):
+        names_of = {}
+        for c in found:
+            names_of.setdefault(c.fault, []).append(c.name)
+        faults = "; ".join(f"{', '.join(of)} ({why})" for why, of in names_of.items() if why)
+        raise ValueError(f"nothing is left to compare without {faults}")
     if len(found) < 2:
         raise ValueError(
             f"only {found[0].name} takes part; name another cell, or take random ones with "
@@ -98,16 +101,22 @@ def of_other_spaces(cfg, found):
     for candidate in found:
         if candidate.kind == FOUND:
             own = _metadata(candidate.name)
-            differ = [name for name in SPACE if name in own and own[name] != getattr(cfg, name)]
+            there = [name for name in SPACE if name in own]
+            differ = [name for name in there if _space(own[name]) != _space(getattr(cfg, name))]
             if differ:
                 others[candidate.name] = " ".join(f"--{name} {_text(own[name])}" for name in differ)
     if not others or not any(candidate.kind == RANDOM for candidate in found):
         return []
-    named = ", ".join(f"{name} ({space})" for name, space in others.items())
+    of_space = ", ".join(f"{name} ({space})" for name, space in others.items())
     return [
-        f"searched in another space than the random cells are drawn from: {named}; what is said of "
-        f"found and random cells compares the spaces, too"
+        f"searched in another space than the random cells are drawn from: {of_space}; what is said "
+        f"of found and random cells compares the spaces, too"
     ]
+
+
+def _space(value):
+    """A value of SPACE as random cells see it: the ops in no order, and without "none"."""
+    return set(value) - {"none"} if isinstance(value, list) else value
 
 
 def _candidate(name, cfg):

@@ -304,7 +304,9 @@ def refuse_or_skip(listed, bad, how):
     {file: why}."""
     names = [f"{file} ({why})" for file, why in sorted(bad.items())]
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    text = f"{len(bad)} of {len(listed.files)} image files read in {listed.root} cannot be read"
+    text = (
+        f"{len(bad)} of {len(listed.files)} image files looked at in {listed.root} cannot be read"
+    )
     if how == "fail":
         raise ValueError(
             f"{text}: {shown}; mend or remove them, or leave them out with --bad_images skip"

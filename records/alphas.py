@@ -79,6 +79,7 @@ def edges(record, cell):
 FEWEST = 3  # epochs that noise is measured on; fewer decide nothing
 AHEAD = 2.0  # a lead counts from so many standard deviations on
 ABOVE_CHANCE = 1.5  # a mixing weight counts from so many times that of an undecided edge on
+SEARCH_LONGER = "search longer, or compare with other cells"
 LEAST_TRAVEL = 0.25  # of eight ops; below, alpha cannot bring an op to ABOVE_CHANCE
 
 
@@ -97,6 +98,11 @@ def strong_skips(record, sure=None):
         and (sure is None or sure.get(("normal", *edge), False))
         for edge, (op, weight, *_) in leads(record, "normal").items()
     )
+
+
+def fewer_skips(skips):
+    """The --max_skips that would help a normal cell of so many: 2, as P-DARTS has, or fewer."""
+    return min(2, skips - 1)
 
 
 def leads(record, cell):
@@ -163,7 +169,10 @@ def how_sure(history, epoch, cells=("normal", "reduce")):
             f"; {skips} of {in_normal} in the normal cell are decided skip connections, which "
             f"train poorly"
         )
-        advice = "search with --max_skips 2 or for fewer epochs, or compare with other cells"
+        advice = (
+            f"search with --max_skips {fewer_skips(skips)} or for fewer epochs, or compare with "
+            f"other cells"
+        )
         return {"edges": kept, "decided": sure, "text": text, "advice": advice}
     return so_sure(sure, kept, text)
 
@@ -173,5 +182,5 @@ def so_sure(sure, kept, text):
     advice = ""
     if sure < kept:
         text += f"; {'the rest is' if sure else 'all are'} close to chance"
-        advice = "search longer, or compare with other cells"
+        advice = SEARCH_LONGER
     return {"edges": kept, "decided": sure, "text": text, "advice": advice}

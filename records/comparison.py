@@ -546,14 +546,12 @@ def winner_words(rows):
     higher = [row for row in rivals(rows) if row.last.mean > best.last.mean]
     if higher:
         most = max(higher, key=lambda row: row.last.mean)
-        who = (
-            f"{most.name} has"
-            if len(higher) == 1
-            else f"{most.name} and {len(higher) - 1} more have"
-        )
+        has = "has a higher accuracy,"
+        if len(higher) > 1:
+            has = f"and {len(higher) - 1} more have a higher accuracy, up to"
         text += (
-            f" {who} a higher accuracy, up to {most.last.mean:.2%}, but higher losses, by which "
-            f"they are ranked (docs/compare.md says why)."
+            f" {most.name} {has} {most.last.mean:.2%}, but higher losses, by which they are ranked "
+            f"(docs/compare.md says why)."
         )
     if other is None:
         return text
@@ -562,7 +560,9 @@ def winner_words(rows):
     more = f"It is {points(abs(difference))} {side} {other.name}"
     if other.params and best.params:
         times = other.params / best.params
-        number = f"{times:.1f}" if times < 9.95 else f"{times:,.0f}"
+        number = f"{times:.1f}" if 0.1 <= times < 9.95 else f"{times:,.1g}"
+        if times >= 9.95:
+            number = f"{times:,.0f}"
         more += f", which has {number} times its parameters"
     if other.last.rung != best.last.rung:
         more += f" (of another rung, {plural(other.last.epochs, 'epoch')})"
@@ -580,8 +580,9 @@ def order_words(rows):
     more = len({r.epochs for row in rows for r in row.rungs}) > 1
     text = "; those that went on to more epochs stand first" if more else ""
     there = [row for row in rows if row.rungs and not row.fault]
-    weak = [row.name for row in there if row.last.is_weak]
-    if 0 < len(weak) < len(there):
+    ahead = {row.last.rung for row in there if not row.last.is_weak}
+    weak = [row.name for row in there if row.last.is_weak and row.last.rung in ahead]
+    if weak:
         text += "; behind all others of as many epochs, what had hardly learned anything: "
         text += ", ".join(weak)
     return f"Ranked by {RANK_BY[winner(rows).last.rank_by]}{text}."

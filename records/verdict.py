@@ -52,7 +52,9 @@ def _ahead(top1, guess):
         return "none is wrong"
     times = (1 - guess) / (1 - top1)
     if times < WEAK:
-        return f"better than guessing, but not by much: it is wrong {times:.1f} times as often"
+        return (
+            f"better than guessing, but not by much: guessing is wrong {times:.1f} times as often"
+        )
     number = f"{times:.0f}" if times >= 9.95 else f"{times:.1f}"
     return f"{'far ' * (times >= FAR)}better than guessing, which is wrong {number} times as often"
 

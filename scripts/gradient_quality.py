@@ -321,19 +321,42 @@ def parse(argv):
     parser = Parser("gradient_quality.py", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--images", help="folder of class folders of images, or a .tar.* of one (digits if unset)")
-    add("--channels", type=count, nargs="+", default=[8], help="channels of the first cells")
-    add("--layers", type=count, nargs="+", default=[4], help="cells")
     add(
-        "--batch", type=count, nargs="+", default=[32], help="images; all combinations are measured"
+        "--channels",
+        type=count,
+        nargs="+",
+        default=[8],
+        help="channels of the first cells (default: 8)",
+    )
+    add("--layers", type=count, nargs="+", default=[4], help="cells (default: 4)")
+    add(
+        "--batch",
+        type=count,
+        nargs="+",
+        default=[32],
+        help="images (default: 32); all combinations run",
     )
     add("--steps", type=count, default=400, help="steps of the search")
-    add("--moments", nargs="+", choices=MOMENTS, default=list(MOMENTS), help="where to measure")
+    add(
+        "--moments",
+        nargs="+",
+        choices=MOMENTS,
+        default=list(MOMENTS),
+        help="where to measure (default: all)",
+    )
     add("--batches", type=count, default=16, help="pairs of batches at each moment")
     add("--eps", type=positive, nargs="*", default=[0.01, 0.03, 0.1, 0.3, 1.0],
-        help="numerators of eps, central difference")  # fmt: skip
-    add("--forward_eps", type=positive, nargs="*", default=[0.1, 0.3], help="one-sided difference")
+        help="numerators of eps, central difference (default: 0.01 to 1)")  # fmt: skip
+    add(
+        "--forward_eps",
+        type=positive,
+        nargs="*",
+        default=[0.1, 0.3],
+        help="one-sided difference (default: 0.1 0.3)",
+    )
     add("--precisions", nargs="+", choices=("float32", "float64", "tf32", "bf16"),
-        default=["float32"], help="of the forms; the exact gradient is in float64")  # fmt: skip
+        default=["float32"],
+        help="of the forms (default: float32); the exact gradient is in float64")  # fmt: skip
     add("--costs", action=argparse.BooleanOptionalAction, default=True,
         help="also seconds and memory of a search step in every form")  # fmt: skip
     add("--repeats", type=count, default=5, help="steps of every form for --costs")

@@ -48,7 +48,7 @@ import compare
 import genotypes as gt
 import search
 from comparing import halving, training
-from config import AugmentConfig, SearchConfig
+from config import AugmentConfig, CompareConfig, SearchConfig
 from console import errors
 from console.parser import Parser, count, count_or_zero
 from console.terminal import command
@@ -59,7 +59,8 @@ from records import comparison, figure, files, palette, reader
 from tracking import run_folder
 
 PROG = "search_study.py"
-# Flags of search.py. All are small, so that they differ in how they search and not in size.
+# Flags of search.py. All are small, so that they differ in how they search and not in size; of the
+# 16 channels of "quarter" four go through the ops.
 SMALL = "--layers 4 --init_channels 8 --batch_size 32"
 FIRST = f"{SMALL} --order 1 --alpha_lr auto --epochs 18 --warmup_epochs 5"
 SECOND = f"{SMALL} --order 2 --epochs 12"
@@ -281,6 +282,9 @@ class SideBySide:
 def end_with_parent():
     """A process of the pool ends when the study does, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study says it
+    tqdm.set_lock(
+        threading.RLock()
+    )  # the usual one is a semaphore, left behind by a killed process
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -667,14 +671,14 @@ def parse(argv):
         "--data",
         nargs="+",
         default=["digits"],
-        help=f"{', '.join(MADE)} or FOLDER; ...@SIDE scales",
+        help=f"{', '.join(MADE)} or FOLDER (default: digits); ...@SIDE scales",
     )
     add(
         "--cross_validate",
         action="store_true",
         help="all a second time, with the images to train and to test exchanged",
     )
-    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="ways to search")
+    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="default: all")
     add("--searches", type=count_or_zero, default=5, help="searches of each variant")
     add(
         "--compare",
@@ -729,8 +733,10 @@ def parse(argv):
         parser.error(f"--cross_validate takes --data {', '.join(HALVES)} alone, two halves")
     if args.replay and args.cross_validate:
         parser.error("--replay takes no --cross_validate")
-    for variant in args.variants:  # what search.py refuses ends in its line
+    for variant in args.variants:  # what a script refuses ends in its line, before anything runs
         SearchConfig([*VARIANTS[variant].split(), *args.search_flags.split()])
+    CompareConfig(["--random", "2", *args.compare_flags.split()])
+    AugmentConfig(["--genotype", "DARTS_V2", *args.replay_flags.split()])
     args.out = os.path.abspath(args.out)
     return args
 

@@ -253,11 +253,12 @@ class Progress:
             for d in [self.decisions[turn]]
         ]
 
-    def how_sure(self, n_images):
+    def how_sure(self, n_images, cells=("normal", "reduce")):
         """As `records.alphas.how_sure`, of an alpha half of so many images; None where nothing was
         chosen. A kept edge is decided if without its op at least two images less are right than
         without the runner-up."""
-        chosen = [d for d in self.decisions if d.edge is not None and len(d.without) > 1]
+        edges = [d for d in self.decisions if d.edge is not None and d.cell in cells]
+        chosen = [d for d in edges if len(d.without) > 1]
         leads = [d.lead() for d in chosen if self._stays(d)]
         if not leads:
             return None
@@ -324,4 +325,5 @@ def after_search(run, data, net):
         f"{tqdm.format_interval(time.perf_counter() - progress.start)}"
     )
     log.info(left)
-    return genotype, progress.rows(), progress.how_sure(len(data.val.dataset)), left
+    sure = progress.how_sure(len(data.val.dataset), gt.searched_cells(cfg.layers))
+    return genotype, progress.rows(), sure, left

@@ -130,14 +130,15 @@ class Strategies:
             )
         if self.wants_eigenvalue:
             lines.append("the dominant eigenvalue of the Hessian of L_val in alpha is recorded")
-        early = {
-            "stop_unchanged": f"when the cell has not changed for "
-            f"{plural(cfg.stop_unchanged or 0, 'epoch')}",
-            "stop_skips": f"before the normal cell has "
-            f"{plural(cfg.stop_skips or 0, 'skip connection')}",
-            "stop_eigenvalue": "when the dominant eigenvalue has risen by a third",
-        }
-        lines += [f"the search ends early {t}" for rule, t in early.items() if getattr(cfg, rule)]
+        early = "the search ends early"
+        if cfg.stop_unchanged:
+            epochs = plural(cfg.stop_unchanged, "epoch")
+            lines.append(f"{early} when the cell has not changed for {epochs}")
+        if cfg.stop_skips:
+            skips = plural(cfg.stop_skips, "skip connection")
+            lines.append(f"{early} before the normal cell has {skips}")
+        if cfg.stop_eigenvalue:
+            lines.append(f"{early} when the dominant eigenvalue has risen by a third")
         if cfg.select == "perturbation":
             lines.append("the cell is selected by perturbation, after the last epoch")
         return lines

@@ -27,9 +27,8 @@ def skips(history, most):
     before, now = (_n_skips(record) for record in history[-2:])
     if now < most or before >= most:
         return None
-    return f"the normal cell has {plural(now, 'skip connection')} (--stop_skips {most})", history[
-        -2
-    ]
+    why = f"the normal cell has {plural(now, 'skip connection')} (--stop_skips {most})"
+    return why, history[-2]
 
 
 def _n_skips(record):

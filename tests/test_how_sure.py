@@ -137,7 +137,7 @@ def test_what_a_supernet_that_guesses_has_decided_means_nothing(open_run, better
     found = reader.read_summary(run.files.path)["how_sure"]
     edges = 8 if layers > 2 else 4  # with two layers the normal cell is not searched
     assert (found["edges"], found["decided"]) == (edges, edges)
-    assert ("no better than guessing, so they mean nothing" in found["text"]) != better
+    assert ("no better than guessing, so this means nothing" in found["text"]) != better
     assert found["text"] in log_of(run.files.path)
 
 

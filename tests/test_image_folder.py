@@ -384,7 +384,7 @@ def test_broken_files_are_listed_and_refused_or_skipped(tmp_path, caplog):
     (tmp_path / "test/dog/01.png").write_bytes(b"")
     cache_files = (str(tmp_path / "cache.json"),)
     text = refused(tmp_path, cache_files=cache_files)
-    assert "2 of 20 image files read in" in text
+    assert "2 of 20 image files looked at in" in text
     assert "cat/03.png (" in text
     assert "dog/07.png (cannot identify image file)" in text  # and no empty quotes
     assert "--bad_images skip" in text

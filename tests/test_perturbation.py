@@ -366,16 +366,15 @@ def test_a_search_that_is_stopped_while_it_selects_goes_on_to_the_same_cell(here
             raise KeyboardInterrupt
         return describe(decision)
 
-    monkeypatch.setattr(perturbation, "describe", stop)
-    said = ends_in_one_line(search.main, words, code=130)
+    with monkeypatch.context() as patch:
+        patch.setattr(perturbation, "describe", stop)
+        said = ends_in_one_line(search.main, words, code=130)
     assert "--name t --resume" in said
     assert "after epoch 1" in said
     page = Path(report.write("searchs/t")).read_text()  # what there is, alpha has chosen
     assert "The search was to choose by removal" in page
     assert "augment.py" not in page
     assert "The found cell" not in page
-    monkeypatch.undo()
-    os.chdir(here)
     search.main(["--name", "t", "--resume"])
     log = Path("searchs/t/t.log").read_text()
     assert "this search is over after epoch 1; its cell is selected again" in log

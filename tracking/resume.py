@@ -68,8 +68,8 @@ def _nothing_there(folder):
         text = f"nothing was saved in {folder.path} to go on from; start again with --overwrite"
     else:
         text = f"no run to go on with: {folder.path} does not exist"
-        several = sorted(glob.glob(f"{glob.escape(folder.path)}-seed*"))
-        if several:
+        several = sorted(glob.glob(f"{glob.escape(folder.path)}-seed[0-9]*"))
+        if several and folder.root == files.SEARCHES:
             return f"{text}, but {several[0]} does; say --seeds as before to go on with all of them"
     return f"{text}{folder.advise_earlier()}"
 

@@ -48,7 +48,7 @@ def log_setup(run, data, net, memory, strategies):
     for op, why in net.looped_ops().items():
         log.info(f"{op} runs edge by edge, since its block {why}; the other ops run wide")
     common_log.warn_of_learning_rate(run, data, "w_lr")
-    if cfg.layers < 3:
+    if "normal" not in gt.searched_cells(cfg.layers):
         log.warn(
             f"with --layers {cfg.layers} every cell is a reduction cell: the normal cell is not "
             f"searched, and the one in the genotype is drawn by chance; take 3 or more"
@@ -241,7 +241,7 @@ def log_epoch(run, train, val, record):
         log.warn(
             f"{ahead} of {edges} edges of the normal cell are skip connections, and clearly so; "
             f"such cells train poorly, and searching longer makes more of them (--max_skips "
-            f"{min(2, ahead - 1)}, fewer --epochs)",
+            f"{alphas.fewer_skips(ahead)}, fewer --epochs)",
             kind="skips",
         )
 
@@ -365,14 +365,15 @@ def next_steps(run):
 def log_how_sure(run, better):
     """How much of the recommended cell is more than chance, for terminal, page and summary.json.
     `better`: whether the supernet is better than guessing."""
-    cells = ("normal", "reduce") if run.cfg.layers > 2 else ("reduce",)  # the other is not searched
+    cells = gt.searched_cells(run.cfg.layers)
     try:
         history = reader.read_alphas(run.files.path)
         found = alphas.how_sure(history, run.recommended["epoch"], cells)
     except (ValueError, IndexError):  # the records were damaged or deleted
         return
     if not better and found["decided"]:
-        found["text"] += "; but by a supernet that is no better than guessing, so they mean nothing"
+        found["text"] += "; the supernet is no better than guessing, so this means nothing"
+        found["advice"] = found["advice"] or alphas.SEARCH_LONGER
     run.files.update_summary(how_sure=found)
     say_how_sure(run, found)
 
