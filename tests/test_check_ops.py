@@ -349,6 +349,13 @@ def test_wrong_numbers_of_channels_point_to_the_flag(monkeypatch, capsys):
     assert "if it is meant for certain numbers of channels, say --channels 16)" in out
     check_ops.main(["grouped", "--channels", "16", "--threads", "1"])
     assert torch.get_num_threads() == 1
+    doubling = lambda C, stride, affine: nn.Conv2d(C, 2 * C, 3, stride, 1)  # noqa: E731
+    monkeypatch.setitem(ops.OPS, "doubling", doubling)
+    with pytest.raises(SystemExit):
+        check_ops.main(["doubling"])
+    out = capsys.readouterr().out
+    assert "returns 14 channels for 7" in out
+    assert "say --channels" not in out  # no number of channels is right
 
 
 def test_the_quick_part_tries_one_small_size_and_draws_nothing(monkeypatch):

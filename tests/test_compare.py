@@ -1235,7 +1235,10 @@ def test_several_searches_and_their_comparison(in_process, monkeypatch, capsys):
     found = search.main(words)
     assert found == ["searchs/d-seed1", "searchs/d-seed3", "--random", "4",
                      "--quick", "--seed=1", "--subset=0.1", "--name", "d"]  # fmt: skip
+    said = capsys.readouterr().out
     for seed in (1, 3):
+        sure = json.loads(Path(f"searchs/d-seed{seed}/summary.json").read_text())["how_sure"]
+        assert re.search(rf"d-seed{seed}: 1 epoch, best .*%; {re.escape(sure['text'])}\n", said)
         flags = json.loads(Path(f"searchs/d-seed{seed}/config.json").read_text())["flags"]
         assert (flags["seed"], flags["reuse_gradient"]) == (seed, False)
         assert flags["primitives"] == ["skip_connect", "max_pool_3x3", "sep_conv_3x3", "none"]
@@ -1312,7 +1315,9 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith("augment.py --genotype compares/s --quick")
     rows = comparison.read("compares/s")
-    said = f"{comparison.place_words(rows, 'searchs/s')} {comparison.winner_words(rows)}"
+    words = comparison.place_words(rows, "searchs/s"), comparison.winner_words(rows)
+    said = " ".join([*words, comparison.chance_words(rows)])
+    assert "Whether the search beat chance is not known" in said
     assert said.startswith("Of 3 cells it is number ")
     # the page of the search names the winner first, unless its own cell is another by now
     for changes in (False, True):

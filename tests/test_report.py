@@ -168,6 +168,17 @@ def test_a_run_that_is_broken_off_says_so_and_how_to_go_on(search_run, here):
     assert "When it has finished: train the best cell" in text
 
 
+def test_the_tile_of_decided_edges_is_not_of_a_supernet_that_guesses(search_run, here):
+    shutil.copytree(search_run, "r")
+    summary = json.loads(Path("r/summary.json").read_text())
+    for decided, better, shown in ((3, True, True), (3, False, False), (0, False, True)):
+        summary["how_sure"]["decided"] = decided
+        summary["verdict"]["better"] = better
+        Path("r/summary.json").write_text(json.dumps(summary))
+        text = text_of(Path(report.write("r")).read_text(encoding="utf-8"))
+        assert ("kept edges that are decided" in text) == shown
+
+
 def test_a_run_that_is_stopped_draws_its_figures_of_the_last_epoch(search_run, here):
     shutil.copytree(search_run, "r")
     figures = [Path("r", name) for name in (files.CURVES, files.ALPHA_FIGURE)]

@@ -645,6 +645,7 @@ def test_a_folder_that_is_no_run_is_never_overwritten(here):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--primitives sep_conv_3x4,none", "did you mean sep_conv_3x3 by sep_conv_3x4?"),
         ("--primitives sepconv,none", "unknown op sepconv; known: none, avg_pool_3x3"),
         ("--dataset cifar11", "unknown data set 'cifar11': there is no such folder"),
         ("--dataset cifar-10", "did you mean 'cifar10'?"),

@@ -203,6 +203,7 @@ def test_no_warning_of_skips_beside_an_undecided_alpha():
     assert alphas.strong_skips(undecided[-1]) == 0
     assert "skip" not in alphas.how_sure(undecided, 3)["text"]
     assert alphas.strong_skips(decided[-1]) == 2
+    assert [alphas.fewer_skips(n) for n in (1, 2, 3, 8)] == [0, 1, 2, 2]
     found = alphas.how_sure(decided, 3)
     assert "2 of 2 in the normal cell are decided skip connections" in found["text"]
     assert "--max_skips 1 or for fewer epochs" in found["advice"]  # 2 would change nothing
