@@ -259,6 +259,8 @@ def test_what_cannot_be_resumed_ends_in_one_line(here):
     (here / "searchs" / "x-seed2").mkdir(parents=True)
     text = ends_in_one_line(search.main, words)
     assert "searchs/x does not exist, but searchs/x-seed2 does; say --seeds as before" in text
+    (here / "augments" / "x-seed2").mkdir(parents=True)  # --seeds belongs to searches
+    assert ends_in_one_line(augment.main, words).endswith("augments/x does not exist")
     (here / "searchs" / "x").mkdir(parents=True)
     text = ends_in_one_line(search.main, words)
     assert "nothing was saved in searchs/x to go on from; start again" in text

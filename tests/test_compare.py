@@ -451,6 +451,9 @@ def test_cells_that_learned_nothing_are_named_behind_the_ranking():
     assert comparison.order_words(rows).endswith(", what had hardly learned anything: b.")
     alike = comparison.ranking(names, records, "losses", 0.05)
     assert "hardly" not in comparison.order_words(alike)
+    # who was dropped with nobody better stands behind the rest anyway, and `dropped_words` names it
+    further = [*records[::2], *({**found, "rung": 2} for found in records[::2]), records[1]]
+    assert "hardly" not in comparison.order_words(comparison.ranking(names, further, "losses", 0.5))
 
 
 @pytest.mark.parametrize(
@@ -966,6 +969,7 @@ GONE = gt.to_str(gt.Genotype(*[[[("gone", 0), ("gone", 1)]], [2]] * 2))
         (["PDARTS", "--k", "6"], "--k 6 is above the 5 inputs of the last node"),
         (["--random", "1", "--primitives", "none"], "--primitives holds no op besides none"),
         (["--random", "3", "--primitives", "foo"], "unknown op foo; known: "),
+        ([GONE, "--baseline", "resnet18", "mobilenet_v3_small"], "nothing is left to compare"),
         (
             ["PDARTS", GONE],
             "nothing is left to compare without Genotype 1 (normal, node 2: ",
@@ -994,6 +998,10 @@ def test_a_search_of_another_space_than_that_of_the_random_cells_is_named(script
     compare.main([*words, "--random", "2"])
     assert "another space" not in log_of(COMMAND)
     path = Path("searchs/b/genotype.json")
+    same = {**json.loads(path.read_text()), "primitives": gt.PRIMITIVES[::-1][1:]}  # without none
+    path.write_text(json.dumps(same))
+    compare.main([*words, "--random", "2"])
+    assert "another space" not in log_of(COMMAND)
     path.write_text(json.dumps({**json.loads(path.read_text()), "n_nodes": 3, "k": 1}))
     compare.main([*words, "--random", "2"])
     warned = (

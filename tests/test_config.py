@@ -21,6 +21,7 @@ from config import (
     PredictConfig,
     SearchConfig,
 )
+from console.parser import Parser
 from strategies.steering import Strategies
 
 # what --quick sets, by the README
@@ -518,3 +519,12 @@ def test_a_flag_that_an_old_run_did_not_know_binds_by_its_default(capsys):
     with pytest.raises(SystemExit):
         SearchConfig(["--name", "x", "--resume", "--hessian", "none"]).resume_from(saved)
     assert "--hessian was forward in that run" in capsys.readouterr().err
+
+
+def test_an_empty_default_is_not_said():
+    parser = Parser("x.py")
+    parser.add_argument("--a", default="", help="words")
+    parser.add_argument("--b", default=0, help="a number")
+    text = parser.format_help()
+    assert "words\n" in text
+    assert "a number (default: 0)" in text

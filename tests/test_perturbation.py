@@ -238,10 +238,10 @@ def test_an_edge_that_hangs_on_one_image_is_not_decided():
         without = {name: {"top1": 0.5 + i * lead, "loss": 1.0} for i, name in enumerate(names)}
         return perturbation.Decision("normal", node, j, without, ["sep"])
 
-    def found(*decisions):
+    def found(*decisions, **words):
         progress = perturbation.Progress(None, len(decisions))
         progress.decisions = decisions
-        return progress.how_sure(100)
+        return progress.how_sure(100, **words)
 
     inputs = {j: {"top1": 0.1 * j, "loss": 1.0} for j in range(6)}
     node = perturbation.Decision("normal", 1, None, inputs, [0, 1, 2, 3])  # its input 4 is dropped
@@ -252,6 +252,7 @@ def test_an_edge_that_hangs_on_one_image_is_not_decided():
     ]
     sure = found(*whole)
     assert (sure["edges"], sure["decided"]) == (4, 2)
+    assert found(*whole, cells=["reduce"]) is None
     assert sure["text"] == (
         "2 of 4 edges were chosen by more than one of 100 images; the rest is close to chance"
     )

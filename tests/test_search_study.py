@@ -358,6 +358,8 @@ def test_a_data_set_that_there_is_not_is_one_line(study, here):
         assert f"{side!r} is not a side in pixels, such as digits@16" in told
     told = ends_in_one_line(study.main, ["--search_flags", "--epoch 3"])
     assert told.startswith("search.py: unrecognized arguments: --epoch 3; did you mean --epochs?")
+    told = ends_in_one_line(study.main, ["--compare_flags", "--randm 3"])
+    assert told.startswith("compare.py: unrecognized arguments: --randm; did you mean --random?")
 
 
 def test_a_study_that_is_interrupted_says_how_to_go_on(study, here, monkeypatch):

@@ -159,6 +159,12 @@ def test_the_cells_of_a_run_are_drawn_into_its_folder(here, capsys):
     assert capsys.readouterr().out.split() == wanted
 
 
+def test_a_published_name_is_no_folder(here, capsys):
+    Path("PDARTS").mkdir()
+    visualize.main(["PDARTS"])
+    assert capsys.readouterr().out.split() == ["./normal.png", "./reduce.png"]
+
+
 def test_the_command_takes_text_with_ops_of_ones_own_and_writes_svg(here):
     text = gt.to_str(gt.DARTS_V1).replace("sep_conv_3x3", "my_block")
     visualize.main([text, "--format", "svg"])
