@@ -1323,9 +1323,8 @@ def test_one_search_and_its_comparison(scripted, monkeypatch, capsys):
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith("augment.py --genotype compares/s --quick")
     rows = comparison.read("compares/s")
-    words = comparison.place_words(rows, "searchs/s"), comparison.winner_words(rows)
-    said = " ".join([*words, comparison.chance_words(rows)])
-    assert "Whether the search beat chance is not known" in said
+    first = f"{comparison.place_words(rows, 'searchs/s')} {comparison.winner_words(rows)}"
+    said = f"{first} Whether the search beat chance is not known"
     assert said.startswith("Of 3 cells it is number ")
     # the page of the search names the winner first, unless its own cell is another by now
     for changes in (False, True):
