@@ -44,11 +44,13 @@ def main(argv=None):
         device = pick.prepare_device(cfg)
         # both checkpoints of a run have seen the same images
         parts = loaders.scored_loaders(data_options(cfg, networks[0], device))
-    also = ["", f", picked on the {next(iter(parts))} split: quote the last"]
-    if len(networks) > 1 and networks[0].where == networks[1].where:
-        networks, also = networks[:1], [", which is the best, too"]
+    also = [""]  # of a checkpoint of its own nothing is said
+    if len(networks) > 1:
+        also = ["", f", picked on the {next(iter(parts))} split: quote the last"]
+        if networks[0].where == networks[1].where:
+            networks, also = networks[:1], [", which is the best, too"]
     with errors.run_errors(cfg.PROG, advice=advice):
-        pairs = zip(networks, also, strict=False)  # of one file nothing is said
+        pairs = zip(networks, also, strict=True)
         return [score(trained, parts, device, words) for trained, words in pairs]
 
 

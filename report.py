@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import base64
 import functools
-import glob
 import os
 import re
 import time
@@ -316,11 +315,8 @@ def compared(run_path, genotype):
     path, name = os.path.split(os.path.abspath(run_path))
     root = os.path.join(os.path.dirname(path), files.COMPARISONS)
     cell, text = os.path.join(files.SEARCHES, name), genotype and gt.to_str(genotype)
-    of_it = [
-        folder
-        for folder in glob.glob(os.path.join(glob.escape(root), "*"))
-        if text and comparison.genotypes(folder).get(cell) == text
-    ]
+    taken = comparison.with_candidate(root, cell)
+    of_it = [folder for folder, found in taken.items() if text and found == text]
     if not of_it:
         return None
     folder = max(of_it, key=lambda path: reader.read_config(path).get("start_time") or "")

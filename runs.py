@@ -97,7 +97,7 @@ def remove(path, yes):
             return False
     shutil.rmtree(path)
     print(f"removed {visible(path)}")
-    left = [found.path for found in index.find() if path in comparison.genotypes(found.path)]
+    left = comparison.with_candidate(files.COMPARISONS, path)
     if left:
         stay = "stays" if len(left) == 1 else "stay"
         print(f"{', '.join(map(visible, left))} compared its cell, and {stay}")

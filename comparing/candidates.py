@@ -79,18 +79,18 @@ def collect(cfg):
     _require_same_data(cfg, [c for c in found if c.flags])
     if "primitives" in cfg.said:
         check_primitives(cfg.primitives)
-    sound = [c for c in found if not c.fault]
-    if len(found) > 1 and (len(sound) < 2 or all(c.kind == BASELINE for c in sound)):
-        names_of = {}
-        for c in found:
-            names_of.setdefault(c.fault, []).append(c.name)
-        faults = "; ".join(f"{', '.join(of)} ({why})" for why, of in names_of.items() if why)
-        raise ValueError(f"nothing is left to compare without {faults}")
     if len(found) < 2:
         raise ValueError(
             f"only {found[0].name} takes part; name another cell, or take random ones with "
             f"--random 12"
         )
+    sound = [c for c in found if not c.fault]
+    if len(sound) < 2 or all(c.kind == BASELINE for c in sound):
+        names_of = {}
+        for c in found:
+            names_of.setdefault(c.fault, []).append(c.name)
+        faults = "; ".join(f"{', '.join(of)} ({why})" for why, of in names_of.items() if why)
+        raise ValueError(f"nothing is left to compare without {faults}")
     return found
 
 

@@ -5,6 +5,7 @@ what ranks them, and metrics.jsonl, with a line for each training. The words of 
 the chart and the page are made from what stands here.
 """
 
+import glob
 import json
 import math
 import os
@@ -168,6 +169,14 @@ def genotypes(run_path):
     found = reader.read_object(os.path.join(run_path, SUMMARY)).get("candidates")
     wanted = {"name": reader.is_text, "genotype": reader.is_text}
     return {c["name"]: c["genotype"] for c in found} if reader.fits(found, [wanted]) else {}
+
+
+def with_candidate(root, name):
+    """{folder: the genotype, as text, that it has there} of the comparisons below `root` in which
+    the candidate of this name takes part."""
+    folders = sorted(glob.glob(os.path.join(glob.escape(root), "*")))
+    known = {folder: genotypes(folder) for folder in folders}
+    return {folder: found[name] for folder, found in known.items() if name in found}
 
 
 def read(run_path):
@@ -560,10 +569,8 @@ def winner_words(rows):
     more = f"It is {points(abs(difference))} {side} {other.name}"
     if other.params and best.params:
         times = other.params / best.params
-        number = f"{times:.1f}" if 0.1 <= times < 9.95 else f"{times:,.1g}"
-        if times >= 9.95:
-            number = f"{times:,.0f}"
-        more += f", which has {number} times its parameters"
+        form = ",.0f" if times >= 9.95 else ".1f" if times >= 0.1 else ".1g"
+        more += f", which has {times:{form}} times its parameters"
     if other.last.rung != best.last.rung:
         more += f" (of another rung, {plural(other.last.epochs, 'epoch')})"
     return f"{text} {more}."

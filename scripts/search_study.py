@@ -282,9 +282,8 @@ class SideBySide:
 def end_with_parent():
     """A process of the pool ends when the study does, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study says it
-    tqdm.set_lock(
-        threading.RLock()
-    )  # the usual one is a semaphore, left behind by a killed process
+    # the usual lock of the bars is a semaphore, which a killed process leaves behind
+    tqdm.set_lock(threading.RLock())
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
